@@ -1,0 +1,67 @@
+"""Every error that mrx raises on purpose, and the exit code that each one means.
+
+    MrxError
+    ├── UsageError           2   options, parameters or lists that cannot be meant
+    ├── NoInputError         3   nothing matched
+    ├── OutputError          4   the output cannot be used as it is
+    │   └── FormatError      4   a shard that this version cannot read
+    ├── MissingError         5   a device or an optional package that is not there
+    └── InputError           1   one video's own fault: it becomes a row, the run goes on
+        ├── DecodeError          the video cannot be read
+        ├── ShapeError           frames that a method cannot take (also a ValueError)
+        └── Cancelled            the run was told to stop while this video was in flight
+
+The exit code is a class attribute; `mrx.cli` turns an error into one line and that code.
+"""
+
+from typing import ClassVar
+
+
+class MrxError(Exception):
+    """Anything that mrx raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(MrxError):
+    """Options, parameters or lists that cannot be meant; nothing was done."""
+
+    exit_code = 2
+
+
+class NoInputError(MrxError):
+    """No input matched."""
+
+    exit_code = 3
+
+
+class OutputError(MrxError):
+    """The output exists with other parameters, is locked, full or not writable."""
+
+    exit_code = 4
+
+
+class FormatError(OutputError):
+    """A shard that is broken, or of a format that this version does not know."""
+
+
+class MissingError(MrxError):
+    """A device or an optional package that was asked for is not there."""
+
+    exit_code = 5
+
+
+class InputError(MrxError):
+    """One video's own fault: it becomes a row of the run, and the run goes on."""
+
+
+class DecodeError(InputError):
+    """The video cannot be read."""
+
+
+class ShapeError(InputError, ValueError):
+    """Frames of a shape that a method cannot take."""
+
+
+class Cancelled(InputError):  # noqa: N818 - not a fault, a request
+    """The run was told to stop while this video was in flight."""

@@ -1,0 +1,105 @@
+"""The values that pass from stage to stage. They check themselves, and print shapes, not pixels.
+
+Axes are always in the order B, T, C, H, W. Bytes stay bytes until a method scales them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mrx.errors import ShapeError
+
+
+@dataclass(frozen=True, repr=False)
+class Frames:
+    """A run of decoded frames.
+
+    Shape:
+        - data: ``(T, H, W, C)`` uint8, C = 3 (rgb) or 1 (gray)
+        - position: ``(T,)`` place in the selected stream, increasing
+        - index: ``(T,)`` source frame, counted in decode order from the first of the range
+        - time: ``(T,)`` seconds
+    """
+
+    data: Tensor
+    position: NDArray[np.int64]
+    index: NDArray[np.int64]
+    time: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 4 or self.data.dtype != torch.uint8:
+            raise ShapeError(f"frames are uint8 (T, H, W, C), got {_shape(self.data)}")
+        lengths = {len(self.data), len(self.position), len(self.index), len(self.time)}
+        if len(lengths) > 1:
+            raise ShapeError(f"frames, positions, indices and times differ in length: {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __repr__(self) -> str:
+        return f"Frames({_shape(self.data)}, positions {_ends(self.position)})"
+
+    def __getitem__(self, part: slice) -> "Frames":
+        return Frames(self.data[part], self.position[part], self.index[part], self.time[part])
+
+
+@dataclass(frozen=True, repr=False)
+class Clips:
+    """A batch of windows of frames.
+
+    Shape:
+        - data: ``(B, T, C, H, W)`` uint8, often a strided view of the decoder's memory
+        - index: ``(B, 2)`` first and last source frame of each window
+        - time: ``(B, 2)`` their times in seconds
+    """
+
+    data: Tensor
+    index: NDArray[np.int64]
+    time: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 5:
+            raise ShapeError(f"clips are (B, T, C, H, W), got {_shape(self.data)}")
+        _check_items(len(self.data), self.index, self.time)
+
+    def __repr__(self) -> str:
+        return f"Clips({_shape(self.data)}, source frames {_ends(self.index)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Motion:
+    """Maps that a method computed, one for each window.
+
+    Shape:
+        - data: ``(B, C, H, W)`` float
+        - index: ``(B, 2)`` first and last source frame of each window
+        - time: ``(B, 2)`` their times in seconds
+    """
+
+    data: Tensor
+    index: NDArray[np.int64]
+    time: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 4 or not self.data.is_floating_point():
+            raise ShapeError(f"motion is floating (B, C, H, W), got {_shape(self.data)}")
+        _check_items(len(self.data), self.index, self.time)
+
+    def __repr__(self) -> str:
+        return f"Motion({_shape(self.data)}, source frames {_ends(self.index)})"
+
+
+def _check_items(count: int, index: NDArray[np.int64], time: NDArray[np.float64]) -> None:
+    if index.shape != (count, 2) or time.shape != (count, 2):
+        raise ShapeError(f"{count} items need index and time ({count}, 2), got {index.shape}")
+
+
+def _shape(data: Tensor) -> str:
+    return f"{str(data.dtype).removeprefix('torch.')} {tuple(data.shape)}"
+
+
+def _ends(values: NDArray[np.int64]) -> str:
+    return f"{values.flat[0]}..{values.flat[-1]}" if values.size else "none"
