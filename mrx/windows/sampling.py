@@ -1,0 +1,75 @@
+"""Where the papers' loaders start their windows in training, validation and test.
+
+One function for each, of TSN's rules as BQN, PAN and MotionSqueeze use them. Starts are counted
+from 0 (the official code counts from 1). `draw(high, size)` gives integers in 0..high-1, such as
+``numpy.random.default_rng(0).integers``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from mrx.errors import UsageError
+
+Draw = Callable[..., Any]
+DENSE_WINDOW = 64
+DENSE_CLIPS = 10
+
+
+def check(frames: int, length: int) -> None:
+    """Refuse a video that is shorter than one window."""
+    if frames < length:
+        raise UsageError(f"a window of {length} frames does not fit in a video of {frames}")
+
+
+def random_starts(frames: int, segments: int, length: int, draw: Draw) -> list[int]:
+    """One random start in each of N equal parts; sorted random starts where parts are empty."""
+    check(frames, length)
+    part = (frames - length + 1) // segments
+    if part > 0:
+        return [s * part + int(d) for s, d in enumerate(draw(part, size=segments))]
+    if frames > segments:
+        return sorted(int(d) for d in draw(frames - length + 1, size=segments))
+    return [0] * segments
+
+
+def validation_starts(frames: int, segments: int, length: int) -> list[int]:
+    """The centre of each of N equal parts; zeros for a video too short to part."""
+    if frames > segments + length - 1:
+        return centre_starts(frames, segments, length)
+    return [0] * segments
+
+
+def centre_starts(frames: int, segments: int, length: int, *, twice: bool = False) -> list[int]:
+    """The centre of each of N equal parts; `twice` adds each part's beginning."""
+    check(frames, length)
+    places = frames - length + 1
+    centres = [(2 * s + 1) * places // (2 * segments) for s in range(segments)]
+    return centres + [s * places // segments for s in range(segments)] if twice else centres
+
+
+def dense_starts(frames: int, segments: int, length: int, draw: Draw) -> list[int]:
+    """Starts at a fixed stride in one window of 64 frames, placed at random (training)."""
+    begin, stride = _dense_places(frames, segments, length)
+    start = 0 if begin == 1 else int(draw(begin - 1))
+    return [(start + i * stride) % frames for i in range(segments)]
+
+
+def ten_dense_starts(frames: int, segments: int, length: int) -> list[int]:
+    """The same for ten windows spread over the video, one after the other."""
+    begin, stride = _dense_places(frames, segments, length)
+    clips = [(begin - 1) * k // (DENSE_CLIPS - 1) for k in range(DENSE_CLIPS)]
+    return [(start + i * stride) % frames for start in clips for i in range(segments)]
+
+
+def _dense_places(frames: int, segments: int, length: int) -> tuple[int, int]:
+    """How many places the window has, and the stride inside it."""
+    check(frames, length)
+    window, stride = (DENSE_WINDOW, DENSE_WINDOW // segments)
+    if length > 1:
+        window, stride = length * segments, length
+    return max(1, 1 + frames - window), stride
+
+
+def read(starts: list[int], length: int, *, frames: int) -> list[int]:
+    """The frames that are read for these starts: past the end the last frame is repeated."""
+    return [min(start + i, frames - 1) for start in starts for i in range(length)]

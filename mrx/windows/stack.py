@@ -1,0 +1,96 @@
+"""A stream of frames to batches of windows, holding no more than the frames still needed."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from mrx.errors import ShapeError
+from mrx.records import Clips, Frames
+from mrx.windows.plan import Rule, plan, window
+
+
+class Stack:
+    """Cut a stream of `Frames` into `Clips` by a rule.
+
+    Push what the decoder yields, then `finish`: together they give exactly the windows of
+    `plan(n, rule)`, in order. Every window is a view of the frames where they lie in one piece.
+
+    Args:
+        rule: which windows
+        frames: the length of the stream, which only segments need to know before its end
+    """
+
+    def __init__(self, rule: Rule, *, frames: int | None = None) -> None:
+        if rule.segments is not None and frames is None:
+            raise ValueError("windows by segments need to know how many frames there are")
+        self.rule = rule
+        self._chosen = None if frames is None else plan(frames, rule)
+        self._held: Frames | None = None
+        self._next = 0
+        self._seen = 0
+
+    def wanted(self) -> set[int]:
+        """The positions that segments need; the others need not be converted."""
+        return {position for chosen in self._chosen or [] for position in chosen}
+
+    def push(self, frames: Frames) -> Iterator[Clips]:
+        """Take the next frames of the stream; yield the windows that they complete."""
+        self._hold(frames)
+        self._seen = int(frames.position[-1]) + 1
+        if self._chosen is None:
+            yield from self._dense()
+        else:
+            yield from self._segments(self._chosen)
+
+    def finish(self) -> Iterator[Clips]:
+        """The stream has ended: yield what a repeated tail adds."""
+        if self._chosen is None and self.rule.tail == "repeat" and self._held is not None:
+            left = range(self._next, self._seen, self.rule.step)
+            yield from self._gather([window(s, self.rule, frames=self._seen) for s in left])
+
+    def _hold(self, frames: Frames) -> None:
+        held = self._held
+        if held is None or not len(held):
+            self._held = frames
+            return
+        if held.data.shape[1:] != frames.data.shape[1:]:
+            raise ShapeError(f"frames changed from {held} to {frames} in the middle of a video")
+        self._held = Frames(
+            torch.cat([held.data, frames.data]),
+            np.concatenate([held.position, frames.position]),
+            np.concatenate([held.index, frames.index]),
+            np.concatenate([held.time, frames.time]),
+        )
+
+    def _dense(self) -> Iterator[Clips]:
+        held, rule = self._held, self.rule
+        if held is None:
+            return
+        count = (self._seen - self._next - rule.span) // rule.step + 1
+        if count > 0:
+            skip = self._next - int(held.position[0])
+            views = held.data[skip:].unfold(0, rule.span, rule.step)[:count, ..., :: rule.dilation]
+            ends = skip + np.arange(count)[:, None] * rule.step + [0, rule.span - 1]
+            data = views.permute(0, 4, 3, 1, 2)  # (B, H, W, C, T) → (B, T, C, H, W)
+            yield Clips(data, held.index[ends], held.time[ends])
+            self._next += count * rule.step
+        self._held = held[max(self._next - int(held.position[0]), 0) :]
+
+    def _segments(self, chosen: list[list[int]]) -> Iterator[Clips]:
+        ready = self._next
+        while ready < len(chosen) and chosen[ready][-1] < self._seen:
+            ready += 1
+        yield from self._gather(chosen[self._next : ready])
+        self._next = ready
+        if self._held is not None and ready < len(chosen):
+            self._held = self._held[int(np.searchsorted(self._held.position, chosen[ready][0])) :]
+
+    def _gather(self, windows: list[list[int]]) -> Iterator[Clips]:
+        held = self._held
+        if not windows or held is None:
+            return
+        places = np.searchsorted(held.position, np.array(windows))
+        data = held.data[torch.from_numpy(places)].permute(0, 1, 4, 2, 3)
+        ends = places[:, [0, -1]]
+        yield Clips(data, held.index[ends], held.time[ends])

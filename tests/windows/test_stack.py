@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis.strategies import integers, lists, none, one_of, sampled_from
+
+from mrx.errors import ShapeError
+from mrx.records import Frames
+from mrx.windows.plan import Rule, plan
+from mrx.windows.stack import Stack
+
+
+def stream(positions, chunks):
+    """Frames whose only pixel is their position, cut into runs of these lengths."""
+    where = np.array(positions, np.int64)
+    frames = Frames(
+        torch.tensor(positions, dtype=torch.uint8).reshape(-1, 1, 1, 1),
+        where,
+        where * 10,
+        where / 2,
+    )
+    begin = 0
+    for chunk in chunks:
+        yield frames[begin : begin + chunk]
+        begin += chunk
+    yield frames[begin:]
+
+
+def windows_of(stack, frames):
+    clips = [clip for run in frames if len(run) for clip in stack.push(run)]
+    clips += stack.finish()
+    taken = [row for clip in clips for row in clip.data.flatten(1).tolist()]
+    ends = [row for clip in clips for row in clip.index.tolist()]
+    times = [row for clip in clips for row in clip.time.tolist()]
+    return taken, ends, times
+
+
+@settings(deadline=None)
+@given(
+    n=integers(0, 40),
+    length=integers(1, 8),
+    step=integers(1, 9),
+    dilation=integers(1, 4),
+    tail=sampled_from(["drop", "repeat"]),
+    chunks=lists(integers(1, 7), max_size=12),
+)
+def test_streaming_agrees_with_the_plan(n, length, step, dilation, tail, chunks):
+    rule = Rule(length=length, step=step, dilation=dilation, tail=tail)
+    expected = plan(n, rule)
+    taken, ends, times = windows_of(Stack(rule), stream(range(n), chunks))
+    assert taken == expected
+    assert ends == [[w[0] * 10, w[-1] * 10] for w in expected]
+    assert times == [[w[0] / 2, w[-1] / 2] for w in expected]
+
+
+@settings(deadline=None)
+@given(
+    n=integers(0, 40),
+    length=integers(1, 6),
+    dilation=integers(1, 4),
+    segments=integers(1, 9),
+    tail=sampled_from(["drop", "repeat"]),
+    chunks=lists(integers(1, 5), max_size=8),
+    sparse=one_of(none(), sampled_from([True])),
+)
+def test_segments_agree_with_the_plan_from_all_frames_or_the_wanted(
+    n, length, dilation, segments, tail, chunks, sparse
+):
+    rule = Rule(length=length, step=1, dilation=dilation, segments=segments, tail=tail)
+    stack = Stack(rule, frames=n)
+    positions = sorted(stack.wanted()) if sparse else range(n)
+    taken, _, _ = windows_of(stack, stream(positions, chunks))
+    assert taken == plan(n, rule)
+
+
+def test_windows_in_one_piece_are_views_of_the_frames():
+    frames = next(iter(stream(range(12), [12])))
+    (clips,) = Stack(Rule(length=3, step=3)).push(frames)
+    assert clips.data.shape == (4, 3, 1, 1, 1)
+    assert clips.data.untyped_storage().data_ptr() == frames.data.untyped_storage().data_ptr()
+
+
+def test_no_more_frames_are_held_than_a_window_needs():
+    stack = Stack(Rule(length=3, step=1, dilation=2))
+    for run in stream(range(40), [4] * 10):
+        if len(run):
+            list(stack.push(run))
+    assert len(stack._held) == 4
+
+
+def test_segments_must_know_the_length():
+    with pytest.raises(ValueError, match="how many frames"):
+        Stack(Rule(length=3, step=3, segments=2))
+
+
+def test_frames_that_change_their_size_are_refused():
+    stack = Stack(Rule(length=3, step=3))
+    one, two = np.array([0]), np.array([1])
+    list(stack.push(Frames(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), one, one, one / 1)))
+    with pytest.raises(ShapeError, match="changed from"):
+        list(stack.push(Frames(torch.zeros(1, 5, 4, 3, dtype=torch.uint8), two, two, two / 1)))
