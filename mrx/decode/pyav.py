@@ -1,0 +1,130 @@
+"""Video files through PyAV: every frame to the true end of the stream, whatever happens inside."""
+
+import logging
+import re
+from collections.abc import Iterator
+
+import av
+import av.logging
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from mrx.decode.scale import check_pixels
+from mrx.decode.tally import Tally, reason
+from mrx.errors import DecodeError
+from mrx.job import Decoding
+
+HOPELESS_PACKETS = 200
+LEAST_FRAME_BYTES = 16
+URL_TIMEOUT = (30.0, 60.0)
+# Containers whose own times decrease or are missing: time follows the index instead.
+INDEX_CLOCKS = {"avi", "h264", "hevc", "m4v", "mjpeg", "mpegvideo", "obu", "ivf", "h263"}
+
+
+def open_container(path: str, *, url: bool) -> InputContainer:
+    """Open a file (its absolute path) or a URL; the cause of a refusal comes from FFmpeg's log."""
+    av.logging.set_level(av.logging.ERROR)
+    logger = logging.getLogger("libav")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+    try:
+        return av.open(path, timeout=URL_TIMEOUT) if url else av.open(path)
+    except (FFmpegError, OSError) as error:
+        raise DecodeError(reason(error)) from error
+
+
+def best_stream(container: InputContainer) -> VideoStream:
+    """The stream a player would show: FFmpeg's best, but never an attached picture."""
+    videos = container.streams.video
+    moving = [s for s in videos if not s.disposition & Disposition.attached_pic]
+    if not videos:
+        kinds = sorted({s.type for s in container.streams})
+        raise DecodeError(f"no video stream; it holds {', '.join(kinds) or 'nothing'}")
+    if not moving:
+        raise DecodeError("only an attached picture (cover art), no video")
+    best = container.streams.best("video")
+    return best if best in moving else max(moving, key=lambda s: s.width * s.height)
+
+
+def pictures(
+    container: InputContainer, stream: VideoStream, tally: Tally, options: Decoding
+) -> Iterator[av.VideoFrame]:
+    """Yield every decodable frame; count what is damaged and go on.
+
+    The empty packet at the end is decoded too: it gives the frames held back for reordering.
+    Threads inside a decoder lose frames at damage, so there are none.
+    """
+    stream.thread_type = "NONE"
+    check_pixels(stream.width, stream.height, options.max_pixels)
+    for packet in _packets(container, stream, tally):
+        try:
+            frames = packet.decode() if packet else stream.decode(None)
+        except FFmpegError as error:
+            tally.fail(error)
+            _give_up_if_hopeless(tally)
+            frames = []
+        for frame in frames:
+            check_pixels(frame.width, frame.height, options.max_pixels)
+            tally.frames += 1
+            tally.frames_corrupt += bool(frame.is_corrupt)
+            yield frame
+        if tally.stopped:
+            return
+    if not tally.frames:
+        raise DecodeError(_nothing(tally))
+
+
+def _packets(
+    container: InputContainer, stream: VideoStream, tally: Tally
+) -> Iterator["Packet[VideoStream] | None"]:
+    """Yield packets; None, which flushes the decoder, where the container breaks off."""
+    demuxer = container.demux(stream)
+    while True:
+        try:
+            packet = next(demuxer)
+        except StopIteration:
+            return
+        except FFmpegError as error:
+            tally.truncated = True
+            tally.first_error = tally.first_error or reason(error)
+            yield None
+            return
+        if packet.size:
+            tally.packets += 1
+            tally.discarded += bool(packet.is_discard)
+            tally.packets_corrupt += bool(packet.is_corrupt)
+            tally.encrypted = tally.encrypted or (not tally.frames and _is_encrypted(packet))
+        yield packet
+
+
+def _is_encrypted(packet: "Packet[VideoStream]") -> bool:
+    return any(side.data_type == "encryption_info" for side in packet.iter_sidedata())
+
+
+def _give_up_if_hopeless(tally: Tally) -> None:
+    if not tally.frames and tally.errors >= HOPELESS_PACKETS:
+        raise DecodeError(_nothing(tally))
+
+
+def _nothing(tally: Tally) -> str:
+    counts = f"{tally.packets} packets, {tally.errors} errors"
+    if tally.encrypted:
+        return f"encrypted: nothing decodable ({counts})"
+    if not tally.packets:
+        return "no frames: the video stream is empty"
+    if too_large := re.search(r"Picture size (\d+x\d+) is invalid", tally.first_error):
+        return f"too large: {too_large[1]}, no decoder takes it ({counts})"
+    first = tally.first_error or "no error was reported"
+    return f"nothing decodable: no key frame, or all is damaged ({counts}, first: {first})"
+
+
+def header_frames(container: InputContainer, stream: VideoStream, rate: float) -> int:
+    """How many frames the headers promise, held to what a file of this size can hold."""
+    frames = stream.frames
+    if not frames and container.duration:
+        frames = round(container.duration / av.time_base * rate)
+    return min(frames, container.size // LEAST_FRAME_BYTES) if container.size > 0 else frames

@@ -1,0 +1,231 @@
+"""One video as a stream of `Frames`: decoded to its end, timed, selected, resized."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from mrx.decode import images, pyav
+from mrx.decode.clock import Clock, Timed, at_rate, within
+from mrx.decode.convert import CHANNELS, Color, Converter
+from mrx.decode.scale import target_size
+from mrx.decode.tally import Tally
+from mrx.errors import DecodeError
+from mrx.job import Decoding
+from mrx.records import Frames
+from mrx.sources import Source, numbered_images, problem
+
+CHUNK_FRAMES = 12  # a multiple of the usual window lengths, so that few frames are carried over
+CHUNK_BYTES = 32 * 2**20
+SEEK_SECONDS = 10.0  # a start nearer than this is reached by decoding
+DEFAULT_RATE = 25.0
+
+
+def open_video(path: str | os.PathLike[str], options: Decoding = Decoding()) -> "Video":  # noqa: B008
+    """A video by its path: a file, a folder of numbered images, or a URL."""
+    text = os.fsdecode(path)
+    if "://" in text:
+        return Video(Source(key=text, path=text, kind="url"), options)
+    text = os.path.abspath(text)  # noqa: PTH100 - a Path would drop what FFmpeg must see
+    folder = os.path.isdir(text)  # noqa: PTH112
+    return Video(Source(key=text, path=text, kind="frames" if folder else "file"), options)
+
+
+class Video:
+    """A video that can be read more than once, each time from its beginning.
+
+    Args:
+        source: what to read; its own start and end go before those of the options
+        options: size, range, rate, orientation and what to do at damage
+
+    Attributes:
+        tally: counts, facts and warnings of the last whole pass
+    """
+
+    def __init__(self, source: Source, options: Decoding) -> None:
+        start = options.start if source.start is None else source.start
+        end = options.end if source.end is None else source.end
+        self.source = source
+        self.options = replace(options, start=start, end=end)
+        self.tally = Tally(options.on_error)
+
+    def count(self) -> int:
+        """How many frames the selected stream has: decodes all of it, converts nothing."""
+        self.tally = Tally(self.options.on_error)
+        with self._open(self.tally) as frames:
+            for _ in frames:
+                pass
+        return self.tally.selected
+
+    def estimate(self) -> tuple[int, int, int]:
+        """Frames, width and height as the headers tell them, which may be wrong."""
+        path, options = self.source.path, self.options
+        if self.source.kind == "frames":
+            paths = numbered_images(path).paths
+            height, width = images.shape(paths[0])
+            frames, rate = len(paths), options.image_fps
+        else:
+            with pyav.open_container(path, url=self.source.kind == "url") as container:
+                stream = pyav.best_stream(container)
+                width, height = stream.width, stream.height
+                rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_RATE)
+                frames = pyav.header_frames(container, stream, rate)
+        seconds = frames / rate
+        ranged = max(min(options.end or seconds, seconds) - (options.start or 0.0), 0.0)
+        return (round(ranged * (options.fps or rate)), *target_size(width, height, options))
+
+    def read(
+        self, colors: Sequence[Color] = ("rgb",), wanted: set[int] | None = None
+    ) -> Iterator[dict[Color, Frames]]:
+        """Yield runs of frames, in each colour asked for.
+
+        Args:
+            colors: ``rgb`` and/or ``gray`` (full-range luma)
+            wanted: only these positions of the selected stream, after a `count`; None means all
+        """
+        tally = Tally(self.options.on_error)
+        if wanted is None:
+            self.tally = tally
+        with self._open(tally) as frames:
+            placed: Iterator[tuple[int, Timed]] = enumerate(frames)
+            if wanted is not None:
+                last = max(wanted, default=-1)
+                placed = ((p, f) for p, f in islice(placed, last + 1) if p in wanted)
+            yield from self._chunks(placed, colors, tally)
+        self.tally.facts |= tally.facts
+
+    def _chunks(
+        self, placed: Iterator[tuple[int, Timed]], colors: Sequence[Color], tally: Tally
+    ) -> Iterator[dict[Color, Frames]]:
+        first = next(placed, None)
+        if first is None:
+            return
+        converter = Converter(first[1].picture, self.options, tally)
+        size = (converter.height, converter.width)
+        frame_bytes = size[0] * size[1] * sum(CHANNELS[c] for c in colors)
+        most = max(1, min(CHUNK_FRAMES, CHUNK_BYTES // frame_bytes))
+        placed = chain([first], placed)
+        while batch := _convert(islice(placed, most), converter, colors, most):
+            yield batch
+
+    @contextmanager
+    def _open(self, tally: Tally) -> Iterator[Iterator[Timed]]:
+        """The selected stream, and whatever it needs open while it is read."""
+        options, source = self.options, self.source
+        why_not = None if source.kind == "url" else problem(source.path)
+        if why_not:
+            raise DecodeError(why_not)
+        if source.kind == "frames":
+            tally.facts.update(codec="images", avg_fps=options.image_fps, clock="index")
+            yield self._select(self._images(tally), 0.0, tally)
+            return
+        with pyav.open_container(source.path, url=source.kind == "url") as container:
+            stream = pyav.best_stream(container)
+            tally.facts.update(_stream_facts(container, stream))
+            origin = 0.0
+            if tally.facts["clock"] == "pts" and stream.start_time is not None and stream.time_base:
+                origin = float(stream.start_time * stream.time_base)
+            frames = self._decoded(container, stream, origin, tally)
+            yield self._select(frames, origin, tally)
+
+    def _select(self, frames: Iterable[Timed], origin: float, tally: Tally) -> Iterator[Timed]:
+        start, end, fps = self.options.start, self.options.end, self.options.fps
+        if start is not None or end is not None:
+            begin = None if start is None else origin + start
+            frames = within(frames, begin, None if end is None else origin + end)
+        if fps:
+            frames = at_rate(frames, fps, tally)
+        for frame in frames:
+            if not tally.selected:
+                tally.first_time = frame.time
+            tally.selected += 1
+            tally.last_time = frame.time
+            yield frame
+
+    def _images(self, tally: Tally) -> Iterator[Timed]:
+        rate = self.options.image_fps
+        for index, picture in enumerate(images.pictures(self.source.path, tally)):
+            tally.frames += 1
+            yield Timed(picture, index, index / rate)
+            if tally.stopped:
+                break
+        if not tally.frames:
+            raise DecodeError(f"no readable image in this folder ({tally.first_error})")
+
+    def _decoded(
+        self, container: InputContainer, stream: VideoStream, origin: float, tally: Tally
+    ) -> Iterator[Timed]:
+        start = self.options.start or 0.0
+        if tally.facts["clock"] == "pts" and start > SEEK_SECONDS and stream.time_base:
+            container.seek(int((origin + start) / stream.time_base), stream=stream)
+            sought = self._timed(container, stream, tally)
+            first = next(sought, None)
+            if first is not None and first.time <= origin + start:
+                tally.partial = True
+                yield from chain([first], sought)
+                return
+            container.seek(stream.start_time or 0, stream=stream)
+            tally.restart()
+        yield from self._timed(container, stream, tally)
+        tally.partial = False
+
+    def _timed(
+        self, container: InputContainer, stream: VideoStream, tally: Tally
+    ) -> Iterator[Timed]:
+        clock = Clock(tally.facts["avg_fps"], by_index=tally.facts["clock"] == "index")
+        tally.partial = True
+        try:
+            pictures = pyav.pictures(container, stream, tally, self.options)
+            for index, picture in enumerate(pictures):
+                base, pts = picture.time_base, picture.pts
+                stamp = float(pts * base) if base and pts is not None else None
+                yield Timed(picture, index, clock.read(stamp, index))
+        finally:
+            tally.facts.update(times_repaired=clock.repaired, vfr=clock.variable)
+
+
+def _stream_facts(container: InputContainer, stream: VideoStream) -> dict[str, Any]:
+    """What the headers say; counts and durations in them lie, so they are only recorded."""
+    formats = set(container.format.name.split(","))
+    aspect = stream.sample_aspect_ratio
+    return {
+        "container": container.format.name,
+        "codec": stream.codec_context.name,
+        "clock": "index" if formats & pyav.INDEX_CLOCKS else "pts",
+        "avg_fps": float(stream.average_rate or stream.guessed_rate or DEFAULT_RATE),
+        "n_frames_reported": stream.frames,
+        "sample_aspect_ratio": float(aspect) if aspect else 1.0,
+        "rotation": 0,
+    }
+
+
+def _convert(
+    placed: Iterator[tuple[int, Timed]],
+    converter: Converter,
+    colors: Sequence[Color],
+    most: int,
+) -> dict[Color, Frames]:
+    """The next frames as bytes; nothing where there are none left."""
+    size = (converter.height, converter.width)
+    data = {c: np.empty((most, *size, CHANNELS[c]), np.uint8) for c in colors}
+    places: list[tuple[int, int]] = []
+    times: list[float] = []
+    for position, frame in placed:
+        for color in colors:
+            converter.write(frame.picture, color, data[color][len(places)])
+        places.append((position, frame.index))
+        times.append(frame.time)
+    if not places:
+        return {}
+    count, (position_of, index_of) = len(places), np.array(places).T
+    return {
+        c: Frames(torch.from_numpy(data[c][:count]), position_of, index_of, np.array(times))
+        for c in colors
+    }
