@@ -1,0 +1,111 @@
+"""Numbers as they lie in a shard: value = raw * scale + offset, whatever the type."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mrx.errors import InputError
+from mrx.job import Storage
+
+PIXEL_FRACTION = 64  # q16 keeps displacements in 1/64 px
+HALF_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How floats become raw numbers.
+
+    Attributes:
+        dtype: numpy's name of the raw type
+        scale, offset: value = raw * scale + offset
+        low, high: the raw numbers used; values beyond are clipped and counted
+        bound: the largest absolute value that is not clipped; None for floats
+    """
+
+    dtype: str
+    scale: float = 1.0
+    offset: float = 0.0
+    low: float = -np.inf
+    high: float = np.inf
+    bound: float | None = None
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one raw number."""
+        return np.dtype(self.dtype).itemsize
+
+    @classmethod
+    def choose(cls, storage: Storage, *, units: str, bound: float) -> "Encoding":
+        """The encoding that a run's options mean for a method with these units and bound."""
+        bound = storage.bound or bound
+        match storage.dtype:
+            case "float32":
+                return cls("f4")
+            case "float16":
+                return cls("f2", low=-HALF_MAX, high=HALF_MAX)
+            case "q16":
+                in_pixels = units == "px" and storage.bound is None
+                scale = 1 / PIXEL_FRACTION if in_pixels else bound / 32767
+                return cls("i2", scale, 0.0, -32767, 32767, 32767 * scale)
+            case "uint8":
+                # Raw 128 is zero, so that what does not move is stored exactly.
+                scale = bound / 127
+                return cls("u1", scale, -128 * scale, 1, 255, bound)
+
+
+@dataclass
+class Statistics:
+    """What a dataset's attributes tell of its values, before they were encoded."""
+
+    count: int = 0
+    clipped: int = 0
+    total: float = 0.0
+    low: float = field(default=np.inf)
+    high: float = field(default=-np.inf)
+
+    def attributes(self) -> dict[str, Any]:
+        """As attributes; an empty dataset has none but its count."""
+        if not self.count:
+            return {"clipped_fraction": 0.0}
+        return {
+            "clipped_fraction": self.clipped / self.count,
+            "min": self.low,
+            "max": self.high,
+            "absmean": self.total / self.count,
+        }
+
+
+def encode(values: Tensor, encoding: Encoding, statistics: Statistics) -> NDArray[Any]:
+    """Encode a batch of maps, clip what does not fit, and add to the statistics.
+
+    Shape:
+        - values: ``(B, C, H, W)`` float32
+        - returns: the same shape, of the encoding's raw type
+    """
+    low, high = (float(v) for v in torch.aminmax(values))
+    statistics.count += values.numel()
+    statistics.low = min(statistics.low, low)
+    statistics.high = max(statistics.high, high)
+    statistics.total += float(np.abs(values.numpy()).sum(dtype=np.float64))
+    if encoding.dtype == "f4":
+        return values.numpy()
+    if encoding.dtype == "f2":
+        if low < encoding.low or high > encoding.high:
+            statistics.clipped += int((values.abs() > HALF_MAX).sum())
+            values = values.clamp(encoding.low, encoding.high)
+        return values.half().numpy()
+    if not np.isfinite([low, high]).all():
+        raise InputError(f"NaN or infinity cannot be stored as {encoding.dtype}: use float16")
+    raw = torch.round((values - encoding.offset) / encoding.scale)
+    statistics.clipped += int(((raw < encoding.low) | (raw > encoding.high)).sum())
+    return raw.clamp(encoding.low, encoding.high).numpy().astype(encoding.dtype)
+
+
+def decode(raw: NDArray[Any], *, scale: float, offset: float) -> NDArray[np.float32]:
+    """Raw numbers back to float32 values."""
+    values = raw.astype(np.float32)
+    return values if scale == 1 and offset == 0 else values * np.float32(scale) + np.float32(offset)

@@ -1,0 +1,87 @@
+"""The layout of a shard, format 1: names, the index, and how files of a folder are called.
+
+/                        mrx_format, mrx_version, created, complete, settings_json, ...
+/index                   one row for each video and method, for a fast listing
+/videos/<key>            attributes of the source; '/' in a key is written %2F
+/videos/<key>/<method>         (N, C, H, W), one chunk for each item, checksummed
+/videos/<key>/<method>.items   (N,) first and last source frame and their times
+"""
+
+import re
+import socket
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from mrx.errors import FormatError, OutputError
+
+FORMAT = 1
+ITEMS = ".items"
+PARTIAL = "_partial"
+FINAL = re.compile(r"shard-(?:(?P<share>\d+of\d+)-)?(?P<number>\d{5,})\.h5")
+TEMPORARY = re.compile(r"\.tmp-(?P<share>\d+of\d+|all)-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]+\.h5")
+
+ITEM = np.dtype([("first", "i4"), ("last", "i4"), ("start", "f8"), ("end", "f8")])
+INDEX = np.dtype(
+    [
+        ("key", h5py.string_dtype()),
+        ("method", h5py.string_dtype()),
+        ("n_out", "i4"),
+        ("channels", "i4"),
+        ("height", "i4"),
+        ("width", "i4"),
+        ("fps", "f8"),
+        ("duration", "f8"),
+        ("label", "i8"),
+        ("source_size", "i8"),
+        ("source_mtime", "f8"),
+    ]
+)
+
+
+def host() -> str:
+    """This machine's name, as it may stand in a file name."""
+    return re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())
+
+
+def shards(folder: Path) -> list[Path]:
+    """The finished shards of a folder, by name; an empty file only claims its number."""
+    named = (p for p in folder.iterdir() if FINAL.fullmatch(p.name))
+    return sorted(p for p in named if p.stat().st_size)
+
+
+def temporaries(folder: Path) -> list[Path]:
+    """Shards of a folder that were never finished, or are being written."""
+    return sorted(p for p in folder.iterdir() if TEMPORARY.fullmatch(p.name))
+
+
+def open_shard(path: Path, mode: str = "r") -> h5py.File:
+    """Open a shard, and say in one line why it cannot be."""
+    try:
+        file = h5py.File(path, mode)
+    except BlockingIOError as error:
+        raise OutputError(
+            f"shard is open in another process ({path}): wait for it to finish; where the file "
+            "system cannot lock, set HDF5_USE_FILE_LOCKING=BEST_EFFORT"
+        ) from error
+    except FileNotFoundError as error:
+        raise OutputError(f"no such shard ({path})") from error
+    except PermissionError as error:
+        raise OutputError(f"shard is not readable ({path}): permission denied") from error
+    except OSError as error:
+        raise FormatError(
+            f"broken shard ({path}): {_cause(error)}. mrx verify --repair {path.parent} sets it "
+            "aside, mrx extract then makes its videos again"
+        ) from error
+    version = file.attrs.get("mrx_format")
+    if version is None or version > FORMAT:
+        file.close()
+        what = "not a shard of mrx" if version is None else f"format {version}"
+        raise FormatError(f"cannot read ({path}): {what}, this mrx reads format {FORMAT}")
+    return file
+
+
+def _cause(error: OSError) -> str:
+    text = str(error)
+    return "truncated" if "truncated" in text else text.rsplit("(", 1)[-1].rstrip(")")

@@ -1,0 +1,103 @@
+import os
+
+import h5py
+import numpy as np
+import pytest
+from shards import SETTINGS, make
+
+from mrx.errors import FormatError
+from mrx.job import Row
+from mrx.manifest import Manifest
+from mrx.sinks.verify import check, repair
+
+
+def texts(path):
+    return [str(problem) for problem in check(path)]
+
+
+def test_a_good_folder_has_no_problem(tmp_path):
+    make(tmp_path, ["a", "b"])
+    assert texts(tmp_path) == []
+
+
+def test_one_flipped_bit_is_found_and_named(tmp_path):
+    path = make(tmp_path, ["a", "b"])
+    with h5py.File(path) as file:
+        place = file["videos/b/mbpm"].id.get_chunk_info(1).byte_offset
+    data = bytearray(path.read_bytes())
+    data[place + 5] ^= 1
+    path.write_bytes(data)
+    (problem,) = texts(tmp_path)
+    assert problem == f"{path}::b: mbpm[1]: its checksum is wrong, or it cannot be read"
+
+
+def test_nan_is_found(tmp_path):
+    path = make(tmp_path, ["a"])
+    with h5py.File(path, "r+") as file:
+        file["videos/a/mbpm"][2, 0, 1, 1:3] = np.nan
+    assert "a: mbpm[2]: 2 values are NaN or infinite" in texts(tmp_path)[0]
+
+
+def test_a_missing_video_of_the_manifest_is_found(tmp_path):
+    make(tmp_path, ["a"])
+    manifest = Manifest(tmp_path, "", SETTINGS)
+    for key in "ab":
+        manifest.append(Row(key, "ok", path=f"/videos/{key}"))
+    manifest.close()
+    assert "::b: the manifest says ok (/videos/b), no shard holds it" in texts(tmp_path)[0]
+
+
+def test_an_index_that_lies_is_found(tmp_path):
+    path = make(tmp_path, ["a", "b"])
+    with h5py.File(path, "r+") as file:
+        del file["videos/b"]
+    assert "the index does not list what the shard holds" in texts(tmp_path)[0]
+
+
+def test_items_that_do_not_fit_and_lost_attributes_are_found(tmp_path):
+    path = make(tmp_path, ["a"])
+    with h5py.File(path, "r+") as file:
+        file["videos/a/mbpm"].resize(2, 0)
+        del file["videos/a/mbpm"].attrs["units"]
+    found = " ".join(texts(path))
+    assert "list of items does not fit its 2 maps" in found
+    assert "attributes are missing: units" in found
+
+
+def test_a_truncated_shard_is_a_problem_not_a_crash(tmp_path):
+    path = make(tmp_path, ["a"])
+    os.truncate(path, 1000)
+    assert "truncated" in texts(tmp_path)[0]
+
+
+def test_what_a_killed_run_left_is_told(tmp_path):
+    make(tmp_path, ["a"])
+    (tmp_path / ".tmp-all-host-1-aa.h5").write_bytes(b"")
+    assert "left behind by a killed run" in texts(tmp_path)[0]
+
+
+def test_repair_keeps_what_is_whole(tmp_path):
+    path = make(tmp_path, ["a", "b", "c"])
+    with h5py.File(path, "r+") as file:
+        file["videos/b/mbpm"][0] = np.inf
+    assert repair(path) == (2, ["b"])
+    assert texts(tmp_path) == []
+    with h5py.File(tmp_path / "shard-00000.h5") as file:
+        assert sorted(file["videos"]) == ["a", "c"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["shard-00000.h5", "shard-00000.h5.broken"]
+
+
+def test_repair_sets_a_file_aside_that_cannot_be_opened(tmp_path):
+    path = make(tmp_path, ["a"])
+    os.truncate(path, 1000)
+    assert repair(path) == (0, [])
+    assert [p.name for p in tmp_path.iterdir()] == ["shard-00000.h5.broken"]
+
+
+def test_repair_does_not_touch_a_newer_format(tmp_path):
+    path = make(tmp_path, ["a"])
+    with h5py.File(path, "r+") as file:
+        file.attrs["mrx_format"] = 9
+    with pytest.raises(FormatError, match="format 9"):
+        repair(path)
+    assert path.exists()
