@@ -1,0 +1,77 @@
+"""Faster twins of the few hot formulas, each held to its plain torch twin by a test.
+
+`backend` says which kind of twin runs on the CPU: ``numba`` before ``opencv`` before ``torch``.
+The environment variable ``MRX_BACKEND`` forces one, for all methods.
+"""
+
+import functools
+import importlib
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+from mrx.errors import MissingError, UsageError
+
+Backend = Literal["numba", "opencv", "torch"]
+
+_PACKAGES = {"numba": "numba", "opencv": "cv2", "torch": "torch"}
+_log = logging.getLogger(__name__)
+
+
+@functools.cache
+def available(name: Backend) -> bool:
+    """Whether the package behind a backend can be imported, tried once.
+
+    A numba that does not fit the installed numpy fails at import, and not only with ImportError.
+    """
+    try:
+        importlib.import_module(_PACKAGES[name])
+    except (ImportError, AttributeError, SystemError, OSError) as error:
+        _log.debug("backend %s is not there: %s", name, error)
+        return False
+    return True
+
+
+def backend(choice: Backend | Literal["auto"] | None = None) -> Backend:
+    """The backend to run on the CPU: the choice, else ``MRX_BACKEND``, else the fastest there."""
+    wanted = choice or os.environ.get("MRX_BACKEND") or "auto"
+    names: tuple[Backend, ...] = get_args(Backend)
+    for name in names:
+        if wanted in ("auto", name) and available(name):
+            return name
+    if wanted in names:
+        raise MissingError(f"backend {wanted}: {_PACKAGES[wanted]} cannot be imported here")
+    raise UsageError(f"backend {wanted}: choose from auto, {', '.join(names)}")
+
+
+def describe() -> list[str]:
+    """The backends that are there, the one in use first."""
+    used = backend()
+    others = [name for name in get_args(Backend) if name != used and available(name)]
+    return [used, *others]
+
+
+def compile_function(
+    function: Callable[..., Any], *parts: Callable[..., Any], example: tuple[Any, ...]
+) -> Callable[..., Any]:
+    """A function and those it calls as machine code, by numba; kept on disk where that is possible.
+
+    Args:
+        function: what is called from outside
+        parts: the functions that it calls
+        example: arguments to compile it for
+    """
+    import numba
+    from numba.extending import register_jitable
+
+    options: dict[str, Any] = {"fastmath": True, "nogil": True, "error_model": "numpy"}
+    for part in parts:
+        register_jitable(**options)(part)
+    try:
+        compiled = numba.njit(cache=True, **options)(function)
+        compiled(*example)
+    except (RuntimeError, OSError):
+        compiled = numba.njit(**options)(function)
+        compiled(*example)
+    return compiled

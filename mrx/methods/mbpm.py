@@ -1,0 +1,196 @@
+"""The motion band-pass module of the Busy-Quiet networks."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mrx.errors import ShapeError
+from mrx.kernels import backend
+from mrx.kernels.mbpm import band_pass, depthwise
+from mrx.methods.spec import (
+    STATISTICS,
+    Method,
+    Normalization,
+    Representation,
+    check_choice,
+    full_precision,
+    normalize_bytes,
+    weights_hash,
+)
+from mrx.ops.stencils import Scale, laplacian_of_gaussian, reflect_depthwise, second_difference
+
+_RARE = 0.053
+"""Share of the largest possible output that outputs rarely exceed."""
+
+
+class MBPM(Representation):
+    """Keep what moves: a Laplacian of Gaussian in space, minus a second difference in time.
+
+    ``LoG * (2 f1 - f0 - f2) / 3`` per color, of three frames (Busy-Quiet Video Disentangling for
+    Video Classification; the layout of the released code, which divides the LoG by its own sum).
+    The temporal filter runs first, which gives the same sums three times cheaper. Brightness that
+    is still, or linear in time, gives 0. It computes in float32 at least, under autocast too: the
+    gain of the kernel is 1589.
+
+    Args:
+        sigma: of the Gaussian, in pixels
+        size: taps of the spatial kernel each way, odd
+        scale: of the kernel: divided by its sum as in the ``released`` code, or plain as on
+            ``paper``, which by default is 1281 times smaller and of the other sign
+        normalize: mean and deviation that the colors are normalised with
+
+    Shape:
+        - clip: ``(B, 3, 3, H, W)``, H and W above ``size // 2``
+        - output: ``(B, 3, H, W)``
+    """
+
+    key_prefixes = ("", "mbpf1.", "mbpf.")
+
+    def __init__(
+        self,
+        sigma: float = 1.1,
+        size: int = 9,
+        scale: Scale = "released",
+        normalize: Normalization = "imagenet",
+    ) -> None:
+        super().__init__()
+        check_choice("scale", scale, Scale)
+        check_choice("normalize", normalize, Normalization)
+        self.normalize = normalize
+        self.log = laplacian_of_gaussian(size, sigma, scale=scale)
+        self.conv_s, self.conv_t = _filters(3, self.log.kernel)
+        self.length = 3
+        self.step = 3
+        self.channels = ("red", "green", "blue")
+        self.smallest = size // 2 + 1
+        self.bound = self.gauge()
+
+    def prepare(self, frames: Tensor) -> Tensor:
+        """Bytes to 0..1, then less the mean, over the deviation."""
+        dtype = torch.promote_types(self.conv_s.weight.dtype, torch.float32)
+        return normalize_bytes(frames, self.normalize, dtype)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Filter a clip as `prepare` scales it, or of floats of one's own."""
+        self.check(clip)
+        with full_precision(clip) as frames:
+            return reflect_depthwise(self._in_time(frames), self.conv_s.weight.to(frames.dtype))
+
+    def extract(self, frames: Tensor) -> Tensor:
+        """Filter bytes: on the CPU, where no gradient is asked for, by a faster twin.
+
+        It agrees with `forward` to 1e-6 of the largest output.
+        """
+        kind = backend()
+        plain = frames.device.type != "cpu" or torch.is_grad_enabled() or kind == "torch"
+        if plain or self.conv_s.weight.dtype != torch.float32:
+            return super().extract(frames)
+        self.check(frames)
+        if self.trained:
+            return depthwise(self._in_time(self.prepare(frames)), self.conv_s.weight)
+        gain = 1 / (3 * 255 * torch.tensor(STATISTICS[self.normalize][1], dtype=torch.float64))
+        return band_pass(frames, self.log.first, self.log.second, gain, backend=kind)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights are others than those the module was made with."""
+        present = (self.conv_s.weight, self.conv_t.weight)
+        made = zip(present, _untrained(3, self.log.kernel), strict=True)
+        return not all(torch.equal(now, new.float().to(now)) for now, new in made)
+
+    def gauge(self) -> float:
+        """A share of the largest output that colors in 0..1 can give."""
+        deviation = torch.tensor(STATISTICS[self.normalize][1])
+        space = self.conv_s.weight.detach().abs().sum((1, 2, 3)).float().cpu()
+        time = self.conv_t.weight.detach().abs().sum((1, 2)).float().cpu()
+        return _RARE * (space * time / deviation).max().item()
+
+    def facts(self) -> dict[str, Any]:
+        """The normalisation in numbers, and which weights they were."""
+        mean, deviation = STATISTICS[self.normalize]
+        return {
+            "mean": mean,
+            "std": deviation,
+            "trained": self.trained,
+            "weights_sha256": weights_hash(self),
+        }
+
+    def _in_time(self, frames: Tensor) -> Tensor:
+        taps = self.conv_t.weight[:, 0].to(frames.dtype)
+        before, now, after = frames.unbind(1)
+        return second_difference(before, now, after, taps)
+
+
+class MBPMFeatures(nn.Module):
+    """The motion band-pass of feature maps, inside a classifier's blocks.
+
+    The same filters at every frame; one frame is repeated at both ends of each clip.
+
+    Args:
+        channels: of the feature maps
+        segments: frames of a clip
+        sigma: of the Gaussian, in pixels
+        size: taps of the spatial kernel each way, odd
+
+    Shape:
+        - features: ``(N * segments, channels, H, W)``, H and W above ``size // 2``
+        - output: the same
+    """
+
+    def __init__(self, channels: int, segments: int, sigma: float = 0.9, size: int = 7) -> None:
+        super().__init__()
+        kernel = laplacian_of_gaussian(size, sigma).kernel
+        self.conv_s, self.conv_t = _filters(channels, kernel)
+        self.segments = segments
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Filter feature maps, clip by clip."""
+        self._check(features)
+        with full_precision(features) as maps:
+            clips = maps.reshape(-1, self.segments, *maps.shape[1:])
+            before = torch.cat([clips[:, :1], clips[:, :-1]], dim=1)
+            after = torch.cat([clips[:, 1:], clips[:, -1:]], dim=1)
+            taps = self.conv_t.weight[:, 0].to(maps.dtype)
+            difference = second_difference(before, clips, after, taps).flatten(0, 1)
+            return reflect_depthwise(difference, self.conv_s.weight.to(maps.dtype))
+
+    def _check(self, features: Tensor) -> None:
+        channels, _, size, _ = self.conv_s.weight.shape
+        shape = tuple(features.shape)
+        if features.ndim != 4 or shape[1] != channels or shape[0] % self.segments:
+            raise ShapeError(
+                f"MBPMFeatures takes (N * {self.segments}, {channels}, H, W), got {shape}"
+            )
+        if min(shape[2:]) <= size // 2:
+            raise ShapeError(
+                f"MBPMFeatures with {size} taps needs maps of at least {size // 2 + 1} each way, "
+                f"got {shape[3]}x{shape[2]}"
+            )
+
+
+def _filters(channels: int, kernel: Tensor) -> tuple[nn.Conv2d, nn.Conv1d]:
+    """The two depthwise filters, under the names and shapes of the released code."""
+    size = len(kernel)
+    shape: dict[str, Any] = {"groups": channels, "bias": False, "device": "meta"}
+    space = nn.Conv2d(channels, channels, size, **shape).to_empty(device="cpu")
+    time = nn.Conv1d(channels, channels, 3, **shape).to_empty(device="cpu")
+    with torch.no_grad():
+        for layer, weight in zip((space, time), _untrained(channels, kernel), strict=True):
+            layer.weight.copy_(weight)
+    return space, time
+
+
+def _untrained(channels: int, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights of both filters before any training, in float64."""
+    taps = torch.tensor([-1.0, 2.0, -1.0], dtype=torch.float64) / 3
+    return kernel.expand(channels, 1, -1, -1), taps.expand(channels, 1, -1)
+
+
+METHOD = Method(
+    name="mbpm",
+    module=MBPM,
+    summary="band-passed motion of three frames, per color",
+    paper="Busy-Quiet Video Disentangling for Video Classification (Huang, Bors; WACV 2022)",
+    cost="light",
+)

@@ -1,0 +1,188 @@
+"""Persistence of appearance, and the head that pools its clips over time."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mrx.errors import ShapeError
+from mrx.methods.spec import (
+    STATISTICS,
+    Method,
+    Normalization,
+    Representation,
+    check_choice,
+    full_precision,
+    normalize_bytes,
+    weights_hash,
+)
+
+_FEATURES = 8
+_EPSILON = 1e-6
+_RARE = 0.1
+"""Share of the largest possible map that maps rarely exceed."""
+
+
+class PA(Representation):
+    """Where appearance changes: distance between shallow features of neighbouring frames (PAN).
+
+    ``map_i = √ Σ_c (conv(f_i)_c - conv(f_{i+1})_c + 1e-6)²`` over 8 features of a 7x7 convolution.
+    The bias cancels, so the convolution runs on the difference of frames: equal frames give
+    exactly ``√8 · 1e-6``. Without trained weights the features are a random projection, which the
+    seed makes again. It computes in float32 at least, under autocast too.
+
+    Args:
+        n_length: frames in a window, one more than maps; the released networks take 4
+        seed: of the weights, N(0, 0.001), drawn on the CPU
+        normalize: mean and deviation that the colors are normalised with
+
+    Shape:
+        - clip: ``(B, n_length, 3, H, W)``
+        - output: ``(B, n_length - 1, H, W)``, above 0
+    """
+
+    key_prefixes = ("", "PA.")
+
+    def __init__(
+        self, n_length: int = 6, seed: int = 0, normalize: Normalization = "imagenet"
+    ) -> None:
+        super().__init__()
+        if n_length < 2:
+            raise ValueError(f"n_length={n_length}: a difference needs at least 2 frames")
+        check_choice("normalize", normalize, Normalization)
+        self.seed = seed
+        self.normalize = normalize
+        conv = nn.Conv2d(3, _FEATURES, 7, padding=3, device="meta").to_empty(device="cpu")
+        conv.load_state_dict({"weight": _draw(seed), "bias": torch.zeros(_FEATURES)})
+        self.shallow_conv = conv
+        self.length = n_length
+        self.step = n_length
+        self.channels = tuple(f"pa{i}" for i in range(n_length - 1))
+        self.bound = self.gauge()
+
+    def prepare(self, frames: Tensor) -> Tensor:
+        """Bytes to 0..1, then less the mean, over the deviation."""
+        dtype = torch.promote_types(self.shallow_conv.weight.dtype, torch.float32)
+        return normalize_bytes(frames, self.normalize, dtype)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Distances of neighbouring frames in a clip as `prepare` scales it."""
+        self.check(clip)
+        with full_precision(clip) as frames:
+            return self._distance(frames[:, :-1] - frames[:, 1:], self.shallow_conv.weight)
+
+    def extract(self, frames: Tensor) -> Tensor:
+        """Distances from differences of bytes, which are exact; the deviation scales the weights.
+
+        It agrees with `forward` to 1e-6 of the largest output.
+        """
+        self.check(frames)
+        weight = self.shallow_conv.weight.float()
+        deviation = torch.tensor(STATISTICS[self.normalize][1], device=weight.device)
+        scaled = weight / (255 * deviation.view(3, 1, 1))
+        # One window's features stay in the CPU's cache; a GPU takes them all at once.
+        size = 1 if frames.device.type == "cpu" else len(frames)
+        parts = torch.split(frames.to(torch.int16), size)
+        differences = [(part[:, :-1] - part[:, 1:]).float() for part in parts]
+        return torch.cat([self._distance(part, scaled) for part in differences])
+
+    def gauge(self) -> float:
+        """A share of the largest distance that colors in 0..1 can give."""
+        deviation = torch.tensor(STATISTICS[self.normalize][1])
+        reach = self.shallow_conv.weight.detach().abs().sum((2, 3)).float().cpu() / deviation
+        return _RARE * reach.sum(1).norm().item()
+
+    def facts(self) -> dict[str, Any]:
+        """The normalisation in numbers, and which weights they were."""
+        mean, deviation = STATISTICS[self.normalize]
+        untrained = _draw(self.seed).to(self.shallow_conv.weight)
+        return {
+            "mean": mean,
+            "std": deviation,
+            "epsilon": _EPSILON,
+            "trained": not torch.equal(self.shallow_conv.weight, untrained),
+            "weights_sha256": weights_hash(self),
+            "torch": str(torch.__version__),
+        }
+
+    def _distance(self, difference: Tensor, weight: Tensor) -> Tensor:
+        """Norm over the features of differences ``(B, T, 3, H, W)``, to ``(B, T, H, W)``."""
+        # In channels_last this convolution is 4 times as fast on the CPU.
+        maps = difference.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        _, bias = self.shallow_conv.parameters()
+        # The bias cancels; its zero keeps it in the graph, as training in parallel expects.
+        epsilon = (bias - bias + _EPSILON).to(maps.dtype)
+        features = F.conv2d(maps, weight.to(maps.dtype), epsilon, padding=3)
+        norms = features.square().sum(1).sqrt()
+        return norms.view(*difference.shape[:2], *norms.shape[1:])
+
+
+class VAP(nn.Module):
+    """Classify a clip by its frames' features pooled at several speeds (PAN, various timescales).
+
+    For each stride s = 1, 2, 4, .. below ``n_segment`` rows of features are maxima over the frames
+    j, j + s, j + 2s, ..; the rows are weighed by a softmax of their means, and summed.
+
+    Args:
+        n_segment: frames of a clip, at least 2
+        feature_dim: features of a frame
+        classes: how many there are
+        dropout: share of features dropped before the last layer, when training
+
+    Shape:
+        - features: ``(N * n_segment, feature_dim)``
+        - output: ``(N, classes)``
+    """
+
+    def __init__(
+        self, n_segment: int, feature_dim: int, classes: int, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.strides = [2**level for level in range(n_segment.bit_length() - 1)]
+        if not self.strides or n_segment % self.strides[-1]:
+            raise ValueError(
+                f"n_segment={n_segment}: must be at least 2 and divisible by its largest stride, "
+                f"{self.strides[-1] if self.strides else 1}"
+            )
+        self.n_segment = n_segment
+        rows = sum(self.strides)
+        self.TES = nn.Sequential(
+            nn.Linear(rows, 4 * rows, bias=False),
+            nn.ReLU(),
+            nn.Linear(4 * rows, rows, bias=False),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.pred = nn.Linear(feature_dim, classes)
+        for weight in (*self.TES.parameters(), self.pred.weight):
+            nn.init.normal_(weight, std=0.001)
+        nn.init.zeros_(self.pred.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pool and classify."""
+        width = self.pred.in_features
+        if features.ndim != 2 or features.shape[1] != width or len(features) % self.n_segment:
+            raise ShapeError(
+                f"VAP takes (N * {self.n_segment}, {width}), got {tuple(features.shape)}"
+            )
+        clips = features.reshape(-1, self.n_segment, width)
+        parts = [clips.view(len(clips), -1, s, clips.shape[2]).amax(1) for s in self.strides]
+        rows = torch.cat(parts, dim=1)
+        share = self.TES(rows.mean(2)).softmax(1)
+        return self.pred(self.dropout(torch.einsum("ns,nsd->nd", share, rows)))
+
+
+def _draw(seed: int) -> Tensor:
+    """The untrained weights of a seed, the same wherever they are used."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.empty(_FEATURES, 3, 7, 7).normal_(0, 0.001, generator=generator)
+
+
+METHOD = Method(
+    name="pa",
+    module=PA,
+    summary="change of shallow features from frame to frame, one map for each pair",
+    paper="PAN: Towards Fast Action Recognition via Learning Persistence of Appearance "
+    "(Zhang et al.; 2020)",
+    cost="light",
+)

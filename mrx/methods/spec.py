@@ -1,0 +1,186 @@
+"""What a method is: a module that computes, and an entry that describes it."""
+
+import hashlib
+import inspect
+import typing
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mrx.errors import ShapeError, UsageError
+
+Normalization = Literal["imagenet", "x3d", "none"]
+
+STATISTICS: dict[str, tuple[list[float], list[float]]] = {
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    "x3d": ([0.45, 0.45, 0.45], [0.225, 0.225, 0.225]),
+    "none": ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]),
+}
+"""Mean and standard deviation of R, G and B in 0..1, as the networks were trained with."""
+
+
+class Representation(nn.Module):
+    """A motion representation: a module that turns windows of frames into maps.
+
+    A subclass sets the attributes below in its constructor and computes in `forward`. Whoever
+    trains calls `forward` on a float clip; whoever extracts calls `extract` on the decoder's bytes.
+
+    Attributes:
+        length: frames in a window
+        step: frames from one window to the next, unless the user says otherwise
+        channels: names of the output's channels
+        bound: absolute values rarely above this; what `uint8` storage clips at by default
+        smallest: smallest height and width that the formula can take
+        key_prefixes: where whole networks keep this module's weights in their state dicts
+
+    Shape:
+        - frames: ``(B, T, C, H, W)`` uint8, T = ``length``, C = 3 (rgb) or 1 (gray)
+        - clip: the same shape, floating point, as `prepare` scales it
+        - output: ``(B, len(channels), H', W')``
+    """
+
+    color: ClassVar[Literal["rgb", "gray"]] = "rgb"
+    units: ClassVar[str] = "a.u."
+    key_prefixes: ClassVar[tuple[str, ...]] = ("",)
+
+    length: int
+    step: int
+    channels: tuple[str, ...]
+    bound: float
+    smallest: int = 1
+
+    def prepare(self, frames: Tensor) -> Tensor:
+        """Scale the decoder's bytes to the floats that `forward` is defined on."""
+        raise TypeError(f"{type(self).__name__} does not say how it scales frames: define prepare")
+
+    def extract(self, frames: Tensor) -> Tensor:
+        """Compute from the decoder's bytes; a subclass may have a faster twin for this path."""
+        return self(self.prepare(frames))
+
+    def output_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """The shape (C', H', W') of the map of frames of this size."""
+        return len(self.channels), height, width
+
+    def gauge(self) -> float:
+        """The `bound` that fits the present weights; asked for when others were loaded."""
+        return self.bound
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the output beside the parameters, for the shard's attributes."""
+        return {}
+
+    def check(self, clip: Tensor) -> None:
+        """Refuse a clip of the wrong shape, saying which shape would be right."""
+        colors = 3 if self.color == "rgb" else 1
+        shape = tuple(clip.shape)
+        if clip.ndim != 5 or shape[1] != self.length or shape[2] != colors:
+            raise ShapeError(
+                f"{type(self).__name__} takes clips (B, {self.length}, {colors}, H, W), got {shape}"
+            )
+        if min(shape[3:]) < self.smallest:
+            raise ShapeError(
+                f"{type(self).__name__} needs frames of at least {self.smallest}x{self.smallest} "
+                f"pixels, got {shape[4]}x{shape[3]}"
+            )
+
+
+@dataclass(frozen=True)
+class Method:
+    """The entry of a method: what the command line and the shards say about it.
+
+    The defaults of its parameters are those of the module's constructor, and stand nowhere else.
+    """
+
+    name: str
+    module: type[Representation]
+    summary: str
+    paper: str
+    cost: Literal["light", "heavy"]
+    version: int = 1
+
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """The constructor's keywords, with annotations resolved."""
+        hints = typing.get_type_hints(self.module.__init__)
+        signature = inspect.signature(self.module)
+        return {k: p.replace(annotation=hints.get(k, Any)) for k, p in signature.parameters.items()}
+
+    def complete(self, given: Mapping[str, str]) -> dict[str, Any]:
+        """All parameters: the defaults, and what was given as text, read as its annotation says."""
+        known = self.parameters()
+        values = {name: parameter.default for name, parameter in known.items()}
+        for name, text in given.items():
+            if name not in known:
+                raise UsageError(
+                    f"{self.name} has no parameter {name}; it has "
+                    + ", ".join(f"{k}={p.default}" for k, p in known.items())
+                )
+            values[name] = read_value(f"{self.name}.{name}", text, known[name].annotation)
+        return values
+
+    def build(self, parameters: Mapping[str, Any]) -> Representation:
+        """Make the module; a value it refuses is a usage error."""
+        try:
+            return self.module(**parameters).eval()
+        except ValueError as error:
+            raise UsageError(f"{self.name}: {error}") from error
+
+
+def read_value(name: str, text: str, kind: Any) -> Any:
+    """Read a parameter's text as int, float, bool, str or one of a `Literal`'s choices.
+
+    >>> read_value("mbpm.size", "9", int), read_value("mbpm.scale", "paper", Literal["paper"])
+    (9, 'paper')
+    """
+    options = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+    if options:
+        if text not in options:
+            raise UsageError(f"{name}={text}: choose from {', '.join(options)}")
+        return text
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    try:
+        return words[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"{name}={text}: not of type {kind.__name__}") from error
+
+
+def scale_bytes(frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Bytes 0..255 to floats 0..1."""
+    return frames.to(dtype) / 255
+
+
+def normalize_bytes(frames: Tensor, name: Normalization, dtype: torch.dtype) -> Tensor:
+    """Bytes 0..255 to ``(bytes / 255 - mean) / std``.
+
+    Shape:
+        - frames: ``(B, T, 3, H, W)`` uint8; output: the same, of the given dtype
+    """
+    mean, std = (frames.new_tensor(v, dtype=dtype).view(3, 1, 1) for v in STATISTICS[name])
+    return frames.to(dtype).mul_(1 / (255 * std)).sub_(mean / std)
+
+
+def check_choice(name: str, value: str, kind: Any) -> None:
+    """Refuse a value that is none of a `Literal`'s choices.
+
+    >>> check_choice("scale", "paper", Literal["released", "paper"])
+    """
+    if value not in typing.get_args(kind):
+        raise ValueError(f"{name}={value}: choose from {', '.join(typing.get_args(kind))}")
+
+
+@contextmanager
+def full_precision(clip: Tensor) -> Iterator[Tensor]:
+    """The clip in float32 at least, and autocast off: for sums that half precision would spoil."""
+    with torch.autocast(clip.device.type, enabled=False):
+        yield clip.to(torch.promote_types(clip.dtype, torch.float32))
+
+
+def weights_hash(module: nn.Module) -> str:
+    """The sha256 of a module's weights as float32, in the order of its state dict."""
+    digest = hashlib.sha256()
+    for value in module.state_dict().values():
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,10 @@
+"""Which name is which module. Importing this file imports nothing else."""
+
+MODULES = {
+    "mbpm": "mrx.methods.mbpm",
+    "dynamic-image": "mrx.methods.dynamic_image",
+    "pa": "mrx.methods.pa",
+}
+
+ENTRY_POINTS = "mrx.methods"
+"""The group under which other packages offer a `Method` by name."""

@@ -1,0 +1,87 @@
+"""Trained weights from a checkpoint: of a module alone, or of a whole network that holds it."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mrx.errors import UsageError
+from mrx.methods.spec import Representation
+
+_WRAPPERS = ("module.", "base_model.")
+
+
+def load_weights(module: Representation, path: str | Path) -> str:
+    """Load a module's weights, and say which file they are.
+
+    The file holds a state dict, or ``{"state_dict": ...}`` as training programs save it. The
+    module's `key_prefixes` say where whole networks keep it; with such a prefix the network's
+    other keys are ignored, without one every key must be the module's.
+
+    Returns:
+        The sha256 of the file.
+
+    Raises:
+        UsageError: the file is not there, cannot be read safely, or does not fit; nothing is loaded
+    """
+    path = Path(path)
+    state = _read(path)
+    wanted = module.state_dict()
+    prefix = _choose_prefix(state, wanted, module.key_prefixes)
+    found = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+    problems = _compare(found, wanted, alone=not prefix)
+    if problems:
+        raise UsageError(f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}")
+    module.load_state_dict({key: found[key] for key in wanted})
+    module.bound = module.gauge()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, without the prefixes that wrappers put before their names."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read weights: {error.strerror or error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        raise UsageError(f"{path}: not a file of weights that torch can load safely") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise UsageError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    return {_unwrap(str(key)): v for key, v in state.items() if isinstance(v, Tensor)}
+
+
+def _unwrap(key: str) -> str:
+    for wrapper in _WRAPPERS:
+        key = key.removeprefix(wrapper)
+    return key
+
+
+def _choose_prefix(
+    state: dict[str, Tensor], wanted: dict[str, Tensor], prefixes: tuple[str, ...]
+) -> str:
+    """The first prefix under which most of the module's keys are."""
+    return max(prefixes, key=lambda prefix: sum(prefix + key in state for key in wanted))
+
+
+def _compare(found: dict[str, Tensor], wanted: dict[str, Tensor], *, alone: bool) -> list[str]:
+    """What keeps the weights from fitting, in words."""
+    missing = [key for key in wanted if key not in found]
+    unexpected = [key for key in found if key not in wanted] if alone else []
+    shapes = [
+        f"{key} is {tuple(found[key].shape)}, needs {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in found and found[key].shape != value.shape
+    ]
+    problems = [f"missing {', '.join(missing)}"] if missing else []
+    problems += [f"unexpected {_shorten(unexpected)}"] if unexpected else []
+    return problems + shapes
+
+
+def _shorten(keys: list[str], most: int = 5) -> str:
+    """A list of keys that fits on a line."""
+    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + rest

@@ -1,0 +1,95 @@
+"""Rank pooling: the direction in which frames order themselves in time, approximate and exact."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Coefficients = Literal["original", "tcvrick", "simple"]
+
+_NEWTON_STEPS = 100
+
+
+def frame_weights(length: int, kind: Coefficients = "original") -> Tensor:
+    """Weights of the frames 1..T in approximate rank pooling, ``(T,)`` in float64.
+
+    - ``original``: sum over k = t..T of (2k - T - 1) / k, the authors' code; sums to 0, T = 1: 1
+    - ``tcvrick``: sum over k = t..T of (2k - T) / k, the Python port; sums to T
+    - ``simple``: 2t - T - 1, without averages over time
+
+    >>> frame_weights(6).round(decimals=3).tolist()
+    [-5.15, -0.15, 1.35, 1.683, 1.433, 0.833]
+    """
+    if length < 1:
+        raise ValueError(f"length={length}: rank pooling needs at least 1 frame")
+    time = torch.arange(1, length + 1, dtype=torch.float64)
+    if kind == "simple":
+        return 2 * time - length - 1
+    if length == 1:
+        return torch.ones_like(time)
+    slope = 2 * time - length - (1 if kind == "original" else 0)
+    return (slope / time).flip(0).cumsum(0).flip(0)
+
+
+def weighted_sum(clip: Tensor, weights: Tensor) -> Tensor:
+    """Sum frames times weights, in floating point whatever the frames are.
+
+    Shape:
+        - clip: ``(B, T, C, H, W)`` floating point or bytes
+        - weights: ``(T,)``, constants
+        - output: ``(B, C, H, W)``, of the clip's dtype, or float32 for bytes
+    """
+    dtype = clip.dtype if clip.is_floating_point() else torch.float32
+    first, *others = weights.tolist()
+    total = clip[:, 0].to(dtype) * first
+    for t, weight in enumerate(others, start=1):
+        total = torch.add(total, clip[:, t], alpha=weight)
+    return total
+
+
+def exact_rank_pool(frames: Tensor, strength: float) -> Tensor:
+    """The vector that ranks frames by time: VideoDarwin's support vector regression, in float64.
+
+    Frames become running means, signed square roots, unit vectors v_t; the result minimises
+    ``1/2 |w|² + strength Σ_t max(0, |w·v_t - t| - 0.1)²``. It is solved in T dual unknowns by
+    Newton's method, and carries no gradient.
+
+    Shape:
+        - frames: ``(B, T, ...)``
+        - output: ``(B, ...)`` float64
+    """
+    with torch.no_grad():
+        b, t = frames.shape[:2]
+        flat = frames.reshape(b, t, -1).double()
+        count = torch.arange(1, t + 1, dtype=flat.dtype, device=flat.device)
+        means = flat.cumsum(1) / count[:, None]
+        roots = means.sign() * means.abs().sqrt()
+        norms = roots.norm(dim=2, keepdim=True)
+        units = roots / norms.where(norms > 0, torch.ones_like(norms))
+        dual = _solve_dual(units @ units.mT, count.expand(b, t), strength)
+        return (dual[:, None, :] @ units).reshape(b, *frames.shape[2:])
+
+
+def _solve_dual(gram: Tensor, targets: Tensor, strength: float, tolerance: float = 0.1) -> Tensor:
+    """Find a with ``a + 2 strength g(gram a - targets) = 0``, g shrinking by the tolerance.
+
+    The equation is linear wherever the set of frames beyond the tolerance does not change, so a
+    step that leaves that set as it was has found the answer.
+
+    Shape:
+        - gram: ``(B, T, T)``, positive semi-definite
+        - targets, output: ``(B, T)``
+    """
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    sign = -targets.sign() * (targets.abs() > tolerance)
+    dual = torch.zeros_like(targets)
+    for _ in range(_NEWTON_STEPS):
+        active = sign.abs()
+        system = identity + 2 * strength * active[:, :, None] * gram
+        dual = torch.linalg.solve(system, 2 * strength * active * (targets + tolerance * sign))
+        rest = (gram @ dual[:, :, None])[:, :, 0] - targets
+        following = rest.sign() * (rest.abs() > tolerance)
+        if torch.equal(following, sign):
+            break
+        sign = following
+    return dual

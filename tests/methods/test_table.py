@@ -1,0 +1,83 @@
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from mrx import methods
+from mrx.errors import UsageError
+from mrx.methods.mbpm import METHOD
+
+
+class Offer:
+    value = "other.package:METHOD"
+
+    def __init__(self, content):
+        self.content = content
+
+    def load(self):
+        if isinstance(self.content, Exception):
+            raise self.content
+        return self.content
+
+
+class Offers(dict):
+    @property
+    def names(self):
+        return set(self)
+
+    def select(self, *, name):
+        return [self[name]] if name in self else []
+
+
+@pytest.fixture
+def offer(monkeypatch):
+    offers = Offers()
+    monkeypatch.setattr(metadata, "entry_points", lambda *, group: offers)
+    return lambda name, content: offers.update({name: Offer(content)})
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_name_finds_the_method_of_that_name(name):
+    assert methods.find(name).name == name
+
+
+def test_a_name_that_does_not_exist_is_refused_with_those_that_do(offer):
+    offer("their-flow", METHOD)
+    with pytest.raises(UsageError, match=r"no method flowz: choose from .*mbpm, .*their-flow"):
+        methods.find("flowz")
+
+
+def test_another_package_can_offer_a_method(offer):
+    offer("their-flow", METHOD)
+    assert methods.find("their-flow") is METHOD
+
+
+def test_ours_go_before_what_others_offer_under_the_same_name(offer):
+    offer("mbpm", "theirs")
+    assert methods.find("mbpm") is METHOD
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            ImportError("no module named x"),
+            "their-flow: other.package:METHOD does not load: no mod",
+        ),
+        ("text", "their-flow: its entry point gives 'text', not a Method"),
+    ],
+)
+def test_an_offer_that_is_no_method_is_refused(offer, content, message):
+    offer("their-flow", content)
+    with pytest.raises(UsageError, match=message):
+        methods.find("their-flow")
+
+
+def test_names_are_known_without_a_heavy_import():
+    code = (
+        "import sys; from mrx.methods import names; names(); "
+        "print([m for m in ('torch', 'numpy', 'cv2', 'numba') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
