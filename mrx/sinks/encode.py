@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -90,7 +91,7 @@ def encode(values: Tensor, encoding: Encoding, statistics: Statistics) -> NDArra
     statistics.count += values.numel()
     statistics.low = min(statistics.low, low)
     statistics.high = max(statistics.high, high)
-    statistics.total += float(np.abs(values.numpy()).sum(dtype=np.float64))
+    statistics.total += cv2.norm(values.numpy().reshape(1, -1), cv2.NORM_L1)
     if encoding.dtype == "f4":
         return values.numpy()
     if encoding.dtype == "f2":
