@@ -1,0 +1,56 @@
+"""All work in this process: for one video, for debugging, and for use as a library."""
+
+from collections.abc import Iterable, Iterator
+
+from mrx.engines.messages import Advanced, Closed, Ended, Message, Ready, Sealed
+from mrx.errors import Cancelled
+from mrx.job import Job
+from mrx.sources import Source
+
+
+class Inline:
+    """An engine without processes. A hanging video cannot be stopped here: no timeout applies."""
+
+    def __init__(self, job: Job) -> None:
+        from mrx.pipeline import Extraction
+
+        self._stopped = False
+        self._news: list[Message] = []
+        self._extraction = Extraction(
+            job,
+            cancelled=lambda: self._stopped,
+            progress=lambda frames: self._news.append(Advanced(frames)),
+            sealed=lambda path, keys: self._news.append(Sealed(str(path), tuple(keys))),
+        )
+
+    def prepare(self) -> Ready:
+        """Look into the output."""
+        held = self._extraction.look()
+        return Ready(self._extraction.settings, held.done, held.salvaged)
+
+    def run(self, sources: Iterable[Source]) -> Iterator[Message]:
+        """Work on one source after another."""
+        try:
+            for source in sources:
+                if self._stopped:
+                    break
+                row = self._extraction.work(source)
+                yield from self._drain()
+                yield Ended(row)
+        except Cancelled:
+            pass
+        finally:
+            self._extraction.close()
+        yield from self._drain()
+        yield Closed()
+
+    def cancel(self) -> None:
+        """Drop the video in flight and end."""
+        self._stopped = True
+
+    def close(self) -> None:
+        """Nothing is left running."""
+
+    def _drain(self) -> Iterator[Message]:
+        news, self._news = self._news, []
+        yield from news

@@ -1,0 +1,245 @@
+"""Worker processes on this machine. The parent imports nothing heavy and survives every worker.
+
+A video that kills or hangs its worker is tried once more, then it has failed. What a dead worker
+had finished is saved from its shard by the worker that takes its place.
+"""
+
+import multiprocessing
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+
+from mrx.engines import worker
+from mrx.engines.messages import Adopted, Closed, Ended, Message, Ready, Refused, Sealed
+from mrx.errors import MrxError
+from mrx.job import Job, Row
+from mrx.sources import Source
+
+TRIES = 2
+STARTS = 3
+GRACE_SECONDS = 10.0
+POLL_SECONDS = 0.25
+
+
+@dataclass
+class Worker:
+    """The parent's side of a worker process.
+
+    Attributes:
+        task, since: the video it works on, and since when
+        unsealed: sources that are done, but whose shard has no final name yet
+        retry: the video in whose middle the worker before it died
+        ready, stopping, closed: it has built its methods, was told to end, has sealed its shard
+        fate: why it was killed, where that was our doing
+    """
+
+    process: BaseProcess
+    connection: Connection
+    task: Source | None = None
+    since: float = 0.0
+    unsealed: dict[str, Source] = field(default_factory=dict)
+    retry: Source | None = None
+    ready: bool = False
+    stopping: bool = False
+    closed: bool = False
+    fate: str = ""
+
+    def send(self, word: Source | str) -> None:
+        """Say something to a process that may just have died; its end is seen elsewhere."""
+        try:
+            self.connection.send(word)
+        except BrokenPipeError:
+            self.fate = self.fate or ""
+
+    def death(self) -> str:
+        """Why the process is gone, as a reason for the video that it worked on."""
+        self.process.join()
+        code = self.process.exitcode or 0
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return self.fate or f"worker died ({how})"
+
+
+class RefusalError(MrxError):
+    """A worker could not go on; the run ends with the exit code of the error that it met."""
+
+    def __init__(self, refused: Refused) -> None:
+        super().__init__(refused.text)
+        self.exit_code = refused.exit_code
+        self.traceback = refused.traceback
+
+
+class Local:
+    """An engine of local worker processes.
+
+    Args:
+        job: what the run was asked to do
+        workers: how many processes
+        timeout: seconds after which a video is given up; None waits for ever
+    """
+
+    def __init__(self, job: Job, *, workers: int, timeout: float | None) -> None:
+        self.job = job
+        self.timeout = timeout
+        self.wanted = workers
+        self._context = multiprocessing.get_context("spawn")
+        self._tries: Counter[str] = Counter()
+        self._again: deque[Source] = deque()
+        self._sources: Iterator[Source] = iter(())
+        self._cancelled = False
+        self._cancelled_at: float | None = None
+        self._false_starts = 0
+        self._refusal: RefusalError | None = None
+        self._workers: list[Worker] = []
+
+    def prepare(self) -> Ready:
+        """Start the first worker and wait until it has looked into the output."""
+        self._start(first=True)
+        while self._workers:
+            for message in self._listen():
+                if isinstance(message, Ready):
+                    return message
+            if self._cancelled:
+                break
+        if self._refusal:
+            raise self._refusal
+        raise MrxError("stopped before the first worker was ready")
+
+    def run(self, sources: Iterable[Source]) -> Iterator[Message]:
+        """Keep every worker at one video until all videos have ended."""
+        self._sources = iter(sources)
+        while len(self._workers) < self.wanted and (source := next(self._sources, None)):
+            self._again.append(source)
+            if len(self._again) > len(self._workers):
+                self._start()
+        while self._workers:
+            self._hand_out()
+            yield from self._listen()
+            self._watch()
+        if self._refusal:
+            raise self._refusal
+
+    def cancel(self) -> None:
+        """Have every worker drop its video and seal its shard. Safe in a signal handler."""
+        self._cancelled = True
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        for one in self._workers:
+            one.process.kill()
+            one.process.join()
+            one.connection.close()
+        self._workers = []
+
+    def _start(self, *, first: bool = False, after: Worker | None = None) -> None:
+        ours, theirs = self._context.Pipe()
+        orphan = after.process.pid if after else None
+        process = self._context.Process(
+            target=worker.main, args=(theirs, self.job, first, orphan), daemon=True
+        )
+        process.start()
+        theirs.close()
+        one = Worker(process, ours)
+        if after:
+            one.unsealed, one.retry = after.unsealed, after.task or after.retry
+        self._workers.append(one)
+
+    def _hand_out(self) -> None:
+        for one in self._workers:
+            if not one.ready or one.task or one.stopping:
+                continue
+            source = None if self._cancelled else self._next()
+            if source is None:
+                one.stopping = True
+                one.send(worker.STOP)
+            else:
+                one.task, one.since = source, time.monotonic()
+                one.send(source)
+
+    def _next(self) -> Source | None:
+        return self._again.popleft() if self._again else next(self._sources, None)
+
+    def _listen(self) -> Iterator[Message]:
+        """What the workers said, and what follows where one has ended."""
+        ready = wait([one.connection for one in self._workers], timeout=POLL_SECONDS)
+        for one in [one for one in self._workers if one.connection in ready]:
+            try:
+                message = one.connection.recv()
+            except (EOFError, OSError):
+                yield from self._bury(one)
+                continue
+            yield from self._take(one, message)
+
+    def _take(self, one: Worker, message: Message) -> Iterator[Message]:
+        match message:
+            case Ready():
+                one.ready = True
+            case Ended(row):
+                if row.status == "ok" and one.task:
+                    one.unsealed[row.key] = one.task
+                one.task = None
+            case Sealed(_, keys):
+                for key in keys:
+                    one.unsealed.pop(key, None)
+            case Adopted(keys):
+                yield from self._adopted(one, set(keys))
+            case Closed():
+                one.closed = True
+            case Refused():
+                self._refusal = self._refusal or RefusalError(message)
+                one.closed = True
+                self._cancelled = True
+        yield message
+
+    def _adopted(self, one: Worker, keys: set[str]) -> Iterator[Message]:
+        """Do again what was lost with a dead worker's shard; not what was saved from it."""
+        self._again.extend(s for key, s in one.unsealed.items() if key not in keys)
+        retry, one.unsealed, one.retry = one.retry, {}, None
+        if retry and retry.key in keys:
+            row = Row(retry.key, "ok", path=retry.path, size=retry.size, mtime=retry.mtime)
+            yield Ended(row)
+        elif retry:
+            self._again.append(retry)
+
+    def _bury(self, one: Worker) -> Iterator[Message]:
+        """A worker has ended: by itself, or in the middle of a video."""
+        self._workers.remove(one)
+        one.connection.close()
+        reason = one.death()
+        if one.closed or self._cancelled:
+            return
+        if not one.ready:
+            self._false_starts += 1
+            if self._false_starts >= STARTS:
+                refused = Refused(5, f"{reason} {STARTS} times before it was ready")
+                self._refusal = self._refusal or RefusalError(refused)
+                self._cancelled = True
+                return
+        if one.task:
+            self._tries[one.task.key] += 1
+            if self._tries[one.task.key] >= TRIES:
+                yield Ended(_failed(one.task, reason))
+                one.task = None
+        self._start(after=one, first=not one.ready and not self._workers)
+
+    def _watch(self) -> None:
+        """Kill what hangs: a video past its time, or a worker that does not hear a stop."""
+        now = time.monotonic()
+        for one in self._workers:
+            if self.timeout and one.task and now - one.since > self.timeout:
+                one.fate = f"timeout: took longer than {self.timeout:g} s"
+                one.process.kill()
+        if self._cancelled and self._cancelled_at is None:
+            self._cancelled_at = now
+            for one in self._workers:
+                one.stopping = True
+                one.send(worker.CANCEL)
+        if self._cancelled_at is not None and now - self._cancelled_at > GRACE_SECONDS:
+            for one in self._workers:
+                one.process.kill()
+
+
+def _failed(source: Source, reason: str) -> Row:
+    return Row(source.key, "failed", reason, path=source.path, size=source.size, mtime=source.mtime)

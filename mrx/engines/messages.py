@@ -1,0 +1,68 @@
+"""What workers tell the parent: plain values, since they cross a pipe."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mrx.job import Row
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker has built its methods, and looked into the output if it was asked to.
+
+    Attributes:
+        settings: all that decides the numbers
+        done: key → (size, mtime) of the sources extracted already
+        salvaged: videos saved from a killed run
+    """
+
+    settings: Mapping[str, Any]
+    done: Mapping[str, tuple[int, float]]
+    salvaged: int = 0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An input has ended."""
+
+    row: Row
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """So many more frames went through."""
+
+    frames: int
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A shard has its final name, and these keys are safe in it."""
+
+    path: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """What a dead worker had finished is safe."""
+
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The worker has sealed its shard and is about to end."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The worker cannot go on: the run ends with this exit code and line."""
+
+    exit_code: int
+    text: str
+    traceback: str = ""
+
+
+Message = Ready | Ended | Advanced | Sealed | Adopted | Closed | Refused

@@ -1,0 +1,251 @@
+"""A whole run: what is left to do, the engine that does it, the manifest, and the sum of it."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mrx.engines.inline import Inline
+from mrx.engines.local import Local
+from mrx.engines.messages import Advanced, Ended, Message, Ready, Sealed
+from mrx.job import Job, Row, mismatch, settings_hash
+from mrx.manifest import Manifest, locked, manifests, read_rows
+from mrx.sources import Source
+
+SIGNAL_EXIT = 128
+
+
+class Listener:
+    """Who wants to hear how a run goes on; this one does not care."""
+
+    def begin(self, summary: "Summary", left: int) -> None:
+        """The plan stands: so many inputs are left to do."""
+
+    def row(self, row: Row) -> None:
+        """An input has ended."""
+
+    def frames(self, count: int) -> None:
+        """So many more frames went through."""
+
+    def sealed(self, path: str) -> None:
+        """A shard has its final name."""
+
+
+@dataclass
+class Summary:
+    """How a run ended. Every input is counted once: ok, skipped, failed or (dry run) planned.
+
+    Attributes:
+        before: of the ok ones, how many an earlier run had done
+        missed: inputs that were not reached, because the run was stopped
+        salvaged: videos saved from a run that was killed
+        signal: the signal that stopped the run, or 0
+    """
+
+    output: str
+    inputs: int = 0
+    ok: int = 0
+    skipped: int = 0
+    failed: int = 0
+    planned: int = 0
+    before: int = 0
+    salvaged: int = 0
+    frames: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    signal: int = 0
+    stopped: str = ""
+    shards: list[str] = field(default_factory=list)
+
+    @property
+    def missed(self) -> int:
+        """Inputs that were not reached."""
+        return self.inputs - self.ok - self.skipped - self.failed - self.planned
+
+    @property
+    def exit_code(self) -> int:
+        """0 all well, 1 some failed or were not reached, 128 + n where signal n stopped the run."""
+        if self.signal:
+            return SIGNAL_EXIT + self.signal
+        return 1 if self.failed or self.missed else 0
+
+    def count(self, row: Row) -> None:
+        """Count an input that has ended."""
+        setattr(self, row.status, getattr(self, row.status) + 1)
+        self.frames += row.frames
+        self.bytes += row.bytes
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to give up, and what to try again.
+
+    Attributes:
+        timeout: seconds for one video, in worker processes
+        max_failures: stop when more inputs than this have failed; None never stops
+        retry_failed: try again what failed in an earlier run
+        missing_ok: inputs that do not exist are skipped, not failed
+    """
+
+    timeout: float | None = 600.0
+    max_failures: int | None = None
+    retry_failed: bool = False
+    missing_ok: bool = False
+
+
+def run(
+    job: Job,
+    sources: Sequence[Source],
+    *,
+    workers: int,
+    limits: Limits = Limits(),
+    listener: Listener | None = None,
+) -> Summary:
+    """Extract all sources that are not done yet.
+
+    Args:
+        job: what to do with each
+        sources: this share's inputs
+        workers: processes; 0 works in this one
+        limits: when to give up
+        listener: told of every step
+    """
+    began = time.monotonic()
+    folder = Path(job.output)
+    with ExitStack() as stack:
+        if not job.dry_run:
+            stack.enter_context(locked(folder, job.share_name))
+        engine: Inline | Local = (
+            Local(job, workers=workers, timeout=limits.timeout) if workers else Inline(job)
+        )
+        stack.callback(engine.close)
+        summary = Summary(str(folder), inputs=len(sources))
+        stack.enter_context(_signals(engine, summary))
+        ready = engine.prepare()
+        earlier = {} if job.overwrite else _earlier(folder, ready.settings)
+        manifest = None
+        if not job.dry_run:
+            manifest = Manifest(folder, job.share_name, ready.settings)
+            stack.callback(manifest.close)
+        loop = _Run(summary, limits, manifest, listener or Listener())
+        left = loop.plan(sources, ready, earlier)
+        loop.follow(engine.run(left), engine)
+        summary.seconds = time.monotonic() - began
+    return summary
+
+
+class _Run:
+    """The bookkeeping of one run."""
+
+    def __init__(
+        self, summary: Summary, limits: Limits, manifest: Manifest | None, listener: Listener
+    ) -> None:
+        self.summary = summary
+        self.limits = limits
+        self.manifest = manifest
+        self.listener = listener
+
+    def plan(
+        self, sources: Sequence[Source], ready: Ready, earlier: Mapping[str, Row]
+    ) -> list[Source]:
+        """Count what has ended already; the sources that are left."""
+        self.summary.salvaged = ready.salvaged
+        left, settled = [], []
+        for source in sources:
+            row = earlier.get(source.key)
+            if ready.done.get(source.key) == _stamp(source):
+                self.summary.ok += 1
+                self.summary.before += 1
+            elif source.problem:
+                settled.append(self._unreadable(source))
+            elif row and self._stands(row, source):
+                self.summary.count(Row(row.key, row.status))
+            else:
+                left.append(source)
+        self.listener.begin(self.summary, len(left))
+        for row in settled:
+            self._end(row)
+        return left
+
+    def follow(self, messages: Iterable[Message], engine: Inline | Local) -> None:
+        """Take the engine's messages until it has nothing more to say."""
+        for message in messages:
+            match message:
+                case Ended(row):
+                    self._end(row)
+                    most = self.limits.max_failures
+                    if most is not None and self.summary.failed > most:
+                        self.summary.stopped = f"more than {most} inputs failed"
+                        engine.cancel()
+                case Advanced(frames):
+                    self.listener.frames(frames)
+                case Sealed(path, _):
+                    self.summary.shards.append(path)
+                    self.listener.sealed(path)
+
+    def _end(self, row: Row) -> None:
+        self.summary.count(row)
+        if self.manifest:
+            self.manifest.append(row)
+        self.listener.row(row)
+
+    def _stands(self, row: Row, source: Source) -> bool:
+        same = (row.size, row.mtime) == (source.size, source.mtime)
+        again = row.status == "failed" and self.limits.retry_failed
+        return same and not again and row.status in ("failed", "skipped")
+
+    def _unreadable(self, source: Source) -> Row:
+        skip = source.missing and self.limits.missing_ok
+        return Row(
+            source.key,
+            "skipped" if skip else "failed",
+            source.problem or "",
+            path=source.path,
+            size=source.size,
+            mtime=source.mtime,
+        )
+
+
+def _stamp(source: Source) -> tuple[int, float]:
+    return (
+        -1 if source.size is None else source.size,
+        -1.0 if source.mtime is None else source.mtime,
+    )
+
+
+def _earlier(folder: Path, settings: Mapping[str, Any]) -> dict[str, Row]:
+    """The rows of earlier runs in this folder, of all shares."""
+    rows: dict[str, Row] = {}
+    for path in manifests(folder):
+        made, more = read_rows(path)
+        if made and settings_hash(made) != settings_hash(settings):
+            raise mismatch(folder, made, settings)
+        rows |= more
+    return rows
+
+
+@contextmanager
+def _signals(engine: Inline | Local, summary: Summary) -> Iterator[None]:
+    """The first SIGINT or SIGTERM ends the run cleanly, the second at once."""
+
+    def stop(number: int, frame: object) -> None:
+        if summary.signal:
+            engine.close()
+            os._exit(SIGNAL_EXIT + number)
+        summary.signal = number
+        engine.cancel()
+
+    before = {}
+    in_main = threading.current_thread() is threading.main_thread()
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM) if in_main else ():
+            before[number] = signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,131 @@
+"""The life of a worker process: build, then one video after another until told to stop."""
+
+import gc
+import os
+import queue
+import signal
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+
+from mrx.engines.messages import (
+    Adopted,
+    Advanced,
+    Closed,
+    Ended,
+    Message,
+    Ready,
+    Refused,
+    Sealed,
+)
+from mrx.errors import Cancelled, MrxError
+from mrx.job import Job
+from mrx.sources import Source
+
+REPORT_SECONDS = 0.5
+STOP = "stop"
+CANCEL = "cancel"
+
+
+class Inbox:
+    """What the parent says, read by a thread of its own, so that a stop is heard in mid-video.
+
+    When the parent is gone the process ends at once: nobody would take its rows, and the run
+    that comes next must find its file free.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.tasks: queue.SimpleQueue[Source | str] = queue.SimpleQueue()
+        self.cancelled = False
+        self._connection = connection
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                word = self._connection.recv()
+            except (EOFError, OSError):
+                os._exit(1)
+            if word == CANCEL:
+                self.cancelled = True
+            self.tasks.put(STOP if word == CANCEL else word)
+
+
+class Reporter:
+    """Tell the parent how many frames went through, at most twice a second."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._frames = 0
+        self._last = time.monotonic()
+
+    def advance(self, frames: int) -> None:
+        """Count frames; send the sum now and then."""
+        self._frames += frames
+        if time.monotonic() - self._last > REPORT_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what was counted."""
+        if self._frames:
+            self._connection.send(Advanced(self._frames))
+        self._frames = 0
+        self._last = time.monotonic()
+
+
+def main(connection: Connection, job: Job, first: bool, orphan: int | None) -> None:
+    """Run in a new process.
+
+    Args:
+        connection: to the parent
+        job: what the run was asked to do
+        first: look into the output before anything else
+        orphan: the process number of a dead worker whose shard is to be saved
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        _serve(connection, job, first=first, orphan=orphan)
+    except MrxError as error:
+        connection.send(Refused(error.exit_code, str(error), traceback.format_exc()))
+    except Exception as error:  # noqa: BLE001 - the process ends; the parent must hear why
+        text = f"internal error in a worker: {type(error).__name__}: {error}"
+        connection.send(Refused(1, text, traceback.format_exc()))
+
+
+def _serve(connection: Connection, job: Job, *, first: bool, orphan: int | None) -> None:
+    inbox = Inbox(connection)  # before the imports, which take seconds
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"  # read at import: a worker is one thread, its siblings the rest
+    from mrx.pipeline import Extraction
+
+    def send(message: Message) -> None:
+        connection.send(message)
+
+    reporter = Reporter(connection)
+    extraction = Extraction(
+        job,
+        cancelled=lambda: inbox.cancelled,
+        progress=reporter.advance,
+        sealed=lambda path, keys: send(Sealed(str(path), tuple(keys))),
+    )
+    gc.collect()
+    gc.freeze()  # a hundred thousand objects of the imports need not be walked again
+    if orphan is not None:
+        send(Adopted(tuple(extraction.adopt(orphan))))
+    if first:
+        held = extraction.look()
+        send(Ready(extraction.settings, held.done, held.salvaged))
+    else:
+        send(Ready(extraction.settings, {}))
+    try:
+        while isinstance(task := inbox.tasks.get(), Source):
+            row = extraction.work(task)
+            reporter.flush()
+            send(Ended(row))
+    except Cancelled:
+        pass
+    finally:
+        extraction.close()
+    send(Closed())

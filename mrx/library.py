@@ -1,0 +1,88 @@
+"""The library's two doors: `extract` what the command line extracts, `open` what it wrote."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mrx import sources
+from mrx.engines.run import Limits, Listener, Summary, run
+from mrx.job import Decoding, Job, Storage, Windowing
+from mrx.sinks.reader import Shards
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+def extract(
+    inputs: Paths,
+    output: str | os.PathLike[str] = "mrx-out",
+    *,
+    method: str | Sequence[str] = "mbpm",
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    weights: Mapping[str, str] | None = None,
+    decoding: Decoding = Decoding(),  # noqa: B008 - frozen
+    windowing: Windowing = Windowing(),  # noqa: B008 - frozen
+    storage: Storage = Storage(),  # noqa: B008 - frozen
+    device: str = "auto",
+    workers: int = 0,
+    overwrite: bool = False,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
+    listener: Listener | None = None,
+) -> Summary:
+    """Extract motion representations into the shards of a folder, as ``mrx extract`` does.
+
+    What is done already is not done again. A video that cannot be read does not raise: it is
+    counted in the summary and told in the folder's manifest.
+
+    Args:
+        inputs: files, folders, globs, lists (``@list.txt``, ``list.csv``) or URLs
+        output: the folder
+        method: one or more of ``mrx methods``; several share one decode
+        parameters: method → its constructor's keywords
+        weights: method → a checkpoint's path
+        decoding: size, range, rate
+        windowing: which windows
+        storage: type, bound, compression, shard sizes
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``
+        workers: processes; 0 works in this one. With more, guard a script's main part by
+            ``if __name__ == "__main__"``, since each process imports it
+        overwrite: remove what the folder holds
+        limits: timeout, how many failures to bear, whether to try failed inputs again
+        listener: told of every step
+
+    Returns:
+        how many inputs were ok, skipped and failed, and the shards written
+
+    Example:
+        >>> summary = mrx.extract("videos/", "out/", method=["mbpm", "pa"])  # doctest: +SKIP
+        >>> mrx.open("out/")["a.mp4"]["mbpm"][3:9].shape  # doctest: +SKIP
+        (6, 3, 256, 340)
+    """
+    names = (method,) if isinstance(method, str) else tuple(method)
+    given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    found = sources.find([os.fsdecode(i) for i in given])
+    job = Job(
+        output=os.fsdecode(output),
+        methods=names,
+        parameters={m: {k: str(v) for k, v in p.items()} for m, p in (parameters or {}).items()},
+        weights=weights or {},
+        decoding=decoding,
+        windowing=windowing,
+        storage=storage,
+        device=device,
+        overwrite=overwrite,
+    )
+    return run(job, found.sources, workers=workers, limits=limits, listener=listener)
+
+
+def open(path: str | os.PathLike[str]) -> Shards:
+    """Open a shard, or a folder of shards, for reading.
+
+    Example:
+        >>> with mrx.open("out/") as shards:  # doctest: +SKIP
+        ...     flow = shards["a.mp4"]["tvl1"][:]  # float32 (N, 2, H, W), in pixels
+    """
+    return Shards(Path(path))
+
+
+__all__: list[Literal["extract", "open"]] = ["extract", "open"]
