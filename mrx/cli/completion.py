@@ -1,0 +1,16 @@
+"""``mrx completion``: what the shell needs to complete commands and options."""
+
+import click
+from click.shell_completion import get_completion_class
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print the completion script of a SHELL: eval "$(mrx completion bash)"."""
+    maker = get_completion_class(shell)
+    if maker is None:
+        raise click.UsageError(f"click knows no completion for {shell}")
+    root = ctx.find_root().command
+    click.echo(maker(root, {}, "mrx", "_MRX_COMPLETE").source())

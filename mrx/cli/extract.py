@@ -1,0 +1,159 @@
+"""``mrx extract``: videos to shards."""
+
+import json
+import os
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from mrx import methods, sources
+from mrx.cli import options as read
+from mrx.cli.report import Report, closing_line
+from mrx.engines.run import Limits, Summary, run
+from mrx.errors import UsageError
+from mrx.job import Job
+from mrx.keys import parse_shard, split
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True)
+@click.option("-o", "--output", default="mrx-out", metavar="DIR", help="The folder of the shards.")
+@read.method_options
+@read.window_options
+@read.decode_options
+@read.storage_options
+@read.input_options
+@click.option(
+    "--device", default="auto", metavar="auto|cpu|cuda:N|mps", help="Where methods compute."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes; 0 works in this one.  [default: one for each core]",
+)
+@click.option(
+    "--shard",
+    "share",
+    metavar="i/N|auto",
+    help="Do only the i-th of N shares, counted from 0; auto asks SLURM and torchrun.",
+)
+@click.option(
+    "--timeout", type=float, default=600.0, help="Seconds for one video; 0 waits for ever."
+)
+@click.option(
+    "--max-failures",
+    type=click.IntRange(min=0),
+    help="Stop when more inputs than this have failed.",
+)
+@click.option("--overwrite", is_flag=True, help="Remove the shards that the output folder holds.")
+@click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Tell what would be done, with frames and bytes as the headers promise.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a summary on stdout.")
+@click.option("--jsonl", is_flag=True, help="Print a row for each input on stdout, as it ends.")
+@click.option(
+    "--print",
+    "printed",
+    type=click.Choice(["path"]),
+    help="Print each finished shard's path on stdout.",
+)
+@click.option("--no-progress", is_flag=True, help="No bar, even at a terminal.")
+@click.pass_context
+def extract(ctx: click.Context, /, inputs: tuple[str, ...], **options: Any) -> None:
+    """Extract motion representations from INPUTS into HDF5 shards.
+
+    INPUTS are files, folders (searched through), globs, @list.txt or list.csv, - for a list on
+    stdin, folders of numbered images, or URLs. What is done already is not done again: give the
+    same command after a crash, or with more videos.
+    """
+    job = _job(options)
+    found = _find(inputs, options)
+    chosen = split(found.sources, *job.share) if job.share else found.sources
+    settings = ctx.find_root().params
+    report = Report(
+        verbose=settings["verbose"],
+        quiet=settings["quiet"],
+        progress=not options["no_progress"] and not job.dry_run,
+        output=_output(options),
+    )
+    limits = Limits(
+        timeout=options["timeout"] or None,
+        max_failures=options["max_failures"],
+        retry_failed=options["retry_failed"],
+        missing_ok=options["missing_ok"],
+    )
+    try:
+        workers = _workers(options["workers"], len(chosen))
+        summary = run(job, chosen, workers=workers, limits=limits, listener=report)
+    finally:
+        report.close()
+    _conclude(summary, found, as_json=options["as_json"], quiet=settings["quiet"])
+    ctx.exit(summary.exit_code)
+
+
+def _job(options: dict[str, Any]) -> Job:
+    names = tuple(dict.fromkeys(options["methods"]))
+    for name in names:
+        methods.check(name)
+    output = options["output"]
+    if output.endswith((".h5", ".hdf5")) or os.path.isfile(output):  # noqa: PTH113 - a str stays one
+        raise UsageError(f"bad output ({output}): give a folder; shards are numbered files in it")
+    return Job(
+        output=output,
+        methods=names,
+        parameters=read.by_method(options["params"], names, option="-p"),
+        weights=read.weights_by_method(options["weights"], names),
+        decoding=read.decoding(options),
+        windowing=read.windowing(options),
+        storage=read.storage(options),
+        device=options["device"],
+        share=parse_shard(options["share"], os.environ) if options["share"] else None,
+        overwrite=options["overwrite"],
+        dry_run=options["dry_run"],
+    )
+
+
+def _find(inputs: tuple[str, ...], options: dict[str, Any]) -> sources.Found:
+    endings = options["ext"]
+    return sources.find(
+        inputs,
+        null=options["null"],
+        root=options["root"],
+        key=options["key"],
+        extensions=endings.lower().replace(".", "").split(",")
+        if endings
+        else sources.VIDEO_EXTENSIONS,
+        label_from_parent=options["label_from"] == "parent",
+    )
+
+
+def _output(options: dict[str, Any]) -> Any:
+    if options["jsonl"]:
+        return "rows"
+    if options["printed"]:
+        return "paths"
+    return "table" if options["dry_run"] and not options["as_json"] else "nothing"
+
+
+def _workers(asked: int | None, videos: int) -> int:
+    """One for each core that this process may use, but no more than there are videos."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(asked if asked is not None else cores or 1, max(videos, 1))
+
+
+def _conclude(summary: Summary, found: sources.Found, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        facts = {**asdict(summary), "missed": summary.missed, "passed_over": found.passed_over}
+        click.echo(json.dumps(facts))
+    if quiet:
+        return
+    if found.passed_over:
+        counts = ", ".join(f"{count} {why}" for why, count in found.passed_over.items())
+        click.echo(f"passed over in folders: {counts}", err=True)
+    if found.duplicates:
+        click.echo(f"named more than once, done once: {found.duplicates}", err=True)
+    click.echo(closing_line(summary), err=True)

@@ -1,0 +1,57 @@
+"""``mrx methods``: the table, or one method with its parameters."""
+
+import json
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def methods(name: str | None, as_json: bool) -> None:
+    """List the methods, or the one called NAME with its parameters."""
+    from mrx import methods as known
+
+    rows = [describe(n) for n in ([name] if name else known.names())]
+    if as_json:
+        click.echo(json.dumps(rows[0] if name else rows))
+    elif name:
+        _print_one(rows[0])
+    else:
+        for row in rows:
+            click.echo(f"{row['name']:<14} {row['window']:<32} {row['summary']}")
+
+
+def describe(name: str) -> dict[str, Any]:
+    """A method as plain values."""
+    from mrx import methods as known
+
+    method = known.find(name)
+    parameters = {key: p.default for key, p in method.parameters().items()}
+    module = method.build(parameters)
+    color = "RGB" if module.color == "rgb" else "gray"
+    maps = len(module.channels)
+    return {
+        "name": name,
+        "summary": method.summary,
+        "window": f"{module.length} {color} frames, step {module.step} -> {maps}",
+        "length": module.length,
+        "step": module.step,
+        "color": module.color,
+        "channels": list(module.channels),
+        "units": module.units,
+        "bound": module.bound,
+        "cost": method.cost,
+        "version": method.version,
+        "parameters": parameters,
+        "paper": method.paper,
+    }
+
+
+def _print_one(row: dict[str, Any]) -> None:
+    click.echo(f"{row['name']}: {row['summary']}")
+    click.echo(f"  {row['window']} channels ({', '.join(row['channels'])}), {row['units']}")
+    click.echo(f"  {row['paper']}")
+    for key, value in row["parameters"].items():
+        click.echo(f"  -p {key}={value}")

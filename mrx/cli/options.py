@@ -1,0 +1,232 @@
+"""Options of commands: how text becomes the values of a job."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from mrx.errors import UsageError
+from mrx.job import Decoding, Storage, Windowing, parse_bytes, parse_size
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def group(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, shown in the order given."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+input_options = group(
+    click.option("-0", "--null", is_flag=True, help="The list on stdin is separated by NUL."),
+    click.option(
+        "--root",
+        metavar="DIR",
+        help="Keys are relative to this folder, not to the deepest one that holds all inputs.",
+    ),
+    click.option(
+        "--key",
+        type=click.Choice(["relpath", "stem"]),
+        default="relpath",
+        help="What a video is called in the shards.",
+    ),
+    click.option(
+        "--ext", metavar="LIST", help="Endings that a folder's scan takes, as in mp4,mkv."
+    ),
+    click.option(
+        "--label-from", type=click.Choice(["parent"]), help="A video's label is its folder's name."
+    ),
+    click.option(
+        "--missing-ok", is_flag=True, help="Inputs that do not exist are skipped, not failed."
+    ),
+)
+
+method_options = group(
+    click.option(
+        "-m",
+        "--method",
+        "methods",
+        multiple=True,
+        default=["mbpm"],
+        metavar="NAME",
+        help="See mrx methods; repeat it to compute several in one decode.",
+    ),
+    click.option(
+        "-p",
+        "--param",
+        "params",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A parameter of the method; METHOD.NAME=VALUE where several have it.",
+    ),
+    click.option(
+        "--weights",
+        multiple=True,
+        metavar="FILE",
+        help="A checkpoint; METHOD=FILE with several methods.",
+    ),
+)
+
+window_options = group(
+    click.option(
+        "--step", type=int, help="Frames from one window to the next.  [default: the method's own]"
+    ),
+    click.option(
+        "--dilation", type=int, default=1, help="Frames from one frame of a window to the next."
+    ),
+    click.option(
+        "--segments",
+        type=int,
+        help="This many windows a video, at the centres of equal parts, instead of all.",
+    ),
+    click.option(
+        "--tail",
+        type=click.Choice(["drop", "repeat"]),
+        default="drop",
+        help="What to do where the last window runs past the end.",
+    ),
+)
+
+decode_options = group(
+    click.option(
+        "--short-side", type=int, default=256, help="Scale the shorter side down to this."
+    ),
+    click.option("--size", metavar="WxH", help="Scale to this size, as displayed."),
+    click.option("--no-resize", is_flag=True, help="Keep the videos' own sizes."),
+    click.option("--upscale", is_flag=True, help="Let --short-side enlarge small videos too."),
+    click.option(
+        "--fps", type=float, help="Take frames by timestamp at this rate.  [default: all]"
+    ),
+    click.option("--start", type=float, help="Seconds after the first frame."),
+    click.option("--end", type=float, help="Seconds after the first frame."),
+    click.option("--no-autorotate", is_flag=True, help="Leave rotated videos as they are coded."),
+    click.option("--image-fps", type=float, default=25.0, help="The rate of folders of images."),
+    click.option(
+        "--max-pixels", type=int, default=Decoding.max_pixels, help="Refuse larger frames."
+    ),
+    click.option(
+        "--on-decode-error",
+        type=click.Choice(["skip", "stop", "fail"]),
+        default="skip",
+        help="At damage: go on, end the video there, or give it up.",
+    ),
+)
+
+storage_options = group(
+    click.option(
+        "--dtype",
+        type=click.Choice(["float16", "float32", "q16", "uint8"]),
+        default="float16",
+        help="How maps are stored; readers get floats from each.",
+    ),
+    click.option(
+        "--bound",
+        default="auto",
+        metavar="auto|FLOAT",
+        help="The largest value that uint8 and q16 keep.",
+    ),
+    click.option(
+        "--compression",
+        type=click.Choice(["auto", "none", "gzip", "lzf", "blosc"]),
+        default="auto",
+        help="auto compresses what costs far more to compute.",
+    ),
+    click.option(
+        "--videos-per-shard",
+        type=click.IntRange(min=1),
+        default=500,
+        help="Begin a new shard after so many videos,",
+    ),
+    click.option("--shard-size", default="2GiB", help="or after so many bytes."),
+)
+
+
+def decoding(options: dict[str, Any]) -> Decoding:
+    """The decoding that a command's options mean."""
+    for name in ("short_side", "fps", "image_fps", "max_pixels"):
+        if options[name] is not None and options[name] <= 0:
+            raise UsageError(f"--{name.replace('_', '-')} is more than 0, not {options[name]}")
+    start, end = options["start"], options["end"]
+    if end is not None and end <= (start or 0.0):
+        raise UsageError(f"--end {end:g} is not after --start {start or 0.0:g}")
+    return Decoding(
+        short_side=None if options["no_resize"] else options["short_side"],
+        size=parse_size(options["size"]) if options["size"] else None,
+        upscale=options["upscale"],
+        fps=options["fps"],
+        start=start,
+        end=end,
+        rotate=not options["no_autorotate"],
+        on_error=options["on_decode_error"],
+        image_fps=options["image_fps"],
+        max_pixels=options["max_pixels"],
+    )
+
+
+def windowing(options: dict[str, Any]) -> Windowing:
+    """The windowing that a command's options mean."""
+    for name in ("step", "dilation", "segments"):
+        if options[name] is not None and options[name] < 1:
+            raise UsageError(f"--{name} is at least 1, not {options[name]}")
+    return Windowing(
+        step=options["step"],
+        dilation=options["dilation"],
+        segments=options["segments"],
+        tail=options["tail"],
+    )
+
+
+def storage(options: dict[str, Any]) -> Storage:
+    """The storage that a command's options mean."""
+    bound = options["bound"]
+    try:
+        number = None if bound == "auto" else float(bound)
+    except ValueError as error:
+        raise UsageError(f"bad --bound ({bound}): give auto or a number") from error
+    if number is not None and number <= 0:
+        raise UsageError(f"bad --bound ({bound}): it is more than 0")
+    return Storage(
+        dtype=options["dtype"],
+        bound=number,
+        compression=options["compression"],
+        videos_per_shard=options["videos_per_shard"],
+        shard_size=parse_bytes(options["shard_size"]),
+    )
+
+
+def by_method(
+    given: Sequence[str], methods: Sequence[str], *, option: str
+) -> dict[str, dict[str, str]]:
+    """``NAME=VALUE`` for all methods, ``METHOD.NAME=VALUE`` for one."""
+    values: dict[str, dict[str, str]] = {method: {} for method in methods}
+    for text in given:
+        name, equals, value = text.partition("=")
+        method, dot, own = name.partition(".")
+        if not equals:
+            raise UsageError(f"bad {option} ({text}): give NAME=VALUE")
+        if dot and method not in values:
+            raise UsageError(f"bad {option} ({text}): {method} is not among {', '.join(methods)}")
+        for target in [method] if dot else methods:
+            values[target][own if dot else name] = value
+    return values
+
+
+def weights_by_method(given: Sequence[str], methods: Sequence[str]) -> dict[str, str]:
+    """``FILE`` for the one method, ``METHOD=FILE`` for one of several."""
+    files: dict[str, str] = {}
+    for text in given:
+        method, _, path = (
+            text.partition("=") if text.partition("=")[0] in methods else ("", "", text)
+        )
+        if not method and len(methods) > 1:
+            raise UsageError(
+                f"--weights {text}: for which of {', '.join(methods)}? METHOD=FILE says"
+            )
+        files[method or methods[0]] = os.path.abspath(path)  # noqa: PTH100 - as typed, links kept
+    return files

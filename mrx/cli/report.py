@@ -1,0 +1,109 @@
+"""What a run tells while it goes on: progress and words on stderr, data on stdout."""
+
+import sys
+from typing import Literal
+
+import click
+from tqdm import tqdm
+
+from mrx.engines.run import Listener, Summary
+from mrx.job import Row
+from mrx.keys import shown
+
+Output = Literal["nothing", "rows", "paths", "table"]
+
+
+class Report(Listener):
+    """Progress with videos, frames a second and the time left; silent without a terminal.
+
+    Args:
+        verbose: also tell what was skipped
+        quiet: tell nothing but the end
+        progress: show a bar, at a terminal
+        output: what stdout gets while the run goes on
+    """
+
+    def __init__(self, *, verbose: int, quiet: bool, progress: bool, output: Output) -> None:
+        self.verbose = verbose
+        self.quiet = quiet
+        self.output = output
+        self._frames = 0
+        self._hidden = quiet or not progress or not sys.stderr.isatty()
+        self._bar: tqdm[None] | None = None
+
+    def begin(self, summary: Summary, left: int) -> None:
+        """Say what was found, and open the bar."""
+        if summary.salvaged:
+            self._say(f"saved {summary.salvaged} videos from a run that was killed")
+        if summary.before and not self.quiet:
+            self._say(f"{summary.before} of {summary.inputs} videos are done already, {left} left")
+        self._bar = tqdm(total=left, unit="video", file=sys.stderr, disable=self._hidden)
+
+    def row(self, row: Row) -> None:
+        """An input has ended."""
+        if self._bar is not None and row.status != "planned":
+            self._bar.update()
+        if self.output == "rows":
+            click.echo(row.to_json())
+        if self.output == "table" and row.status == "planned":
+            click.echo(f"{row.frames:>8}  {amount(row.bytes):>9}  {row.key}")
+        if row.status == "failed" or (row.status == "skipped" and self.verbose):
+            self._say(f"{row.status}: {shown(row.key)}: {shown(row.reason)}")
+        if row.traceback and self.verbose > 1:
+            self._say(row.traceback)
+        if not self.quiet:
+            for text in row.warnings:
+                self._say(f"warning: {shown(row.key)}: {shown(text)}")
+
+    def frames(self, count: int) -> None:
+        """So many more frames went through."""
+        self._frames += count
+        if self._bar is not None and not self._hidden:
+            elapsed = self._bar.format_dict["elapsed"]
+            self._bar.set_postfix_str(f"{self._frames / max(elapsed, 1e-9):.0f} frames/s")
+
+    def sealed(self, path: str) -> None:
+        """A shard has its final name."""
+        if self.output == "paths":
+            click.echo(path)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _say(self, text: str) -> None:
+        if self._bar is None or self._hidden:
+            click.echo(text, err=True)
+        else:
+            self._bar.write(text, file=sys.stderr)
+
+
+def closing_line(summary: Summary) -> str:
+    """The sum of a run in one line."""
+    if summary.planned:
+        planned = f"{summary.planned} to extract (about {amount(summary.bytes)})"
+        rest = f", {summary.before} done already" if summary.before else ""
+        return f"{summary.inputs} inputs: {planned}{rest}, {summary.failed} failed"
+    before = f" ({summary.before} before)" if summary.before else ""
+    parts = [f"{summary.ok} ok{before}", f"{summary.skipped} skipped", f"{summary.failed} failed"]
+    if summary.missed:
+        parts.append(f"{summary.missed} not reached")
+    rate = f", {summary.frames / summary.seconds:.0f} frames/s" if summary.frames else ""
+    line = f"{summary.inputs} inputs: {', '.join(parts)} in {summary.seconds:.1f} s{rate}"
+    stop = f"; stopped: {summary.stopped}" if summary.stopped else ""
+    return f"{line} -> {summary.output}{stop}"
+
+
+def amount(count: int) -> str:
+    """Bytes for a person.
+
+    >>> amount(900), amount(48_600_000)
+    ('900 B', '48.6 MB')
+    """
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
