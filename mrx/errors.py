@@ -11,16 +11,14 @@
         ├── ShapeError           frames that a method cannot take (also a ValueError)
         └── Cancelled            the run was told to stop while this video was in flight
 
-The exit code is a class attribute; `mrx.cli` turns an error into one line and that code.
+The exit code is an attribute; `mrx.cli` turns an error into one line and that code.
 """
-
-from typing import ClassVar
 
 
 class MrxError(Exception):
     """Anything that mrx raises on purpose."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
 
 class UsageError(MrxError):

@@ -129,10 +129,15 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """The settings that differ, for a person: ``made with step=2, asked for step=1``."""
     old, new = flatten(made), flatten(asked)
+    if sorted(made["methods"]) != sorted(asked["methods"]):
+        old = {"method": ",".join(made["methods"])}
+        new = {"method": ",".join(asked["methods"])}
     names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)]
-    made_with = ", ".join(f"{n}={old[n]}" if n in old else f"no {n}" for n in names)
-    asked_for = ", ".join(f"{n}={new[n]}" if n in new else f"no {n}" for n in names)
-    return f"made with {made_with}; asked for {asked_for}"
+    made_with, asked_for = (
+        ", ".join(f"{n}={'default' if v.get(n) is None else v[n]}" for n in names)
+        for v in (old, new)
+    )
+    return f"made with {made_with}, asked for {asked_for}"
 
 
 def mismatch(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> OutputError:

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mrx.decode.tally import Tally
 
@@ -12,12 +11,11 @@ TIME_SLACK = 1e-4  # seconds: less than any distance between frames, more than r
 TICK_SLACK = 0.1  # of a tick: times are rounded to the time base of the container
 
 
-@dataclass(frozen=True)
-class Timed:
+class Timed(NamedTuple):
     """A decoded picture with its place in the source and its time in seconds."""
 
     picture: Any
-    index: int
+    number: int
     time: float
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from itertools import chain, islice
 from typing import Any
 
@@ -98,16 +99,15 @@ class Video:
             if wanted is not None:
                 last = max(wanted, default=-1)
                 placed = ((p, f) for p, f in islice(placed, last + 1) if p in wanted)
-            yield from self._chunks(placed, colors, tally)
-        self.tally.facts |= tally.facts
+            yield from self._chunks(placed, colors)
 
     def _chunks(
-        self, placed: Iterator[tuple[int, Timed]], colors: Sequence[Color], tally: Tally
+        self, placed: Iterator[tuple[int, Timed]], colors: Sequence[Color]
     ) -> Iterator[dict[Color, Frames]]:
         first = next(placed, None)
         if first is None:
             return
-        converter = Converter(first[1].picture, self.options, tally)
+        converter = Converter(first[1].picture, self.options, self.tally)
         size = (converter.height, converter.width)
         frame_bytes = size[0] * size[1] * sum(CHANNELS[c] for c in colors)
         most = max(1, min(CHUNK_FRAMES, CHUNK_BYTES // frame_bytes))
@@ -181,11 +181,13 @@ class Video:
     ) -> Iterator[Timed]:
         clock = Clock(tally.facts["avg_fps"], by_index=tally.facts["clock"] == "index")
         tally.partial = True
+        base = stream.time_base or Fraction(1)  # asking a frame for it costs more than the rest
+        ticks, per_second = base.numerator, base.denominator
         try:
             pictures = pyav.pictures(container, stream, tally, self.options)
             for index, picture in enumerate(pictures):
-                base, pts = picture.time_base, picture.pts
-                stamp = float(pts * base) if base and pts is not None else None
+                pts = picture.pts
+                stamp = None if pts is None else pts * ticks / per_second
                 yield Timed(picture, index, clock.read(stamp, index))
         finally:
             tally.facts.update(times_repaired=clock.repaired, vfr=clock.variable)
@@ -220,7 +222,7 @@ def _convert(
     for position, frame in placed:
         for color in colors:
             converter.write(frame.picture, color, data[color][len(places)])
-        places.append((position, frame.index))
+        places.append((position, frame.number))
         times.append(frame.time)
     if not places:
         return {}

@@ -14,7 +14,7 @@ def frames(times):
 
 def picked(times, fps):
     tally = Tally()
-    taken = [f.index for f in at_rate(frames(times), fps, tally)]
+    taken = [f.number for f in at_rate(frames(times), fps, tally)]
     return taken, tally.warnings
 
 
@@ -67,7 +67,7 @@ def test_an_index_clock_counts_frames():
 
 def test_a_range_is_half_open_and_counts_from_its_first_frame():
     taken = list(within(frames([0.0, 1.0, 2.0, 3.0]), 1.0, 3.0))
-    assert [(f.index, f.time) for f in taken] == [(0, 1.0), (1, 2.0)]
+    assert [(f.number, f.time) for f in taken] == [(0, 1.0), (1, 2.0)]
 
 
 @pytest.mark.parametrize(("start", "end"), [(None, None), (0.0, None), (None, 9.0)])

@@ -1,0 +1,175 @@
+"""The whole way of a video against bare decoding, side by side in one run.
+
+For copies of one clip and the same number of processes: frames/s of PyAV's decoding and conversion
+to RGB alone, then of `mrx extract` with each method, output written; in turn, several times. Start
+of the processes is left out of both: the clock runs from a worker's first row to the last one.
+
+    python tests/benchmarks/pipeline.py CLIP [--copies 24] [--repeats 5] [--workers 2]
+"""
+
+import argparse
+import multiprocessing
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import torch
+from av.video.reformatter import VideoReformatter
+
+from mrx import kernels, sources
+from mrx.engines.run import Listener, run
+from mrx.job import Decoding, Job
+
+METHODS = ("mbpm", "dynamic-image", "pa")
+
+
+def bare(files, begin, results):
+    """Decode to RGB as the fastest loop over PyAV does; tell the frames and the seconds."""
+    begin.wait()
+    began, frames = time.perf_counter(), 0
+    for file in files:
+        reformatter = VideoReformatter()
+        with av.open(file) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"
+            for packet in container.demux(stream):
+                for frame in packet.decode():
+                    rgb = reformatter.reformat(
+                        frame, width=frame.width, height=frame.height, format="rgb24"
+                    )
+                    rgb.to_ndarray()
+                    frames += 1
+    results.put((frames, time.perf_counter() - began))
+
+
+def bare_rate(files, workers):
+    context = multiprocessing.get_context("spawn")
+    begin, results = context.Barrier(workers), context.Queue()
+    shares = [files[i::workers] for i in range(workers)]
+    running = [context.Process(target=bare, args=(s, begin, results)) for s in shares]
+    for one in running:
+        one.start()
+    ended = [results.get() for _ in running]
+    for one in running:
+        one.join()
+    return sum(frames for frames, _ in ended) / max(seconds for _, seconds in ended)
+
+
+class Watch(Listener):
+    """When rows came."""
+
+    def __init__(self):
+        self.rows = []
+
+    def row(self, row):
+        self.rows.append((time.perf_counter(), row.frames))
+
+
+def mrx_rate(folder, output, method, workers):
+    shutil.rmtree(output, ignore_errors=True)
+    watch = Watch()
+    job = Job(str(output), methods=(method,), decoding=Decoding(short_side=None))
+    summary = run(job, sources.find([str(folder)]).sources, workers=workers, listener=watch)
+    assert summary.exit_code == 0, summary
+    first = watch.rows[:workers]
+    rest = watch.rows[workers:]
+    return sum(frames for _, frames in rest) / (rest[-1][0] - first[-1][0])
+
+
+def peak_memory(clip, times, method):
+    """Peak memory in MB of one process that extracts the clip `times` times as long."""
+    program = (
+        "import resource, sys; from mrx import extract; from mrx.job import Decoding\n"
+        "extract(sys.argv[1], sys.argv[2], method=sys.argv[3],"
+        " decoding=Decoding(short_side=None), overwrite=True)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        longer = Path(scratch) / "longer.mkv"
+        repeat(clip, longer, times)
+        command = [sys.executable, "-c", program, str(longer), f"{scratch}/out", method]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def repeat(clip, target, times):
+    """The clip several times over in one file, without encoding it again."""
+    with av.open(str(target), "w") as out:
+        stream = None
+        for turn in range(times):
+            with av.open(str(clip)) as container:
+                source = container.streams.video[0]
+                if stream is None:
+                    stream = out.add_stream_from_template(source)
+                length = int(source.frames / source.average_rate / source.time_base)
+                for packet in container.demux(source):
+                    if packet.dts is not None:
+                        packet.pts += turn * length
+                        packet.dts += turn * length
+                        packet.stream = stream
+                        out.mux(packet)
+
+
+def measure(clip, *, copies, repeats, workers):
+    ratios = {method: [] for method in METHODS}
+    rates = {method: [] for method in ("bare", *METHODS)}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "videos"
+        folder.mkdir()
+        files = [str(folder / f"{i:03}{clip.suffix}") for i in range(copies)]
+        for file in files:
+            shutil.copy(clip, file)
+        for method in METHODS:  # compiles kernels and fills caches
+            mrx_rate(folder, Path(scratch) / "out", method, workers)
+        for _ in range(repeats):
+            for method in METHODS:
+                before = bare_rate(files, workers)
+                rate = mrx_rate(folder, Path(scratch) / "out", method, workers)
+                base = (before + bare_rate(files, workers)) / 2
+                rates["bare"].append(base)
+                rates[method].append(rate)
+                ratios[method].append(rate / base)
+    return rates, ratios
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clip", type=Path)
+    parser.add_argument("--copies", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"load {os.getloadavg()[0]:.1f}; torch {torch.__version__}, av {av.__version__}, "
+        f"opencv {cv2.__version__}, numpy {np.__version__}; kernels {kernels.describe()}"
+    )
+    rates, ratios = measure(
+        options.clip, copies=options.copies, repeats=options.repeats, workers=options.workers
+    )
+    print(f"{options.clip.name}, {options.copies} copies, {options.workers} processes")
+    print(f"bare decoding + RGB  {statistics.median(rates['bare']):8.0f} frames/s")
+    for method in METHODS:
+        spread = f"{min(ratios[method]):.2f}..{max(ratios[method]):.2f}"
+        print(
+            f"{method:<20} {statistics.median(rates[method]):8.0f} frames/s, "
+            f"ratio {statistics.median(ratios[method]):.2f} ({spread})"
+        )
+    for method in METHODS:
+        short, long = (peak_memory(options.clip, n, method) for n in (1, 10))
+        print(
+            f"{method:<20} peak memory {short:.0f} MB, on a 10x longer clip {long:.0f} MB "
+            f"(ratio {long / short:.3f})"
+        )
+
+
+if __name__ == "__main__":
+    main()
