@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
+import numpy as np
 import torch
 
 from mrx import methods
@@ -170,7 +172,7 @@ class Extraction:
 
     def _extract(self, source: Source, video: Video) -> dict[str, Any]:
         if self._shard is None:
-            self._shard = ShardWriter(self.job, self.settings)
+            self._shard = ShardWriter(self.job, self.settings, versions())
         entry = self._shard.begin(source.key)
         try:
             with torch.inference_mode():
@@ -258,6 +260,13 @@ def _source_attributes(source: Source) -> dict[str, Any]:
         "label": source.label,
     }
     return {name: value for name, value in known.items() if value is not None}
+
+
+def versions() -> dict[str, str]:
+    """The libraries whose version may move a number."""
+    libraries = {n: ".".join(map(str, av.library_versions[n])) for n in ("libavcodec", "libswscale")}
+    packages = {"torch": torch, "av": av, "opencv": cv2, "numpy": np}
+    return {n: str(package.__version__) for n, package in packages.items()} | libraries
 
 
 def choose_device(name: str) -> torch.device:

@@ -53,9 +53,12 @@ class ShardWriter:
     Args:
         job: where to write, and what the attributes say
         settings: all that decides the numbers in it
+        versions: of the libraries that made the numbers
     """
 
-    def __init__(self, job: Job, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, job: Job, settings: Mapping[str, Any], versions: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = Path(job.output)
         self.share = job.share_name
         name = f".tmp-{self.share or 'all'}-{host()}-{os.getpid()}-{secrets.token_hex(4)}.h5"
@@ -71,6 +74,7 @@ class ShardWriter:
                 methods=list(settings["methods"]),
                 settings_json=json.dumps(settings, sort_keys=True),
                 settings_hash=settings_hash(settings),
+                versions=json.dumps(versions or {}),
                 shard=f"{job.share[0]}/{job.share[1]}" if job.share else "0/1",
             )
             self.file.create_group("videos")

@@ -1,0 +1,399 @@
+"""`mrx extract` as its users meet it: what it says, writes and returns."""
+
+import json
+import os
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import videos
+from command import manifest, mrx, process, rows, summary
+
+import mrx as library
+
+
+@pytest.fixture
+def clips(tmp_path):
+    folder = tmp_path / "videos"
+    (folder / "day 1").mkdir(parents=True)
+    videos.clip(folder / "a.mp4", 12)
+    videos.clip(folder / "day 1" / "b.mp4", 7, seed=1)
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def test_it_extracts_a_folder_and_says_what_happened(clips, out):
+    ran = mrx("extract", clips, "-o", out)
+    assert ran.code == 0
+    assert "2 inputs: 2 ok, 0 skipped, 0 failed in" in ran.stderr
+    assert ran.stdout == ""
+    with library.open(out) as shards:
+        assert {k: shards[k]["mbpm"].shape for k in shards} == {
+            "a.mp4": (4, 3, 64, 80),
+            "day 1/b.mp4": (2, 3, 64, 80),
+        }
+
+
+def test_the_same_command_again_does_nothing(clips, out):
+    mrx("extract", clips, "-o", out)
+    before = {p: p.stat().st_mtime_ns for p in out.glob("*.h5")}
+    ran = mrx("extract", clips, "-o", out, "--json")
+    assert ran.code == 0
+    assert "2 of 2 videos are done already, 0 left" in ran.stderr
+    assert (summary(ran)["ok"], summary(ran)["before"]) == (2, 2)
+    assert {p: p.stat().st_mtime_ns for p in out.glob("*.h5")} == before
+
+
+def test_only_what_is_new_is_done(clips, out):
+    mrx("extract", clips, "-o", out)
+    videos.clip(clips / "c.mp4", 6)
+    ran = mrx("extract", clips, "-o", out, "--jsonl")
+    assert [row["key"] for row in rows(ran)] == ["c.mp4"]
+
+
+def test_a_video_that_changed_is_done_again_and_the_new_maps_count(clips, out):
+    mrx("extract", clips, "-o", out)
+    videos.clip(clips / "a.mp4", 30)
+    mrx("extract", clips, "-o", out)
+    with library.open(out) as shards:
+        assert len(shards["a.mp4"]["mbpm"]) == 10
+        assert len(list(shards.rows())) == 2
+
+
+def test_other_parameters_on_the_same_output_are_refused_untouched(clips, out):
+    mrx("extract", clips, "-o", out)
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in out.iterdir())
+    ran = mrx("extract", clips, "-o", out, "--step", "2")
+    assert ran.code == 4
+    assert "output exists with other parameters" in ran.stderr
+    assert "made with step=default, asked for step=2. Use another -o or --overwrite" in ran.stderr
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in out.iterdir()) == before
+
+
+def test_overwrite_starts_anew(clips, out):
+    mrx("extract", clips, "-o", out)
+    (out / "notes.txt").write_text("mine")
+    assert mrx("extract", clips, "-o", out, "--step", "1", "--overwrite").code == 0
+    with library.open(out) as shards:
+        assert len(shards["a.mp4"]["mbpm"]) == 10
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_a_failure_is_told_remembered_and_tried_again_only_when_asked(clips, out):
+    bad = clips / "bad.mp4"
+    bad.write_bytes(b"this is no video")
+    ran = mrx("extract", clips, "-o", out)
+    assert ran.code == 1
+    assert "failed: bad.mp4: not a video" in ran.stderr
+    assert manifest(out)["bad.mp4"]["status"] == "failed"
+    again = mrx("extract", clips, "-o", out, "--jsonl")
+    assert (again.code, rows(again)) == (1, [])
+    stamp = bad.stat()
+    videos.clip(bad, 9)
+    os.utime(bad, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    retried = mrx("extract", clips, "-o", out, "--jsonl", "--retry-failed")
+    assert retried.code == 0
+    assert [row["status"] for row in rows(retried)] == ["ok"]
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_video_too_short_is_skipped_and_no_failure(tmp_path, out, frames):
+    path = videos.clip(tmp_path / "short.mp4", frames)
+    ran = mrx("extract", path, "-o", out, "--jsonl")
+    assert ran.code == 0
+    assert rows(ran)[0]["reason"] == f"too short ({frames} frames, needs 3)"
+    assert rows(ran)[0]["status"] == "skipped"
+    assert "0 ok, 1 skipped" in ran.stderr
+    assert mrx("extract", path, "-o", out, "--jsonl").stdout == ""
+
+
+def test_a_video_too_small_is_skipped(tmp_path, out):
+    path = videos.clip(tmp_path / "small.mp4", 6, height=4, width=100)
+    assert rows(mrx("extract", path, "-o", out, "--jsonl"))[0]["reason"] == (
+        "too small (100x4, needs 5x5)"
+    )
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 6, 7, 11, 12, 13, 24, 25])
+def test_no_window_is_lost_at_any_length(tmp_path, out, n):
+    path = videos.clip(tmp_path / "a.mp4", n, height=32, width=32)
+    mrx("extract", path, "-o", out, "-m", "mbpm", "--tail", "repeat")
+    with library.open(out) as shards:
+        assert len(shards["a.mp4"]["mbpm"]) == -(-n // 3)
+        assert shards["a.mp4"]["mbpm"].items["last"][-1] == n - 1
+
+
+def test_several_methods_in_one_decode_agree_with_one_at_a_time(clips, tmp_path):
+    names = ["mbpm", "dynamic-image", "pa"]
+    mrx("extract", clips, "-o", tmp_path / "all", *(w for n in names for w in ("-m", n)))
+    for name in names:
+        mrx("extract", clips, "-o", tmp_path / name, "-m", name)
+        with library.open(tmp_path / "all") as both, library.open(tmp_path / name) as one:
+            for key in one:
+                assert np.array_equal(both[key][name][:], one[key][name][:])
+                assert np.array_equal(both[key][name].items, one[key][name].items)
+
+
+def test_a_method_that_a_video_is_too_short_for_is_told_and_the_others_kept(tmp_path, out):
+    path = videos.clip(tmp_path / "a.mp4", 4)
+    ran = mrx("extract", path, "-o", out, "-m", "mbpm", "-m", "pa")
+    assert ran.code == 0
+    assert "warning: a.mp4: no pa: too short (4 frames, needs 6)" in ran.stderr
+    with library.open(out) as shards:
+        assert list(shards["a.mp4"]) == ["mbpm"]
+
+
+def test_segments_are_the_centres_of_equal_parts(tmp_path, out):
+    path = videos.clip(tmp_path / "a.mp4", 30)
+    mrx("extract", path, "-o", out, "--segments", "4", "--dtype", "float32")
+    mrx("extract", path, "-o", tmp_path / "dense", "--step", "1", "--dtype", "float32")
+    with library.open(out) as shards, library.open(tmp_path / "dense") as dense:
+        starts = shards["a.mp4"]["mbpm"].items["first"]
+        assert starts.tolist() == [3, 10, 17, 24]
+        assert np.allclose(shards["a.mp4"]["mbpm"][:], dense["a.mp4"]["mbpm"][starts], atol=1e-3)
+
+
+def test_a_csv_gives_keys_ranges_and_labels(clips, tmp_path, out):
+    table = tmp_path / "list.csv"
+    table.write_text(
+        f"path,key,start,end,label\n{clips}/a.mp4,first,0,0.24,3\n{clips}/a.mp4,second,0.24,,jump\n"
+    )
+    assert mrx("extract", table, "-o", out).code == 0
+    with library.open(out) as shards:
+        assert [len(shards[k]["mbpm"]) for k in ("first", "second")] == [2, 2]
+        assert shards["second"].attrs["label"] == "jump"
+        assert [row["label"] for row in shards.rows()] == [3, -1]
+        assert shards["second"]["mbpm"].items["start"][0] == pytest.approx(0.24)
+
+
+def test_dry_run_writes_nothing_and_estimates(clips, out):
+    ran = mrx("extract", clips, "-o", out, "--dry-run")
+    assert ran.code == 0
+    assert [line.split() for line in ran.stdout.splitlines()] == [
+        ["12", "122.9", "kB", "a.mp4"],
+        ["7", "61.4", "kB", "day", "1/b.mp4"],
+    ]
+    assert "2 inputs: 2 to extract (about 184.3 kB)" in ran.stderr
+    assert not out.exists()
+
+
+def test_print_path_gives_each_finished_shard(clips, out):
+    ran = mrx("extract", clips, "-o", out, "--print", "path", "--videos-per-shard", "1")
+    assert ran.stdout.splitlines() == [str(out / f"shard-0000{i}.h5") for i in (0, 1)]
+
+
+def test_stdout_stays_empty_when_everything_failed(tmp_path, out):
+    (tmp_path / "bad.mp4").write_bytes(b"no")
+    ran = mrx("extract", tmp_path / "bad.mp4", "-o", out, "--print", "path")
+    assert (ran.code, ran.stdout) == (1, "")
+
+
+def test_shards_rotate_by_size(clips, out):
+    mrx("extract", clips, "-o", out, "--shard-size", "1kB")
+    assert len(list(out.glob("shard-*.h5"))) == 2
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "q16", "uint8"])
+@pytest.mark.parametrize("compression", ["none", "gzip", "lzf"])
+def test_every_type_and_filter_reads_back(tmp_path, out, dtype, compression):
+    path = videos.clip(tmp_path / "a.mp4", 9)
+    mrx("extract", path, "-o", out, "--dtype", dtype, "--compression", compression)
+    mrx("extract", path, "-o", tmp_path / "exact", "--dtype", "float32")
+    with library.open(out) as shards, library.open(tmp_path / "exact") as exact:
+        stored = shards["a.mp4"]["mbpm"]
+        bound = stored.attrs.get("bound", 0)
+        step = {"float16": 0.5, "float32": 0, "q16": bound / 32767, "uint8": bound / 127}[dtype]
+        inside = np.clip(exact["a.mp4"]["mbpm"][:], *((-bound, bound) if bound else (None, None)))
+        assert abs(stored[:] - inside).max() <= step
+
+
+def test_blosc_needs_its_package(clips, out, monkeypatch):
+    monkeypatch.setitem(sys.modules, "hdf5plugin", None)
+    ran = mrx("extract", clips, "-o", out, "--compression", "blosc")
+    assert ran.code == 5
+    assert "pip install 'mrx[blosc]'" in ran.stderr
+
+
+def test_blosc_reads_back(clips, out):
+    pytest.importorskip("hdf5plugin", reason="hdf5plugin is not installed")
+    mrx("extract", clips, "-o", out, "--compression", "blosc")
+    with library.open(out) as shards:
+        assert np.isfinite(shards["a.mp4"]["mbpm"][:]).all()
+
+
+def test_parameters_decide_the_numbers_and_stand_in_the_attributes(clips, out):
+    mrx("extract", clips, "-o", out, "-p", "sigma=1.5", "-p", "scale=paper")
+    with library.open(out) as shards:
+        attributes = shards["a.mp4"]["mbpm"].attrs
+        assert json.loads(attributes["params_json"])["sigma"] == 1.5
+        assert abs(shards["a.mp4"]["mbpm"][:]).max() < 20
+
+
+def test_attributes_let_a_stranger_read_it(clips, out):
+    mrx("extract", clips, "-o", out)
+    with h5py.File(out / "shard-00000.h5") as file:
+        video = file["videos/a.mp4"].attrs
+        assert (video["n_frames_decoded"], video["avg_fps"], video["orig_w"]) == (12, 25.0, 80)
+        assert (video["codec"], video["clock"], video["scaling"]) == ("h264", "pts", "none")
+        maps = file["videos/a.mp4/mbpm"].attrs
+        assert list(maps["channels"]) == ["red", "green", "blue"]
+        assert (maps["units"], maps["step"], maps["scale"], maps["offset"]) == ("a.u.", 3, 1, 0)
+        assert maps["min"] < 0 < maps["max"]
+        assert "libswscale" in file.attrs["versions"]
+
+
+def test_the_environment_sets_options(clips, out):
+    environment = {"MRX_EXTRACT_OUTPUT": str(out), "MRX_EXTRACT_STEP": "1"}
+    assert mrx("extract", clips, env=environment).code == 0
+    with library.open(out) as shards:
+        assert len(shards["a.mp4"]["mbpm"]) == 10
+
+
+USAGE = [
+    (["-m", "mbpmm"], 2, "no method mbpmm: choose from dynamic-image, mbpm, pa"),
+    (["-p", "sigm=1"], 2, "mbpm has no parameter sigm; it has sigma=1.1, size=9"),
+    (["-p", "sigma"], 2, "bad -p (sigma): give NAME=VALUE"),
+    (["-p", "sigma=much"], 2, "mbpm.sigma=much: not of type float"),
+    (["-p", "scale=big"], 2, "mbpm.scale=big: choose from released, paper"),
+    (["-p", "size=4"], 2, "odd"),
+    (["-m", "pa", "-m", "mbpm", "-p", "sigma=1"], 2, "pa has no parameter sigma"),
+    (["--weights", "nowhere.pt"], 2, "nowhere.pt"),
+    (["--step", "0"], 2, "--step is at least 1, not 0"),
+    (["--size", "340"], 2, "bad size (340): give width x height"),
+    (["--start", "3", "--end", "2"], 2, "--end 2 is not after --start 3"),
+    (["--shard-size", "big"], 2, "bad size (big)"),
+    (["--bound", "-1"], 2, "bad --bound (-1): it is more than 0"),
+    (["--shard", "8/8"], 2, "bad shard (8/8)"),
+    (["--shard", "auto"], 2, "SLURM_ARRAY_TASK_ID"),
+    (["--device", "cuda:7"], 5, "no device cuda:7: this machine has cpu"),
+    (["--device", "abacus"], 5, "no device abacus"),
+    (["--dtype", "int4"], 2, "Invalid value for '--dtype'"),
+    (["--no-such-option"], 2, "No such option"),
+]
+
+
+@pytest.mark.parametrize(("options", "code", "text"), USAGE)
+def test_what_cannot_be_meant_is_one_clear_line_and_nothing_is_written(
+    clips, out, options, code, text
+):
+    ran = mrx("extract", clips, "-o", out, *options)
+    assert ran.code == code
+    assert text in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not list(out.glob("*.h5"))
+
+
+def test_no_input_is_its_own_exit_code(tmp_path, out):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "nowhere.mp4"):
+        ran = mrx("extract", tmp_path / name, "-o", out)
+        assert ran.code == 3, ran.stderr
+        assert name in ran.stderr
+    assert mrx("extract", "-o", out).code == 2
+
+
+def test_two_inputs_with_one_key_are_an_error_before_any_work(clips, out):
+    videos.clip(clips / "day 1" / "a.mp4", 6)
+    ran = mrx("extract", clips, "-o", out, "--key", "stem")
+    assert ran.code == 2
+    assert str(clips / "a.mp4") in ran.stderr
+    assert str(clips / "day 1" / "a.mp4") in ran.stderr
+    assert not out.exists()
+
+
+def test_a_missing_input_is_told_before_the_work_and_may_be_allowed(clips, tmp_path, out):
+    names = tmp_path / "list.txt"
+    names.write_text(f"{clips}/a.mp4\r\n\r\n# a comment\r\n{clips}/gone.mp4\r\n")
+    ran = mrx("extract", f"@{names}", "-o", out, "--jsonl")
+    assert ran.code == 1
+    assert [(r["status"], r["reason"]) for r in rows(ran)][0] == ("failed", "no such file")
+    allowed = mrx("extract", f"@{names}", "-o", tmp_path / "out2", "--missing-ok")
+    assert allowed.code == 0
+    assert "1 ok, 1 skipped" in allowed.stderr
+
+
+def test_an_output_that_is_a_file_or_named_like_one_is_refused(clips, tmp_path):
+    (tmp_path / "file").write_text("")
+    for name in ("file", "one.h5"):
+        ran = mrx("extract", clips, "-o", tmp_path / name)
+        assert ran.code == 2
+        assert "give a folder" in ran.stderr
+
+
+def test_max_failures_stops_the_run(tmp_path, out):
+    for i in range(6):
+        (tmp_path / f"bad{i}.mp4").write_bytes(b"no video")
+    ran = mrx("extract", tmp_path, "-o", out, "--max-failures", "2")
+    assert ran.code == 1
+    assert "3 failed, 3 not reached" in ran.stderr
+    assert "stopped: more than 2 inputs failed" in ran.stderr
+
+
+def test_shares_part_the_work_and_a_later_run_of_all_finds_it_done(tmp_path, out):
+    (tmp_path / "videos").mkdir()
+    for i in range(5):
+        videos.clip(tmp_path / "videos" / f"{i}.mp4", 6)
+    for share in ("0/2", "1/2"):
+        assert mrx("extract", tmp_path / "videos", "-o", out, "--shard", share).code == 0
+    ran = mrx("extract", tmp_path / "videos", "-o", out)
+    assert "5 of 5 videos are done already, 0 left" in ran.stderr
+    with library.open(out) as shards:
+        assert len(shards) == 5
+
+
+def test_a_url_is_an_input(clips, out, served):
+    ran = mrx("extract", f"{served}/a.mp4", "-o", out, "--jsonl")
+    assert ran.code == 0, ran.stderr
+    assert rows(ran)[0]["n_out"] == {"mbpm": 4}
+
+
+@pytest.fixture
+def served(clips):
+    import http.server
+    import threading
+    from functools import partial
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Quiet, directory=str(clips))
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_the_parent_of_workers_loads_nothing_heavy(clips, out):
+    program = (
+        "import sys; from mrx.cli import main\n"
+        "main(sys.argv[1:], standalone_mode=False)\n"
+        "heavy = {'torch', 'numpy', 'cv2', 'av', 'h5py', 'numba'} & sys.modules.keys()\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    words = ["extract", str(clips), "-o", str(out), "--workers", "2"]
+    ran = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "2 ok" in ran.stderr
+
+
+def test_names_that_are_not_utf8_are_found_again(tmp_path, out):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.mp4"
+    os.rename(videos.clip(tmp_path / "a.mp4", 6), path)
+    assert process("extract", path, "-o", out, "--workers", "0").returncode == 0
+    listed = process("ls", out, "--jsonl")
+    assert json.loads(listed.stdout)["key"] == "caf%E9.mp4"
+
+
+def test_relative_and_absolute_calls_give_the_same_keys(clips, out, tmp_path, monkeypatch):
+    monkeypatch.chdir(clips)
+    mrx("extract", "day 1", "a.mp4", "-o", out)
+    ran = mrx("extract", clips / "day 1", clips / "a.mp4", "-o", out)
+    assert "2 of 2 videos are done already" in ran.stderr

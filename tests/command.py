@@ -1,0 +1,62 @@
+"""The `mrx` command: in this process, and as a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+
+from click.testing import CliRunner
+
+from mrx.cli import main
+
+
+def mrx(*arguments, **options):
+    """Run in this process; work is done in it too unless the arguments say otherwise."""
+    words = [str(a) for a in arguments]
+    if words[0] == "extract" and "--workers" not in words:
+        words += ["--workers", "0"]
+    ran = CliRunner().invoke(main, words, catch_exceptions=False, **options)
+    ran.code = ran.exit_code
+    return ran
+
+
+def process(*arguments, stdin=b"", environment=None, **options):
+    """Run as a process of its own."""
+    command = [sys.executable, "-m", "mrx", *(os.fspath(a) for a in arguments)]
+    return subprocess.run(
+        command,
+        input=stdin,
+        capture_output=True,
+        env={**os.environ, **(environment or {})},
+        check=False,
+        timeout=300,
+        **options,
+    )
+
+
+def start(*arguments, environment=None, **options):
+    """Start a process and leave it running."""
+    command = [sys.executable, "-m", "mrx", *(os.fspath(a) for a in arguments)]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **(environment or {})},
+        **options,
+    )
+
+
+def summary(ran):
+    """The JSON summary that a run with --json printed."""
+    return json.loads(ran.stdout)
+
+
+def rows(ran):
+    """The JSON rows that a run with --jsonl printed."""
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+def manifest(folder):
+    """The rows of an output folder's manifest, by key."""
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    return {line["key"]: line for line in lines if "key" in line}

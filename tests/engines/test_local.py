@@ -1,0 +1,216 @@
+"""Worker processes that die, hang or are stopped; the run goes on, and nothing is lost."""
+
+import json
+import signal
+import time
+
+import h5py
+import pytest
+import trouble
+import videos
+from command import manifest, process, rows, start
+from trouble import GOOD, HANG, KILL, RAISE, children, until
+
+import mrx
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(signal, "SIGKILL"), reason="processes are stopped by POSIX signals here"
+)
+
+
+@pytest.fixture
+def environment(tmp_path):
+    return trouble.install(tmp_path / "site")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "videos").mkdir()
+    return tmp_path / "videos"
+
+
+def extract(folder, out, environment, *options, workers="2"):
+    words = ("extract", folder, "-o", out, "-m", "trouble", "--no-resize", "--workers", workers)
+    return process(*words, "--jsonl", *options, environment=environment)
+
+
+def outcomes(ran):
+    return {row["key"]: (row["status"], row["reason"]) for row in rows(ran)}
+
+
+def test_a_video_that_kills_its_worker_is_tried_twice_and_the_others_go_on(
+    folder, tmp_path, environment
+):
+    for i in range(4):
+        trouble.clip(folder / f"good{i}.mp4", GOOD)
+    trouble.clip(folder / "bad.mp4", KILL)
+    ran = extract(folder, tmp_path / "out", environment)
+    assert ran.returncode == 1
+    ended = outcomes(ran)
+    assert ended.pop("bad.mp4") == ("failed", "worker died (signal 11)")
+    assert set(ended.values()) == {("ok", "")}
+    assert len(ended) == 4
+    assert len(mrx.open(tmp_path / "out")) == 4
+    assert process("verify", tmp_path / "out").returncode == 0
+
+
+def test_a_worker_that_dies_once_costs_its_video_a_retry_only(folder, tmp_path, environment):
+    trouble.clip(folder / "bad.mp4", KILL)
+    ran = extract(
+        folder, tmp_path / "out", environment, "-p", f"once={tmp_path / 'died'}", workers="1"
+    )
+    assert (ran.returncode, outcomes(ran)) == (0, {"bad.mp4": ("ok", "")})
+
+
+def test_what_a_worker_finished_before_it_died_is_kept(folder, tmp_path, environment):
+    for i in range(5):
+        trouble.clip(folder / f"a{i}.mp4", GOOD)
+    trouble.clip(folder / "b.mp4", KILL)
+    ran = extract(folder, tmp_path / "out", environment, workers="1")
+    assert [r["key"] for r in rows(ran)] == [*(f"a{i}.mp4" for i in range(5)), "b.mp4"]
+    with mrx.open(tmp_path / "out") as shards:
+        assert len(list(shards.rows())) == 5
+
+
+def test_a_video_that_hangs_is_given_up_after_its_time(folder, tmp_path, environment):
+    trouble.clip(folder / "good.mp4", GOOD)
+    trouble.clip(folder / "hang.mp4", HANG)
+    ran = extract(folder, tmp_path / "out", environment, "--timeout", "3")
+    assert outcomes(ran) == {
+        "good.mp4": ("ok", ""),
+        "hang.mp4": ("failed", "timeout: took longer than 3 s"),
+    }
+
+
+def test_a_bug_in_a_method_fails_its_video_with_the_traceback_in_the_manifest(
+    folder, tmp_path, environment
+):
+    trouble.clip(folder / "bug.mp4", RAISE)
+    trouble.clip(folder / "good.mp4", GOOD)
+    ran = extract(folder, tmp_path / "out", environment)
+    assert outcomes(ran)["bug.mp4"] == (
+        "failed",
+        "internal error: RuntimeError: a bug in a method",
+    )
+    assert b"Traceback" not in ran.stderr
+    assert "RuntimeError" in manifest(tmp_path / "out")["bug.mp4"]["traceback"]
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_signal_closes_the_shards_and_the_next_run_does_the_rest(
+    folder, tmp_path, environment, how, code, workers
+):
+    for i in range(12):
+        trouble.clip(folder / f"{i:02}.mp4", GOOD, frames=60)
+    words = ["extract", folder, "-o", tmp_path / "out", "-m", "trouble", "-p", "slow=0.05"]
+    words += ["--workers", workers, "--no-resize"]
+    running = start(*words, "--jsonl", environment=environment)
+    running.stdout.readline()
+    running.send_signal(how)
+    told = running.communicate(timeout=60)[1].decode()
+    assert running.returncode == code
+    assert "not reached" in told
+    assert not list((tmp_path / "out").glob(".tmp-*"))
+    done = len(mrx.open(tmp_path / "out"))
+    assert 1 <= done < 12
+    again = process(*words, environment=environment)
+    assert again.returncode == 0
+    assert f"12 ok ({done} before)" in again.stderr.decode()
+    with mrx.open(tmp_path / "out") as shards:
+        assert len(list(shards.rows())) == 12
+
+
+def test_a_second_signal_ends_at_once(folder, tmp_path, environment):
+    trouble.clip(folder / "hang.mp4", HANG)
+    running = start(
+        *("extract", folder, "-o", tmp_path / "out", "-m", "trouble", "--workers", "1"),
+        environment=environment,
+    )
+    until(lambda: list((tmp_path / "out").glob(".tmp-*")))
+    began = time.monotonic()
+    running.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert time.monotonic() - began < 5
+
+
+def test_workers_end_when_their_parent_is_killed(folder, tmp_path, environment):
+    trouble.clip(folder / "hang.mp4", HANG)
+    running = start(
+        *("extract", folder, "-o", tmp_path / "out", "-m", "trouble", "--workers", "1"),
+        environment=environment,
+    )
+    until(lambda: list((tmp_path / "out").glob(".tmp-*")))
+    (worker,) = children(running)
+    running.kill()
+    running.communicate()
+    until(lambda: not _alive(worker), seconds=5)
+
+
+def _alive(number):
+    try:
+        with open(f"/proc/{number}/stat") as state:  # noqa: PTH123 - /proc
+            return state.read().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_second_run_on_the_same_output_is_refused(folder, tmp_path, environment):
+    trouble.clip(folder / "hang.mp4", HANG)
+    running = start(
+        *("extract", folder, "-o", tmp_path / "out", "-m", "trouble", "--workers", "0"),
+        environment=environment,
+    )
+    until(lambda: list((tmp_path / "out").glob(".tmp-*")))
+    second = extract(folder, tmp_path / "out", environment)
+    running.kill()
+    running.communicate()
+    assert second.returncode == 4
+    assert b"output is being written by another run" in second.stderr
+
+
+def test_every_worker_makes_the_same_numbers_as_one_process(folder, tmp_path, environment):
+    for i in range(5):
+        videos.clip(folder / f"{i}.mp4", 12 + i, seed=i)
+    for workers in ("0", "1", "2"):
+        words = ("extract", folder, "-o", tmp_path / workers, "--workers", workers)
+        assert process(*words, environment=environment).returncode == 0
+    one = contents(tmp_path / "0")
+    assert contents(tmp_path / "1") == one == contents(tmp_path / "2")
+
+
+def contents(out):
+    """All that a run's shards hold, but for when and where it was made."""
+    found = {}
+    with mrx.open(out) as shards:
+        for key, recording in shards.items():
+            attributes = {n: str(v) for n, v in recording.attrs.items()}
+            for name, maps in recording.items():
+                facts = json.dumps({n: str(v) for n, v in maps.attrs.items()}, sort_keys=True)
+                found[key, name] = (maps[:].tobytes(), maps.items.tobytes(), facts, attributes)
+    return found
+
+
+def test_progress_is_silent_without_a_terminal(folder, tmp_path, environment):
+    trouble.clip(folder / "good.mp4", GOOD)
+    ran = extract(folder, tmp_path / "out", environment)
+    assert len(ran.stderr.decode().splitlines()) == 1
+
+
+def test_shards_of_processes_on_one_folder_never_collide(folder, tmp_path, environment):
+    for i in range(8):
+        trouble.clip(folder / f"{i}.mp4", GOOD)
+    words = ["extract", folder, "-o", tmp_path / "out", "-m", "trouble", "--workers", "1"]
+    running = [start(*words, "--shard", f"{i}/3", environment=environment) for i in range(3)]
+    assert [one.wait(timeout=60) for one in running] == [0, 0, 0]
+    for one in running:
+        one.communicate()
+    names = sorted((tmp_path / "out").glob("shard-*.h5"))
+    keys = []
+    for path in names:
+        with h5py.File(path) as file:
+            keys += file["index"]["key"].tolist()
+    assert sorted(keys) == [f"{i}.mp4".encode() for i in range(8)]
