@@ -7,6 +7,7 @@ import sys
 
 from click.testing import CliRunner
 
+import mrx as library
 from mrx.cli import main
 
 
@@ -60,3 +61,15 @@ def manifest(folder):
     """The rows of an output folder's manifest, by key."""
     lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     return {line["key"]: line for line in lines if "key" in line}
+
+
+def contents(out):
+    """All that a run's shards hold, but for when and where it was made."""
+    found = {}
+    with library.open(out) as shards:
+        for key, recording in shards.items():
+            attributes = {n: str(v) for n, v in recording.attrs.items()}
+            for name, maps in recording.items():
+                facts = json.dumps({n: str(v) for n, v in maps.attrs.items()}, sort_keys=True)
+                found[key, name] = (maps[:].tobytes(), maps.items.tobytes(), facts, attributes)
+    return found

@@ -3,8 +3,9 @@
 import json
 import os
 
-import mrx
 from command import process, rows
+
+import mrx
 
 FRAME_BY_FRAME = ("-m", "dynamic-image", "-p", "length=1", "--step", "1", "--no-resize")
 CYCLE = "sub/up"

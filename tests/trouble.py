@@ -4,6 +4,7 @@ What it does is told by how bright the video is, so that one run may hold good a
 found by `mrx` through an entry point, as any other package's method would be.
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -85,7 +86,7 @@ def until(condition, seconds=30):
     raise AssertionError(f"did not happen within {seconds} s")
 
 
-def stop(process, how=signal.SIGKILL):
-    """Send a signal, if it is still there."""
-    if process.poll() is None:
-        process.send_signal(how)
+def kill(number):
+    """Kill a process, if it is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(number, signal.SIGKILL)

@@ -25,22 +25,23 @@ def verify(ctx: click.Context, paths: tuple[str, ...], repair: bool, jsonl: bool
     Checks the structure, the counts, every chunk's checksum, NaN and infinity, and that all
     videos of the manifest are there. Exit code 1 where there is a problem.
     """
-    from mrx.sinks import verify as proof
+    from mrx.sinks.rescue import repair as rescue
+    from mrx.sinks.verify import check
 
     problems = 0
     for path in map(Path, paths):
         if not path.exists():
             raise NoInputError(f"nothing to verify: {path} does not exist")
         broken: dict[str, None] = {}
-        for problem in proof.check(path):
+        for problem in check(path):
             problems += 1
             click.echo(json.dumps(asdict(problem)) if jsonl else str(problem))
             if Path(problem.shard).is_file():
                 broken[problem.shard] = None
         for shard in broken if repair else []:
-            kept, lost = proof.repair(Path(shard))
+            kept, lost = rescue(Path(shard))
             click.echo(
-                f"repaired {shard}: {kept} videos kept, {len(lost)} to be made again", err=True
+                f"repaired {shard}: {len(kept)} videos kept, {len(lost)} to be made again", err=True
             )
     if not ctx.find_root().params["quiet"]:
         click.echo(f"{problems or 'no'} problems", err=True)

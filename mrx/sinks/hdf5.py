@@ -6,6 +6,7 @@ video in flight: what was flushed is found again by `salvage`.
 
 import errno
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from mrx.kernels.checksum import fletcher32
 from mrx.keys import group_name
 from mrx.records import Motion
 from mrx.sinks.encode import Encoding, Statistics, encode
-from mrx.sinks.layout import FINAL, FORMAT, INDEX, ITEM, ITEMS, PARTIAL, host, open_shard, shards
+from mrx.sinks.layout import FINAL, FORMAT, INDEX, ITEM, ITEMS, PARTIAL, host, shards
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 CHECKSUM_BYTES = 4
@@ -96,6 +97,71 @@ class ShardWriter:
         return seal(self.file, self.path, self.share)
 
 
+class Series:
+    """A method's maps of one video while they are written, one chunk for each.
+
+    Where a chunk is only checksummed, its bytes are made here and handed over as they are: that
+    costs half of what the library's own way does.
+    """
+
+    def __init__(
+        self,
+        group: h5py.Group,
+        method: str,
+        shape: Sequence[int],
+        encoding: Encoding,
+        filters: Mapping[str, Any],
+    ) -> None:
+        self.dataset = group.create_dataset(
+            method,
+            (0, *shape),
+            encoding.dtype,
+            maxshape=(None, *shape),
+            chunks=(1, *shape),
+            fletcher32=True,
+            **filters,
+        )
+        self.count = 0
+        self._encoding = encoding
+        self._statistics = Statistics()
+        self._items: list[NDArray[Any]] = []
+        size = math.prod(shape) * encoding.itemsize
+        plain = not filters and size % 2 == 0 and kernels.backend() == "numba"
+        self._chunk = np.empty(size + CHECKSUM_BYTES, np.uint8) if plain else None
+
+    def put(self, motion: Motion) -> None:
+        """Append maps."""
+        before, self.count = self.count, self.count + len(motion.data)
+        items = np.empty(len(motion.data), ITEM)
+        items["first"], items["last"] = motion.index.T
+        items["start"], items["end"] = motion.time.T
+        self._items.append(items)
+        shape = motion.data.shape[1:]
+        self.dataset.id.set_extent((self.count, *shape))
+        if self._chunk is None:
+            self.dataset[before:] = encode(motion.data, self._encoding, self._statistics)
+            return
+        raw = self._chunk[:-CHECKSUM_BYTES].view(self._encoding.dtype).reshape(shape)
+        for number, values in enumerate(motion.data, start=before):
+            encode(values, self._encoding, self._statistics, out=raw)
+            self._chunk[-CHECKSUM_BYTES:] = np.frombuffer(fletcher32(raw), np.uint8)
+            self.dataset.id.write_direct_chunk((number, 0, 0, 0), self._chunk)
+
+    def items(self) -> NDArray[Any]:
+        """The source frames and times of all maps."""
+        return np.concatenate(self._items) if self._items else np.empty(0, ITEM)
+
+    def attributes(self) -> dict[str, Any]:
+        """How the values are encoded, and what they were."""
+        encoding = self._encoding
+        return {
+            "scale": encoding.scale,
+            "offset": encoding.offset,
+            **({} if encoding.bound is None else {"bound": encoding.bound}),
+            **self._statistics.attributes(),
+        }
+
+
 class Entry:
     """One video while it is written."""
 
@@ -105,9 +171,7 @@ class Entry:
         self._name = f"{PARTIAL}/{group_name(key)}"
         shard.file.pop(self._name, None)
         self.group = shard.file.create_group(self._name)
-        self._statistics: dict[str, Statistics] = {}
-        self._items: dict[str, list[np.ndarray[Any, Any]]] = {}
-        self._encodings: dict[str, Encoding] = {}
+        self._series: dict[str, Series] = {}
 
     def open(
         self,
@@ -119,35 +183,19 @@ class Entry:
     ) -> None:
         """Make a method's dataset, still empty, for items of shape (C, H, W)."""
         with writing(self.shard.path):
-            self.group.create_dataset(
-                method,
-                (0, *shape),
-                encoding.dtype,
-                maxshape=(None, *shape),
-                chunks=(1, *shape),
-                fletcher32=True,
-                **filters,
-            )
-        self._encodings[method] = encoding
-        self._statistics[method] = Statistics()
-        self._items[method] = []
+            self._series[method] = Series(self.group, method, shape, encoding, filters)
 
     def put(self, method: str, motion: Motion) -> None:
         """Append maps to a method's dataset."""
-        raw = encode(motion.data, self._encodings[method], self._statistics[method])
-        items = np.empty(len(raw), ITEM)
-        items["first"], items["last"] = motion.index.T
-        items["start"], items["end"] = motion.time.T
-        self._items[method].append(items)
         with writing(self.shard.path):
-            append(self.group[method], raw)
+            self._series[method].put(motion)
 
     def __contains__(self, method: str) -> bool:
-        return method in self._items
+        return method in self._series
 
     def counts(self) -> dict[str, int]:
         """How many items each method has so far."""
-        return {name: len(self.group[name]) for name in self._items}
+        return {name: series.count for name, series in self._series.items()}
 
     def commit(
         self, attributes: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]
@@ -164,18 +212,11 @@ class Entry:
         shard = self.shard
         with writing(shard.path):
             self.group.attrs.update(key=self.key, status="ok", **attributes)
-            for name, items in self._items.items():
-                joined = np.concatenate(items) if items else np.empty(0, ITEM)
-                self.group.create_dataset(name + ITEMS, data=joined)
-                encoding = self._encodings[name]
-                self.group[name].attrs.update(
-                    scale=encoding.scale,
-                    offset=encoding.offset,
-                    **({} if encoding.bound is None else {"bound": encoding.bound}),
-                    **self._statistics[name].attributes(),
-                    **methods[name],
-                )
-            stored = sum(self.group[name].id.get_storage_size() for name in self._items)
+            stored = 0
+            for name, series in self._series.items():
+                self.group.create_dataset(name + ITEMS, data=series.items())
+                series.dataset.attrs.update(**series.attributes(), **methods[name])
+                stored += series.dataset.id.get_storage_size()
             target = f"videos/{group_name(self.key)}"
             shard.file.pop(target, None)
             shard.file.move(self._name, target)
@@ -185,50 +226,10 @@ class Entry:
 
     def drop(self) -> None:
         """Forget the video: it failed, or was cancelled."""
+        self._series.clear()
         with writing(self.shard.path):
             self.shard.file.pop(self._name, None)
             self.shard.file.flush()
-
-
-def append(dataset: h5py.Dataset, raw: NDArray[Any]) -> None:
-    """Add items to a dataset of one item a chunk.
-
-    Where a chunk is only checksummed, its bytes are made here and handed over as they are: that
-    costs half of what the library's own way does.
-    """
-    before = len(dataset)
-    dataset.resize(before + len(raw), 0)
-    odd = raw[0].nbytes % 2 if len(raw) else 0
-    if dataset.compression or dataset.shuffle or odd or kernels.backend() != "numba":
-        dataset[before:] = raw
-        return
-    place = (0,) * (raw.ndim - 1)
-    for number, item in enumerate(raw.astype(dataset.dtype, copy=False), start=before):
-        chunk = np.empty(item.nbytes + CHECKSUM_BYTES, np.uint8)
-        chunk[:-CHECKSUM_BYTES] = item.reshape(-1).view(np.uint8)
-        chunk[-CHECKSUM_BYTES:] = np.frombuffer(fletcher32(item), np.uint8)
-        dataset.id.write_direct_chunk((number, *place), chunk)
-
-
-def salvage(path: Path, share: str) -> list[str]:
-    """Finish a temporary file that its writer left behind; the keys that were whole in it.
-
-    A file that cannot be opened holds nothing that can be trusted, and is removed. One that has
-    a second name was finished: only the temporary name is left to remove.
-    """
-    if path.stat().st_nlink > 1:
-        path.unlink()
-        return []
-    try:
-        file = open_shard(path, "r+")
-    except OutputError as error:
-        if isinstance(error.__cause__, BlockingIOError):
-            raise
-        path.unlink(missing_ok=True)
-        return []
-    keys = [str(group.attrs["key"]) for group in file["videos"].values()]
-    seal(file, path, share)
-    return keys
 
 
 def seal(file: h5py.File, path: Path, share: str) -> Path | None:

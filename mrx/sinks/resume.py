@@ -2,15 +2,17 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mrx.errors import OutputError
 from mrx.job import Job, mismatch, settings_hash
-from mrx.sinks.hdf5 import salvage
 from mrx.sinks.layout import FINAL, TEMPORARY, host, open_shard, shards, temporaries
+from mrx.sinks.rescue import rescues, salvage
 
 DYING_SECONDS = 10.0  # a worker whose parent was killed ends within this
 FOREIGN_SECONDS = 3600.0  # a temporary of another machine is left alone for this long
@@ -43,14 +45,17 @@ def look(job: Job, settings: Mapping[str, Any]) -> Held:
         return Held()
     for path in (*shards(folder), *_orphans(folder, job)):
         _check_settings(path, settings)
-    salvaged = 0
-    if not job.dry_run:
-        for path in _orphans(folder, job):
-            salvaged += len(_salvage_when_free(path, job.share_name))
-    done: dict[str, tuple[int, float]] = {}
-    for path in shards(folder):
-        done |= _finished(path)
-    return Held(done, salvaged)
+    done = _done(folder)
+    if job.dry_run:
+        return Held(done)
+    for path in rescues(folder, job.share_name):
+        path.unlink()
+    saved = [
+        key
+        for path in _orphans(folder, job)
+        for key in _salvage_when_free(path, job.share_name, done.keys())
+    ]
+    return Held(_done(folder) if saved else done, len(saved))
 
 
 def clear(folder: Path) -> None:
@@ -67,7 +72,7 @@ def adopt(job: Job, pid: int) -> list[str]:
     for path in temporaries(Path(job.output)):
         match = TEMPORARY.fullmatch(path.name)
         if match and match["host"] == host() and int(match["pid"]) == pid:
-            keys += _salvage_when_free(path, job.share_name)
+            keys += _salvage_when_free(path, job.share_name, ())
     return keys
 
 
@@ -83,12 +88,12 @@ def _orphans(folder: Path, job: Job) -> list[Path]:
     return mine
 
 
-def _salvage_when_free(path: Path, share: str) -> list[str]:
+def _salvage_when_free(path: Path, share: str, known: Collection[str]) -> list[str]:
     """Workers whose parent was killed may take a moment to end and free their file."""
     deadline = time.monotonic() + DYING_SECONDS
     while True:
         try:
-            return salvage(path, share)
+            return salvage(path, share, known)
         except FileNotFoundError:
             return []
         except OutputError:
@@ -109,9 +114,14 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
         raise mismatch(path.parent, made, settings)
 
 
-def _finished(path: Path) -> dict[str, tuple[int, float]]:
-    with open_shard(path) as file:
-        rows = file["index"][...]
+def _done(folder: Path) -> dict[str, tuple[int, float]]:
+    """Every key that the shards hold, with the size and mtime of its source."""
+    made: list[tuple[str, np.ndarray[Any, Any]]] = []
+    for path in shards(folder):
+        with open_shard(path) as file:
+            made.append((str(file.attrs["created"]), file["index"][...]))
     return {
-        row["key"].decode(): (int(row["source_size"]), float(row["source_mtime"])) for row in rows
+        row["key"].decode(): (int(row["source_size"]), float(row["source_mtime"]))
+        for _, rows in sorted(made, key=lambda one: one[0])
+        for row in rows
     }

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -11,9 +10,10 @@ import numpy as np
 from mrx.errors import FormatError, OutputError
 from mrx.job import Row
 from mrx.manifest import manifests, read_rows
-from mrx.sinks.hdf5 import index_rows, seal
-from mrx.sinks.layout import FINAL, FORMAT, ITEMS, PARTIAL, open_shard, shards, temporaries
+from mrx.sinks.hdf5 import index_rows
+from mrx.sinks.layout import ITEMS, PARTIAL, open_shard, shards, temporaries
 
+UNREADABLE = (KeyError, OSError, RuntimeError)  # what h5py raises at damaged structure
 NEEDED = ("units", "channels", "scale", "offset", "params_json")
 
 
@@ -63,18 +63,22 @@ def check_shard(path: Path) -> Iterator[Problem]:
             yield Problem(str(path), "", "was never finished")
         if PARTIAL in file:
             yield Problem(str(path), "", "holds a video that was never finished")
-        rows: list[Any] = []
-        for group in file["videos"].values():
-            yield from (Problem(str(path), _key(group), text) for text in check_video(group))
-            rows += index_rows(group)
-        listed = sorted((r["key"], r["method"], r["n_out"]) for r in file["index"][...])
-        there = sorted((str(r[0]).encode(), str(r[1]).encode(), r[2]) for r in rows)
-        if listed != there:
+        for name, group in groups(file):
+            for text in video_problems(group):
+                yield Problem(str(path), key_of(name, group), text)
+        if not _is_index_right(file):
             yield Problem(str(path), "", "the index does not list what the shard holds")
 
 
-def check_video(group: h5py.Group) -> Iterator[str]:
+def video_problems(group: h5py.Group | None) -> Iterator[str]:
     """Everything that is wrong with one video."""
+    try:
+        yield from ["cannot be read"] if group is None else _group_problems(group)
+    except UNREADABLE as error:
+        yield f"cannot be read: {error}"
+
+
+def _group_problems(group: h5py.Group) -> Iterator[str]:
     if group.attrs.get("status") != "ok":
         yield "is not marked as whole"
     names = [name for name in group if not name.endswith(ITEMS)]
@@ -91,42 +95,6 @@ def check_video(group: h5py.Group) -> Iterator[str]:
                 yield f"{name}[{item}]: {text}"
 
 
-def repair(path: Path) -> tuple[int, list[str]]:
-    """Keep what is whole of a shard; the next `mrx extract` makes the rest again.
-
-    The good videos are copied to a new shard, and the bad file is set aside under a name of its
-    own. A file that cannot be opened is set aside as it is.
-
-    Returns:
-        how many videos were kept, and the keys of those that were not
-    """
-    aside = path.with_suffix(".h5.broken")
-    match = FINAL.fullmatch(path.name)
-    share = (match["share"] if match else None) or ""
-    kept, lost = 0, list[str]()
-    try:
-        source = open_shard(path)
-    except FormatError as error:
-        if f"reads format {FORMAT}" in str(error):
-            raise
-        path.rename(aside)
-        return 0, lost
-    fresh = path.with_name(f".repair-{path.name}")
-    fresh.unlink(missing_ok=True)
-    with source, h5py.File(fresh, "x") as target:
-        target.attrs.update({k: v for k, v in source.attrs.items() if k != "complete"}, complete=0)
-        videos = target.create_group("videos")
-        for name, group in source["videos"].items():
-            if any(check_video(group)):
-                lost.append(_key(group))
-            else:
-                source.copy(group, videos, name)
-                kept += 1
-    path.rename(aside)
-    seal(open_shard(fresh, "r+"), fresh, share)
-    return kept, lost
-
-
 def _check_item(dataset: h5py.Dataset, item: int) -> str:
     try:
         values = dataset[item]
@@ -138,14 +106,37 @@ def _check_item(dataset: h5py.Dataset, item: int) -> str:
     return f"{bad} values are NaN or infinite" if bad else ""
 
 
-def _key(group: h5py.Group) -> str:
-    return str(group.attrs.get("key", group.name))
+def groups(file: h5py.File) -> Iterator[tuple[str, h5py.Group | None]]:
+    """The videos of a shard by name; None for one whose link leads nowhere."""
+    for name in file["videos"]:
+        try:
+            yield name, file["videos"][name]
+        except UNREADABLE:
+            yield name, None
+
+
+def key_of(name: str, group: h5py.Group | None) -> str:
+    """A video's key, or the name of its group where that is all that can be read."""
+    try:
+        return str(group.attrs["key"]) if group is not None else name
+    except UNREADABLE:
+        return name
+
+
+def _is_index_right(file: h5py.File) -> bool:
+    try:
+        rows = [row for _, group in groups(file) if group is not None for row in index_rows(group)]
+        listed = [(row["key"], row["method"], row["n_out"]) for row in file["index"][...]]
+    except UNREADABLE:
+        return False
+    there = [(str(row[0]).encode(), str(row[1]).encode(), row[2]) for row in rows]
+    return sorted(listed) == sorted(there)
 
 
 def _keys(path: Path) -> set[str]:
     try:
         with open_shard(path) as file:
-            return {_key(group) for group in file["videos"].values()}
+            return {key_of(name, group) for name, group in groups(file)}
     except OutputError:
         return set()
 

@@ -312,7 +312,7 @@ def test_a_missing_input_is_told_before_the_work_and_may_be_allowed(clips, tmp_p
     names.write_text(f"{clips}/a.mp4\r\n\r\n# a comment\r\n{clips}/gone.mp4\r\n")
     ran = mrx("extract", f"@{names}", "-o", out, "--jsonl")
     assert ran.code == 1
-    assert [(r["status"], r["reason"]) for r in rows(ran)][0] == ("failed", "no such file")
+    assert (rows(ran)[0]["status"], rows(ran)[0]["reason"]) == ("failed", "no such file")
     allowed = mrx("extract", f"@{names}", "-o", tmp_path / "out2", "--missing-ok")
     assert allowed.code == 0
     assert "1 ok, 1 skipped" in allowed.stderr
@@ -386,7 +386,7 @@ def test_the_parent_of_workers_loads_nothing_heavy(clips, out):
 
 def test_names_that_are_not_utf8_are_found_again(tmp_path, out):
     path = os.fsencode(tmp_path) + b"/caf\xe9.mp4"
-    os.rename(videos.clip(tmp_path / "a.mp4", 6), path)
+    videos.clip(tmp_path / "a.mp4", 6).rename(os.fsdecode(path))
     assert process("extract", path, "-o", out, "--workers", "0").returncode == 0
     listed = process("ls", out, "--jsonl")
     assert json.loads(listed.stdout)["key"] == "caf%E9.mp4"

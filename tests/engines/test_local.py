@@ -1,6 +1,5 @@
 """Worker processes that die, hang or are stopped; the run goes on, and nothing is lost."""
 
-import json
 import signal
 import time
 
@@ -8,7 +7,7 @@ import h5py
 import pytest
 import trouble
 import videos
-from command import manifest, process, rows, start
+from command import contents, manifest, process, rows, start
 from trouble import GOOD, HANG, KILL, RAISE, children, until
 
 import mrx
@@ -180,18 +179,6 @@ def test_every_worker_makes_the_same_numbers_as_one_process(folder, tmp_path, en
         assert process(*words, environment=environment).returncode == 0
     one = contents(tmp_path / "0")
     assert contents(tmp_path / "1") == one == contents(tmp_path / "2")
-
-
-def contents(out):
-    """All that a run's shards hold, but for when and where it was made."""
-    found = {}
-    with mrx.open(out) as shards:
-        for key, recording in shards.items():
-            attributes = {n: str(v) for n, v in recording.attrs.items()}
-            for name, maps in recording.items():
-                facts = json.dumps({n: str(v) for n, v in maps.attrs.items()}, sort_keys=True)
-                found[key, name] = (maps[:].tobytes(), maps.items.tobytes(), facts, attributes)
-    return found
 
 
 def test_progress_is_silent_without_a_terminal(folder, tmp_path, environment):

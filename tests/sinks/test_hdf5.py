@@ -13,8 +13,9 @@ from shards import SETTINGS, add, make, motion
 from mrx.errors import FormatError, OutputError
 from mrx.job import Job, Storage
 from mrx.sinks.encode import Encoding
-from mrx.sinks.hdf5 import ShardWriter, salvage
+from mrx.sinks.hdf5 import ShardWriter
 from mrx.sinks.layout import open_shard, temporaries
+from mrx.sinks.rescue import salvage
 
 
 def writer(folder, share=None):
@@ -148,7 +149,7 @@ def test_a_temporary_that_is_being_written_is_left_alone(tmp_path):
     shard = writer(tmp_path)
     add(shard, "a")
     program = (
-        "import sys; from pathlib import Path; from mrx.sinks.hdf5 import salvage\n"
+        "import sys; from pathlib import Path; from mrx.sinks.rescue import salvage\n"
         "salvage(Path(sys.argv[1]), '')"
     )
     ran = subprocess.run(
@@ -198,3 +199,16 @@ def test_maps_grow_by_batches(tmp_path):
     entry.commit(shards.ATTRIBUTES, {"mbpm": shards.METHOD})
     with h5py.File(shard.seal()) as file:
         assert np.array_equal(file["videos/a/mbpm"][4:], motion(2, seed=2).data)
+
+
+def test_what_other_shards_hold_is_not_saved_twice(tmp_path):
+    (orphan,) = killed(tmp_path, "")
+    assert salvage(orphan, "", known={"a"}) == ["b"]
+
+
+def test_a_leftover_with_a_broken_video_gives_the_others(tmp_path):
+    (orphan,) = killed(tmp_path, "")
+    with h5py.File(orphan, "r+") as file:
+        del file["videos/a/mbpm.items"]
+    assert salvage(orphan, "") == ["b"]
+    assert [p.name for p in tmp_path.iterdir()] == ["shard-00000.h5"]

@@ -8,7 +8,8 @@ from shards import SETTINGS, make
 from mrx.errors import FormatError
 from mrx.job import Row
 from mrx.manifest import Manifest
-from mrx.sinks.verify import check, repair
+from mrx.sinks.rescue import repair
+from mrx.sinks.verify import check
 
 
 def texts(path):
@@ -80,7 +81,7 @@ def test_repair_keeps_what_is_whole(tmp_path):
     path = make(tmp_path, ["a", "b", "c"])
     with h5py.File(path, "r+") as file:
         file["videos/b/mbpm"][0] = np.inf
-    assert repair(path) == (2, ["b"])
+    assert repair(path) == (["a", "c"], ["b"])
     assert texts(tmp_path) == []
     with h5py.File(tmp_path / "shard-00000.h5") as file:
         assert sorted(file["videos"]) == ["a", "c"]
@@ -90,7 +91,7 @@ def test_repair_keeps_what_is_whole(tmp_path):
 def test_repair_sets_a_file_aside_that_cannot_be_opened(tmp_path):
     path = make(tmp_path, ["a"])
     os.truncate(path, 1000)
-    assert repair(path) == (0, [])
+    assert repair(path) == ([], [])
     assert [p.name for p in tmp_path.iterdir()] == ["shard-00000.h5.broken"]
 
 
@@ -101,3 +102,13 @@ def test_repair_does_not_touch_a_newer_format(tmp_path):
     with pytest.raises(FormatError, match="format 9"):
         repair(path)
     assert path.exists()
+
+
+def test_a_link_that_leads_nowhere_is_a_problem_and_repair_keeps_the_rest(tmp_path):
+    path = make(tmp_path, ["a", "b"])
+    with h5py.File(path, "r+") as file:
+        del file["videos/b"]
+        file["videos/b"] = h5py.SoftLink("/nowhere")
+    assert f"{path}::b: cannot be read" in texts(tmp_path)
+    assert repair(path) == (["a"], ["b"])
+    assert texts(tmp_path) == []

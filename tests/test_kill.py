@@ -1,0 +1,65 @@
+"""kill -9 of workers and parents, again and again: in the end all is as if nothing had happened."""
+
+import random
+import time
+
+import pytest
+import trouble
+import videos
+from command import contents, process, start
+from trouble import children
+
+CLIPS = 30
+KILLS = 20
+SECONDS = 3.5  # of a run's start and work, in which the kill falls
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kill") / "videos"
+    folder.mkdir()
+    for i in range(CLIPS):
+        videos.clip(folder / f"{i:02}.mp4", 40 + i, height=48, width=64, seed=i)
+    return folder
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_lose_nothing_and_double_nothing(clips, tmp_path):
+    environment = {**trouble.install(tmp_path / "site"), "MRX_BACKEND": "opencv"}
+    methods = ("-m", "trouble", "-p", "trouble.slow=0.02", "-m", "dynamic-image")
+
+    def words(out):
+        return ("extract", clips, "-o", out, *methods, "--workers", "2", "--no-resize")
+
+    undisturbed = process(*words(tmp_path / "whole"), environment=environment)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    expected = contents(tmp_path / "whole")
+
+    chance = random.Random(20)
+    kills, turn = 0, 0
+    while kills < KILLS:
+        turn += 1
+        out = tmp_path / f"out{turn}"
+        while True:
+            running = start(*words(out), environment=environment)
+            kills += _kill(running, chance) if kills < KILLS else 0
+            told = running.communicate(timeout=120)[1].decode()
+            assert running.returncode in (0, -9), told
+            if running.returncode == 0:
+                break
+        assert contents(out) == expected
+        assert process("verify", out).returncode == 0
+        assert not list(out.glob(".tmp-*"))
+
+
+def _kill(running, chance):
+    """Kill the parent or one of its workers at a random moment; whether anything was killed."""
+    time.sleep(chance.uniform(0.2, SECONDS))
+    workers = children(running)
+    if running.poll() is not None:
+        return 0
+    if workers and chance.random() < 0.5:
+        trouble.kill(chance.choice(workers))
+    else:
+        running.kill()
+    return 1
