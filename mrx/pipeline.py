@@ -89,7 +89,7 @@ class Lane:
     def compute(self, clips: Clips, device: torch.device) -> Motion:
         """The method on a batch of windows."""
         data = self.module.extract(clips.data.to(device))
-        return Motion(data.float().cpu(), clips.index, clips.time)
+        return Motion(data.float().cpu().contiguous(), clips.index, clips.time)
 
 
 class Extraction:
@@ -154,10 +154,21 @@ class Extraction:
 
     def close(self) -> None:
         """Seal the open shard."""
+        if self._shard is None:
+            return
+        try:
+            final = self._shard.seal()
+        except OutputError:
+            self._abandon()
+            raise
         shard, self._shard = self._shard, None
-        final = shard.seal() if shard else None
-        if shard and final:
+        if final:
             self._sealed(final, shard.keys)
+
+    def _abandon(self) -> None:
+        shard, self._shard = self._shard, None
+        if shard:
+            shard.abandon()
 
     def _estimate(self, video: Video) -> dict[str, Any]:
         """What an extraction would give, from the headers alone."""
@@ -179,6 +190,7 @@ class Extraction:
                 small = self._stream(video, entry)
             outcome = self._conclude(source, video, entry, small)
         except OutputError:
+            self._abandon()
             raise
         except BaseException:
             entry.drop()

@@ -80,30 +80,34 @@ class Statistics:
         }
 
 
-def encode(values: Tensor, encoding: Encoding, statistics: Statistics) -> NDArray[Any]:
-    """Encode a batch of maps, clip what does not fit, and add to the statistics.
+def encode(
+    values: Tensor, encoding: Encoding, statistics: Statistics, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Encode maps, clip what does not fit, and add to the statistics.
 
     Shape:
-        - values: ``(B, C, H, W)`` float32
-        - returns: the same shape, of the encoding's raw type
+        - values: ``(..., C, H, W)`` float32
+        - out, returned: the same shape, of the encoding's raw type; made where it is not given
     """
     low, high = (float(v) for v in torch.aminmax(values))
     statistics.count += values.numel()
     statistics.low = min(statistics.low, low)
     statistics.high = max(statistics.high, high)
     statistics.total += cv2.norm(values.numpy().reshape(1, -1), cv2.NORM_L1)
-    if encoding.dtype == "f4":
-        return values.numpy()
-    if encoding.dtype == "f2":
+    raw = np.empty(values.shape, encoding.dtype) if out is None else out
+    if encoding.dtype in ("f4", "f2"):
         if low < encoding.low or high > encoding.high:
             statistics.clipped += int((values.abs() > HALF_MAX).sum())
             values = values.clamp(encoding.low, encoding.high)
-        return values.half().numpy()
-    if not np.isfinite([low, high]).all():
-        raise InputError(f"NaN or infinity cannot be stored as {encoding.dtype}: use float16")
-    raw = torch.round((values - encoding.offset) / encoding.scale)
-    statistics.clipped += int(((raw < encoding.low) | (raw > encoding.high)).sum())
-    return raw.clamp(encoding.low, encoding.high).numpy().astype(encoding.dtype)
+    else:
+        if not np.isfinite([low, high]).all():
+            raise InputError(f"NaN or infinity cannot be stored as {encoding.dtype}: use float16")
+        values = torch.round((values - encoding.offset) / encoding.scale)
+        beyond = (values < encoding.low) | (values > encoding.high)
+        statistics.clipped += int(beyond.sum())
+        values = values.clamp(encoding.low, encoding.high)
+    torch.from_numpy(raw).copy_(values)
+    return raw
 
 
 def decode(raw: NDArray[Any], *, scale: float, offset: float) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,9 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what can go wrong while writing into one line that says what to do."""
     try:
         yield
-    except OSError as error:
-        text = str(error)
-        full = error.errno in FULL or any(f"errno = {n}," in text for n in FULL)
+    except (OSError, RuntimeError) as error:  # h5py raises the latter when it flushes
+        text = " ".join(str(error).split())
+        full = getattr(error, "errno", 0) in FULL or any(f"errno = {n}," in text for n in FULL)
         cause = "no space left, or a file-size limit" if full else text
         raise OutputError(
             f"cannot write ({path.parent}): {cause}. What was finished is kept: make room and "
@@ -95,6 +95,18 @@ class ShardWriter:
     def seal(self) -> Path | None:
         """Finish the shard and give it its name; an empty one vanishes."""
         return seal(self.file, self.path, self.share)
+
+    def abandon(self) -> None:
+        """Let go of a file that could not be written to, and leave it to `salvage` as it lies.
+
+        Closing it would write again, and again in vain, so its descriptor is led to nowhere first.
+        """
+        if self.file:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, self.file.id.get_vfd_handle())
+            os.close(nowhere)
+            with suppress(OSError, RuntimeError):  # nowhere has no length to be set at the end
+                self.file.close()
 
 
 class Series:
