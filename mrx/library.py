@@ -3,10 +3,11 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mrx import sources
-from mrx.engines.run import Limits, Listener, Summary, run
+from mrx import methods, sources
+from mrx.engines.run import Limits, Summary, run
+from mrx.engines.run import Listener as Listener
 from mrx.job import Decoding, Job, Storage, Windowing
 from mrx.sinks.reader import Shards
 
@@ -59,6 +60,8 @@ def extract(
         (6, 3, 256, 340)
     """
     names = (method,) if isinstance(method, str) else tuple(method)
+    for name in names:
+        methods.check(name)
     given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     found = sources.find([os.fsdecode(i) for i in given])
     job = Job(
@@ -83,6 +86,3 @@ def open(path: str | os.PathLike[str]) -> Shards:
         ...     flow = shards["a.mp4"]["tvl1"][:]  # float32 (N, 2, H, W), in pixels
     """
     return Shards(Path(path))
-
-
-__all__: list[Literal["extract", "open"]] = ["extract", "open"]

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+
+from mrx.errors import OutputError
+from mrx.job import Row
+from mrx.manifest import Manifest, locked, read_rows
+
+SETTINGS = {"methods": {"mbpm": {}}}
+
+
+def written(folder, *keys, share=""):
+    manifest = Manifest(folder, share, SETTINGS)
+    for key in keys:
+        manifest.append(Row(key, "failed", f"because of {key}"))
+    manifest.close()
+    return next(iter(folder.glob("manifest*.jsonl")))
+
+
+def test_rows_come_back_with_the_settings(tmp_path):
+    settings, rows = read_rows(written(tmp_path, "a", "b"))
+    assert settings == SETTINGS
+    assert rows["b"] == Row("b", "failed", "because of b")
+
+
+def test_of_a_key_the_last_row_counts(tmp_path):
+    written(tmp_path, "a")
+    manifest = Manifest(tmp_path, "", SETTINGS)
+    manifest.append(Row("a", "ok"))
+    manifest.close()
+    assert read_rows(tmp_path / "manifest.jsonl")[1]["a"].status == "ok"
+
+
+def test_a_torn_line_is_passed_over_and_does_not_swallow_the_next(tmp_path):
+    path = written(tmp_path, "a")
+    path.write_text(path.read_text() + '{"key": "torn", "sta')
+    written(tmp_path, "b")
+    assert read_rows(path)[1].keys() == {"a", "b"}
+
+
+def test_shares_write_their_own(tmp_path):
+    assert written(tmp_path, "a", share="3of8").name == "manifest-3of8.jsonl"
+
+
+def test_any_name_survives(tmp_path):
+    path = written(tmp_path, "caf%E9 日本\u2028.mp4")
+    assert path.read_text().isascii()
+    assert "caf%E9 日本\u2028.mp4" in read_rows(path)[1]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_a_run_of_all_stands_alone_and_shares_stand_side_by_side(tmp_path):
+    with locked(tmp_path, "0of2"), locked(tmp_path, "1of2"):
+        with pytest.raises(OutputError, match="being written by another run"), locked(tmp_path, ""):
+            pass
+        with (
+            pytest.raises(OutputError, match="split the work with --shard"),
+            locked(tmp_path, "0of2"),
+        ):
+            pass
+    with locked(tmp_path, ""):
+        pass
