@@ -29,6 +29,7 @@ class Worker:
     """The parent's side of a worker process.
 
     Attributes:
+        orphans: process numbers of dead workers, whose shards it has to save first
         task, since: the video it works on, and since when
         unsealed: sources that are done, but whose shard has no final name yet
         retry: the video in whose middle the worker before it died
@@ -38,6 +39,7 @@ class Worker:
 
     process: BaseProcess
     connection: Connection
+    orphans: tuple[int, ...] = ()
     task: Source | None = None
     since: float = 0.0
     unsealed: dict[str, Source] = field(default_factory=dict)
@@ -94,18 +96,20 @@ class Local:
         self._refusal: RefusalError | None = None
         self._workers: list[Worker] = []
 
-    def prepare(self) -> Ready:
-        """Start the first worker and wait until it has looked into the output."""
+    def prepare(self) -> Ready | None:
+        """Start the first worker and wait until it has looked into the output.
+
+        Returns:
+            what it found, or None where the run was stopped before that
+        """
         self._start(first=True)
-        while self._workers:
+        while self._workers and not self._cancelled:
             for message in self._listen():
                 if isinstance(message, Ready):
                     return message
-            if self._cancelled:
-                break
         if self._refusal:
             raise self._refusal
-        raise MrxError("stopped before the first worker was ready")
+        return None
 
     def run(self, sources: Iterable[Source]) -> Iterator[Message]:
         """Keep every worker at one video until all videos have ended."""
@@ -135,13 +139,13 @@ class Local:
 
     def _start(self, *, first: bool = False, after: Worker | None = None) -> None:
         ours, theirs = self._context.Pipe()
-        orphan = after.process.pid if after else None
+        orphans = (*after.orphans, after.process.pid or 0) if after else ()
         process = self._context.Process(
-            target=worker.main, args=(theirs, self.job, first, orphan), daemon=True
+            target=worker.main, args=(theirs, self.job, first, orphans), daemon=True
         )
         process.start()
         theirs.close()
-        one = Worker(process, ours)
+        one = Worker(process, ours, orphans)
         if after:
             one.unsealed, one.retry = after.unsealed, after.task or after.retry
         self._workers.append(one)
@@ -196,7 +200,7 @@ class Local:
     def _adopted(self, one: Worker, keys: set[str]) -> Iterator[Message]:
         """Do again what was lost with a dead worker's shard; not what was saved from it."""
         self._again.extend(s for key, s in one.unsealed.items() if key not in keys)
-        retry, one.unsealed, one.retry = one.retry, {}, None
+        retry, one.unsealed, one.retry, one.orphans = one.retry, {}, None, ()
         if retry and retry.key in keys:
             row = Row(retry.key, "ok", path=retry.path, size=retry.size, mtime=retry.mtime)
             yield Ended(row)

@@ -127,6 +127,8 @@ def run(
         summary = Summary(str(folder), inputs=len(sources))
         stack.enter_context(_signals(engine, summary))
         ready = engine.prepare()
+        if ready is None:
+            return summary
         earlier = {} if job.overwrite else _earlier(folder, ready.settings)
         manifest = None
         if not job.dry_run:
@@ -167,7 +169,7 @@ class _Run:
                 self.summary.count(Row(row.key, row.status))
             else:
                 left.append(source)
-        self.listener.begin(self.summary, len(left))
+        self.listener.begin(self.summary, len(left) + len(settled))
         for row in settled:
             self._end(row)
         return left

@@ -74,19 +74,19 @@ class Reporter:
         self._last = time.monotonic()
 
 
-def main(connection: Connection, job: Job, first: bool, orphan: int | None) -> None:
+def main(connection: Connection, job: Job, first: bool, orphans: tuple[int, ...]) -> None:
     """Run in a new process.
 
     Args:
         connection: to the parent
         job: what the run was asked to do
         first: look into the output before anything else
-        orphan: the process number of a dead worker whose shard is to be saved
+        orphans: process numbers of dead workers whose shards are to be saved
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        _serve(connection, job, first=first, orphan=orphan)
+        _serve(connection, job, first=first, orphans=orphans)
     except MrxError as error:
         connection.send(Refused(error.exit_code, str(error), traceback.format_exc()))
     except Exception as error:  # noqa: BLE001 - the process ends; the parent must hear why
@@ -94,7 +94,7 @@ def main(connection: Connection, job: Job, first: bool, orphan: int | None) -> N
         connection.send(Refused(1, text, traceback.format_exc()))
 
 
-def _serve(connection: Connection, job: Job, *, first: bool, orphan: int | None) -> None:
+def _serve(connection: Connection, job: Job, *, first: bool, orphans: tuple[int, ...]) -> None:
     inbox = Inbox(connection)  # before the imports, which take seconds
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"  # read at import: a worker is one thread, its siblings the rest
@@ -112,8 +112,8 @@ def _serve(connection: Connection, job: Job, *, first: bool, orphan: int | None)
     )
     gc.collect()
     gc.freeze()  # a hundred thousand objects of the imports need not be walked again
-    if orphan is not None:
-        send(Adopted(tuple(extraction.adopt(orphan))))
+    if orphans:
+        send(Adopted(tuple(extraction.adopt(orphans))))
     if first:
         held = extraction.look()
         send(Ready(extraction.settings, held.done, held.salvaged))

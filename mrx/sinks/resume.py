@@ -66,12 +66,12 @@ def clear(folder: Path) -> None:
             path.unlink()
 
 
-def adopt(job: Job, pid: int) -> list[str]:
-    """Save the shard of a worker of this machine that died; the keys that were whole in it."""
+def adopt(job: Job, pids: Collection[int]) -> list[str]:
+    """Save the shards of workers of this machine that died; the keys that were whole in them."""
     keys = []
     for path in temporaries(Path(job.output)):
         match = TEMPORARY.fullmatch(path.name)
-        if match and match["host"] == host() and int(match["pid"]) == pid:
+        if match and match["host"] == host() and int(match["pid"]) in pids:
             keys += _salvage_when_free(path, job.share_name, ())
     return keys
 
