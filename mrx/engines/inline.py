@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from mrx.engines.messages import Advanced, Closed, Ended, Message, Ready, Sealed
+from mrx.engines.messages import Advanced, Closed, Ended, Looked, Message, Sealed
 from mrx.errors import Cancelled
 from mrx.job import Job
 from mrx.sources import Source
@@ -23,10 +23,10 @@ class Inline:
             sealed=lambda path, keys: self._news.append(Sealed(str(path), tuple(keys))),
         )
 
-    def prepare(self) -> Ready:
+    def prepare(self) -> Looked:
         """Look into the output."""
         held = self._extraction.look()
-        return Ready(self._extraction.settings, held.done, held.salvaged)
+        return Looked(self._extraction.settings, held.done, held.salvaged)
 
     def run(self, sources: Iterable[Source]) -> Iterator[Message]:
         """Work on one source after another."""

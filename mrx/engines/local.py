@@ -8,12 +8,14 @@ import multiprocessing
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from mrx.engines import worker
-from mrx.engines.messages import Adopted, Closed, Ended, Message, Ready, Refused, Sealed
+from mrx.engines.messages import Adopted, Closed, Ended, Looked, Message, Ready, Refused, Sealed
 from mrx.errors import MrxError
 from mrx.job import Job, Row
 from mrx.sources import Source
@@ -50,11 +52,9 @@ class Worker:
     fate: str = ""
 
     def send(self, word: Source | str) -> None:
-        """Say something to a process that may just have died; its end is seen elsewhere."""
-        try:
+        """Say something to a process that may just have died; its end is seen where it is heard."""
+        with suppress(ConnectionError):
             self.connection.send(word)
-        except BrokenPipeError:
-            self.fate = self.fate or ""
 
     def death(self) -> str:
         """Why the process is gone, as a reason for the video that it worked on."""
@@ -80,12 +80,14 @@ class Local:
         job: what the run was asked to do
         workers: how many processes
         timeout: seconds after which a video is given up; None waits for ever
+        eager: start all workers at once, since there will be work for them
     """
 
-    def __init__(self, job: Job, *, workers: int, timeout: float | None) -> None:
+    def __init__(self, job: Job, *, workers: int, timeout: float | None, eager: bool) -> None:
         self.job = job
         self.timeout = timeout
         self.wanted = workers
+        self.eager = eager
         self._context = multiprocessing.get_context("spawn")
         self._tries: Counter[str] = Counter()
         self._again: deque[Source] = deque()
@@ -96,16 +98,18 @@ class Local:
         self._refusal: RefusalError | None = None
         self._workers: list[Worker] = []
 
-    def prepare(self) -> Ready | None:
+    def prepare(self) -> Looked | None:
         """Start the first worker and wait until it has looked into the output.
 
         Returns:
             what it found, or None where the run was stopped before that
         """
         self._start(first=True)
+        while self.eager and len(self._workers) < self.wanted:
+            self._start()
         while self._workers and not self._cancelled:
             for message in self._listen():
-                if isinstance(message, Ready):
+                if isinstance(message, Looked):
                     return message
         if self._refusal:
             raise self._refusal
@@ -114,10 +118,9 @@ class Local:
     def run(self, sources: Iterable[Source]) -> Iterator[Message]:
         """Keep every worker at one video until all videos have ended."""
         self._sources = iter(sources)
-        while len(self._workers) < self.wanted and (source := next(self._sources, None)):
-            self._again.append(source)
-            if len(self._again) > len(self._workers):
-                self._start()
+        self._again.extend(islice(self._sources, self.wanted))
+        while len(self._workers) < min(self.wanted, len(self._again)):
+            self._start()
         while self._workers:
             self._hand_out()
             yield from self._listen()

@@ -9,7 +9,12 @@ from mrx.job import Row
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker has built its methods, and looked into the output if it was asked to.
+    """A worker has built its methods and takes videos."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """The first worker has looked into the output.
 
     Attributes:
         settings: all that decides the numbers
@@ -65,4 +70,4 @@ class Refused:
     traceback: str = ""
 
 
-Message = Ready | Ended | Advanced | Sealed | Adopted | Closed | Refused
+Message = Ready | Looked | Ended | Advanced | Sealed | Adopted | Closed | Refused

@@ -12,7 +12,7 @@ from typing import Any
 
 from mrx.engines.inline import Inline
 from mrx.engines.local import Local
-from mrx.engines.messages import Advanced, Ended, Message, Ready, Sealed
+from mrx.engines.messages import Advanced, Ended, Looked, Message, Sealed
 from mrx.job import Job, Row, mismatch, settings_hash
 from mrx.manifest import Manifest, locked, manifests, read_rows
 from mrx.sources import Source
@@ -120,25 +120,30 @@ def run(
     with ExitStack() as stack:
         if not job.dry_run:
             stack.enter_context(locked(folder, job.share_name))
-        engine: Inline | Local = (
-            Local(job, workers=workers, timeout=limits.timeout) if workers else Inline(job)
-        )
+        engine = _engine(job, workers, limits.timeout)
         stack.callback(engine.close)
         summary = Summary(str(folder), inputs=len(sources))
         stack.enter_context(_signals(engine, summary))
-        ready = engine.prepare()
-        if ready is None:
+        looked = engine.prepare()
+        if looked is None:
             return summary
-        earlier = {} if job.overwrite else _earlier(folder, ready.settings)
+        earlier = {} if job.overwrite else _earlier(folder, looked.settings)
         manifest = None
         if not job.dry_run:
-            manifest = Manifest(folder, job.share_name, ready.settings)
+            manifest = Manifest(folder, job.share_name, looked.settings)
             stack.callback(manifest.close)
         loop = _Run(summary, limits, manifest, listener or Listener())
-        left = loop.plan(sources, ready, earlier)
+        left = loop.plan(sources, looked, earlier)
         loop.follow(engine.run(left), engine)
         summary.seconds = time.monotonic() - began
     return summary
+
+
+def _engine(job: Job, workers: int, timeout: float | None) -> Inline | Local:
+    if not workers:
+        return Inline(job)
+    fresh = job.overwrite or not manifests(Path(job.output))
+    return Local(job, workers=workers, timeout=timeout, eager=fresh)
 
 
 class _Run:
@@ -153,14 +158,14 @@ class _Run:
         self.listener = listener
 
     def plan(
-        self, sources: Sequence[Source], ready: Ready, earlier: Mapping[str, Row]
+        self, sources: Sequence[Source], looked: Looked, earlier: Mapping[str, Row]
     ) -> list[Source]:
         """Count what has ended already; the sources that are left."""
-        self.summary.salvaged = ready.salvaged
+        self.summary.salvaged = looked.salvaged
         left, settled = [], []
         for source in sources:
             row = earlier.get(source.key)
-            if ready.done.get(source.key) == _stamp(source):
+            if looked.done.get(source.key) == _stamp(source):
                 self.summary.ok += 1
                 self.summary.before += 1
             elif source.problem:

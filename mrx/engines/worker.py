@@ -14,6 +14,7 @@ from mrx.engines.messages import (
     Advanced,
     Closed,
     Ended,
+    Looked,
     Message,
     Ready,
     Refused,
@@ -116,9 +117,8 @@ def _serve(connection: Connection, job: Job, *, first: bool, orphans: tuple[int,
         send(Adopted(tuple(extraction.adopt(orphans))))
     if first:
         held = extraction.look()
-        send(Ready(extraction.settings, held.done, held.salvaged))
-    else:
-        send(Ready(extraction.settings, {}))
+        send(Looked(extraction.settings, held.done, held.salvaged))
+    send(Ready())
     try:
         while isinstance(task := inbox.tasks.get(), Source):
             row = extraction.work(task)
