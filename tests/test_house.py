@@ -1,0 +1,255 @@
+"""The rules of the house that can be read from the source: who imports whom, and a few bans."""
+
+import ast
+import fnmatch
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOP_LEVEL = {
+    *("setup.cfg", "mrx", "tests", "examples", "README.md", "CHANGELOG.md"),
+    *("pyproject.toml", "LICENSE", ".ci", ".gitignore"),
+}
+MOST_LINES = 400
+CHOOSER = ("pipeline.py", "choose_device")  # beside the options of cli, who may name a device
+OPEN_TO_ALL = {"errors", "job"}
+STAGES = {
+    *("sources", "keys", "manifest", "records", "ops", "kernels", "methods", "windows", "decode"),
+    "sinks",
+}
+
+# part → the parts of mrx that it may import: anywhere, and inside functions only
+MAY_IMPORT = {
+    "errors": (set(), set()),
+    "job": ({"errors"}, set()),
+    "keys": ({"errors"}, set()),
+    "manifest": (set(), set()),
+    "sources": ({"keys"}, set()),
+    "records": (set(), set()),
+    "ops": (set(), set()),
+    "kernels": ({"ops"}, set()),
+    "methods": ({"ops", "kernels"}, set()),
+    "windows": ({"records"}, set()),
+    "decode": ({"records", "sources"}, set()),
+    "sinks": ({"records", "keys", "manifest", "kernels"}, set()),
+    "pipeline": (STAGES, set()),
+    "engines": ({"manifest", "sources", "keys"}, {"pipeline"}),
+    "library": ({*STAGES, "engines", "pipeline"}, set()),
+    "cli": ({"sources", "keys", "methods", "engines"}, {*STAGES, "pipeline", "library"}),
+    "__init__": (set(), {"library"}),
+    "__main__": ({"cli"}, set()),
+}
+HEAVY = {"torch", "numpy", "av", "cv2", "h5py", "numba", "triton", "hdf5plugin", "click", "tqdm"}
+MAY_LOAD = {
+    "records": ({"torch", "numpy"}, set()),
+    "ops": ({"torch"}, set()),
+    "kernels": ({"torch", "numpy"}, {"cv2", "numba", "triton"}),
+    "methods": ({"torch"}, set()),
+    "windows": ({"torch", "numpy"}, set()),
+    "decode": ({"av", "cv2", "numpy", "torch"}, set()),
+    "sinks": ({"h5py", "cv2", "av", "numpy", "torch"}, {"hdf5plugin"}),
+    "pipeline": ({"torch", "cv2", "av", "numpy"}, set()),
+    "cli": ({"click", "tqdm"}, {"torch", "av", "cv2", "h5py", "numpy"}),
+}
+
+
+def part_of(path):
+    """The folder or file of mrx that a module belongs to."""
+    return Path(path).parts[0].removesuffix(".py")
+
+
+def imports(tree):
+    """(dotted name, whether it waits for a call or for a type checker) of every import."""
+
+    def visit(node, waits):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, waits) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            whole = base == "mrx"  # `from mrx import keys` names a part, or something of mrx itself
+            yield from (
+                (f"mrx.{alias.name}" if whole else base, waits)
+                for alias in (node.names if whole else node.names[:1])
+            )
+        functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+        types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, waits or types or isinstance(node, functions))
+
+    return list(visit(tree, False))
+
+
+def import_violations(path, source):
+    part = part_of(path)
+    if part not in MAY_IMPORT:
+        yield f"{path}: no row in tests/test_house.py says what {part} may import"
+        return
+    ours, ours_waiting = MAY_IMPORT[part]
+    heavy, heavy_waiting = MAY_LOAD.get(part, (set(), set()))
+    for name, waits in imports(ast.parse(source)):
+        top, _, rest = name.partition(".")
+        target = rest.partition(".")[0]
+        if not top:
+            yield f"{path}: relative import of {name}"
+        elif top in HEAVY and top not in heavy | (heavy_waiting if waits else set()):
+            yield f"{path}: imports {top}"
+        elif top == "mrx" and target not in {"", "__version__", part}:
+            allowed = ours | (ours_waiting if waits else set())
+            if target not in allowed | (OPEN_TO_ALL if part not in OPEN_TO_ALL else set()):
+                yield f"{path}: imports mrx.{target}"
+
+
+def docstrings(tree):
+    """The constants that are documentation: a string that stands alone."""
+    alone = (node.value for node in ast.walk(tree) if isinstance(node, ast.Expr))
+    return {id(value) for value in alone if isinstance(value, ast.Constant)}
+
+
+def device_violations(path, source):
+    tree = ast.parse(source)
+    words = docstrings(tree)
+    chooser = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and (path, node.name) == CHOOSER
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".cuda"):
+            yield f"{path}:{node.lineno}: .cuda()"
+        text = node.value if isinstance(node, ast.Constant) else ""
+        named = isinstance(text, str) and "cuda" in text and id(node) not in words | chooser
+        if named and part_of(path) != "cli":
+            yield f"{path}:{node.lineno}: names cuda"
+
+
+def form_violations(path, source):
+    tree = ast.parse(source)
+    lines = source.count("\n")
+    if lines > MOST_LINES:
+        yield f"{path}: {lines} lines"
+    if not ast.get_docstring(tree):
+        yield f"{path}: no docstring"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
+            yield f"{path}:{node.lineno}: print"
+
+
+def violations(path, source):
+    """What is wrong with the source of a module at this path in mrx."""
+    checks = (import_violations, device_violations, form_violations)
+    return [found for check in checks for found in check(path, source)]
+
+
+MODULES = sorted(p.relative_to(ROOT / "mrx").as_posix() for p in (ROOT / "mrx").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES)
+def test_a_module_keeps_the_rules(path):
+    assert violations(path, (ROOT / "mrx" / path).read_text(encoding="utf-8")) == []
+
+
+PLANTED = {
+    "a stage that imports another stage": (
+        "sinks/new.py",
+        "from mrx.decode import Video",
+        "sinks/new.py: imports mrx.decode",
+    ),
+    "the same by another way to write it": (
+        "sinks/new.py",
+        "from mrx import keys, decode",
+        "sinks/new.py: imports mrx.decode",
+    ),
+    "a stage that imports the pipeline, even late": (
+        "decode/new.py",
+        "def f():\n    import mrx.pipeline",
+        "decode/new.py: imports mrx.pipeline",
+    ),
+    "an engine that imports the pipeline at once": (
+        "engines/new.py",
+        "from mrx.pipeline import Extraction",
+        "engines/new.py: imports mrx.pipeline",
+    ),
+    "a heavy package in the parent": (
+        "sources.py",
+        "import numpy as np",
+        "sources.py: imports numpy",
+    ),
+    "a heavy package above a command's body": (
+        "cli/new.py",
+        "import torch",
+        "cli/new.py: imports torch",
+    ),
+    "a video reader in a method": ("methods/new.py", "import av", "methods/new.py: imports av"),
+    "numba at once": ("kernels/new.py", "import numba", "kernels/new.py: imports numba"),
+    "an import of the errors' importers": (
+        "errors.py",
+        "from mrx.job import Job",
+        "errors.py: imports mrx.job",
+    ),
+    "a relative import": (
+        "ops/new.py",
+        "from . import stencils",
+        "ops/new.py: relative import of .",
+    ),
+    "a folder without a row": (
+        "extra/new.py",
+        "",
+        "extra/new.py: no row in tests/test_house.py says what extra may import",
+    ),
+    "a fixed device": ("ops/new.py", "def f(x):\n    x.cuda()", "ops/new.py:3: .cuda()"),
+    "a fixed device by name": ("ops/new.py", "DEVICE = 'cuda:0'", "ops/new.py:2: names cuda"),
+    "a named device beside its chooser": (
+        "pipeline.py",
+        "def choose(): return f'cuda:{1}'",
+        "pipeline.py:2: names cuda",
+    ),
+    "a print": ("ops/new.py", "print(1)", "ops/new.py:2: print"),
+    "a long file": ("ops/new.py", "\n" * MOST_LINES, "ops/new.py: 402 lines"),
+}
+
+
+@pytest.mark.parametrize(("path", "source", "message"), PLANTED.values(), ids=PLANTED.keys())
+def test_a_planted_violation_is_found(path, source, message):
+    assert violations(path, f'"""A module."""\n{source}\n') == [message]
+
+
+def test_a_missing_docstring_is_found():
+    assert violations("ops/new.py", "import math\n") == ["ops/new.py: no docstring"]
+
+
+def test_what_is_allowed_is_not_found():
+    late = "def run():\n    from mrx.pipeline import Extraction\n    import math\n"
+    assert violations("engines/new.py", f'"""Says cuda."""\nfrom mrx.job import Job\n{late}') == []
+    chooser = "def choose_device():\n    return 'cuda:0'\n"
+    assert violations("pipeline.py", f'"""A module."""\nimport torch\n{chooser}') == []
+
+
+def test_the_parent_process_loads_nothing_heavy():
+    code = (
+        "import sys, mrx.cli.extract, mrx.engines.run, mrx.methods, mrx.manifest\n"
+        f"print(sorted(({HEAVY!r} - {{'click', 'tqdm'}}) & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+def tracked():
+    """The names at the top of the repository, as git knows them, or else as they lie there."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        listed = ""
+    if listed:
+        return {name.partition("/")[0] for name in listed.split("\0") if name}
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().split()]
+    names = {p.name for p in ROOT.iterdir()} - {".git"}
+    return {n for n in names if not any(fnmatch.fnmatch(n, pattern) for pattern in ignored)}
+
+
+def test_the_top_level_holds_only_what_belongs_there():
+    assert tracked() <= TOP_LEVEL
