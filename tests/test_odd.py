@@ -3,9 +3,12 @@
 import json
 import os
 
+import pytest
 from command import process, rows
 
 import mrx
+
+pytestmark = pytest.mark.slow
 
 FRAME_BY_FRAME = ("-m", "dynamic-image", "-p", "length=1", "--step", "1", "--no-resize")
 CYCLE = "sub/up"

@@ -12,6 +12,8 @@ from command import process
 
 import mrx as library
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("a.mp4", "b c.mp4", "d/a.mp4", "[x]*.mp4")
 
 

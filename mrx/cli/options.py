@@ -141,9 +141,9 @@ storage_options = group(
         "--videos-per-shard",
         type=click.IntRange(min=1),
         default=500,
-        help="Begin a new shard after so many videos,",
+        help="Begin a new shard after so many videos.",
     ),
-    click.option("--shard-size", default="2GiB", help="or after so many bytes."),
+    click.option("--shard-size", default="2GiB", help="Begin a new shard after so many bytes."),
 )
 
 

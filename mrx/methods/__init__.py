@@ -14,18 +14,15 @@ __all__ = ["check", "find", "names"]
 
 
 def names() -> list[str]:
-    """The methods of this package."""
-    return list(MODULES)
+    """The methods of this package, then those that other packages offer."""
+    offered = metadata.entry_points(group=ENTRY_POINTS).names
+    return [*MODULES, *sorted(offered - MODULES.keys())]
 
 
 def check(name: str) -> None:
     """Refuse a name that nobody offers, without importing any method."""
-    if name not in MODULES:
-        offers = metadata.entry_points(group=ENTRY_POINTS).names
-        if name not in offers:
-            raise UsageError(
-                f"no method {name}: choose from {', '.join(sorted({*MODULES, *offers}))}"
-            )
+    if name not in MODULES and name not in names():
+        raise UsageError(f"no method {name}: choose from {', '.join(names())}")
 
 
 def find(name: str) -> "Method":

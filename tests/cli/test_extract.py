@@ -256,7 +256,7 @@ def test_the_environment_sets_options(clips, out):
 
 
 USAGE = [
-    (["-m", "mbpmm"], 2, "no method mbpmm: choose from dynamic-image, mbpm, pa"),
+    (["-m", "mbpmm"], 2, "no method mbpmm: choose from mbpm, dynamic-image, pa"),
     (["-p", "sigm=1"], 2, "mbpm has no parameter sigm; it has sigma=1.1, size=9"),
     (["-p", "sigma"], 2, "bad -p (sigma): give NAME=VALUE"),
     (["-p", "sigma=much"], 2, "mbpm.sigma=much: not of type float"),

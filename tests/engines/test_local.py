@@ -12,9 +12,7 @@ from trouble import GOOD, HANG, KILL, RAISE, children, until
 
 import mrx
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(signal, "SIGKILL"), reason="processes are stopped by POSIX signals here"
-)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
