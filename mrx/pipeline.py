@@ -7,7 +7,7 @@ whether it runs in the parent or in a process of its own.
 import json
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,9 +125,9 @@ class Extraction:
         """What the output holds already; refuses an output that other settings made."""
         return look(self.job, self.settings)
 
-    def adopt(self, pid: int) -> list[str]:
-        """Save what a worker that died had finished; the keys of it."""
-        return adopt(self.job, pid)
+    def adopt(self, pids: Collection[int]) -> list[str]:
+        """Save what workers that died had finished; the keys of it."""
+        return adopt(self.job, pids)
 
     def work(self, source: Source) -> Row:
         """Extract one video. Whatever is wrong with it ends as a row, not as an error."""
@@ -276,7 +276,9 @@ def _source_attributes(source: Source) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """The libraries whose version may move a number."""
-    libraries = {n: ".".join(map(str, av.library_versions[n])) for n in ("libavcodec", "libswscale")}
+    libraries = {
+        n: ".".join(map(str, av.library_versions[n])) for n in ("libavcodec", "libswscale")
+    }
     packages = {"torch": torch, "av": av, "opencv": cv2, "numpy": np}
     return {n: str(package.__version__) for n, package in packages.items()} | libraries
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from mrx.decode.scale import Orientation, orientation, target_size
@@ -14,7 +14,7 @@ from mrx.job import Decoding
 Color = Literal["rgb", "gray"]
 CHANNELS: dict[Color, int] = {"rgb": 3, "gray": 1}
 FORMATS: dict[Color, str] = {"rgb": "rgb24", "gray": "gray"}
-SCALING = "BILINEAR"
+SCALING = int(Interpolation.BILINEAR)  # names cost a lookup for each frame
 FULL_RANGE = 2
 LUMA_SPACES = {2, 5, 6}  # unspecified, BT.470BG and SMPTE 170M: luma is the gray that OpenCV means
 LUMA_FORMATS = {
@@ -52,7 +52,7 @@ class Converter:
             color_range=int(first.color_range),
             color_space=int(first.colorspace),
             interlaced=bool(first.interlaced_frame),
-            scaling="none" if (self.width, self.height) == shown else SCALING.lower(),
+            scaling="none" if (self.width, self.height) == shown else "bilinear",
         )
 
     def write(self, picture: av.VideoFrame, color: Color, out: NDArray[np.uint8]) -> None:
@@ -69,8 +69,9 @@ class Converter:
             np.copyto(out, self.turn.apply(luma))
             return
         width, height = (self.height, self.width) if self.turn.swap else (self.width, self.height)
+        # A picture is too little work to share: waking the threads costs more than they save.
         converted = self._reformatters[color].reformat(
-            picture, width=width, height=height, format=FORMATS[color], interpolation=SCALING
+            picture, width, height, FORMATS[color], interpolation=SCALING, threads=1
         )
         np.copyto(out, self.turn.apply(_plane(converted, width, height, CHANNELS[color])))
 

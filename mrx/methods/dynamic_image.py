@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mrx.kernels import backend, rank_pool
 from mrx.methods.spec import Method, Representation, check_choice, full_precision
 from mrx.ops.rank_pool import Coefficients, exact_rank_pool, frame_weights, weighted_sum
 
@@ -66,6 +67,9 @@ class DynamicImage(Representation):
     def extract(self, frames: Tensor) -> Tensor:
         """Pool bytes, without a copy of them in floating point."""
         self.check(frames)
+        here = frames.device.type == "cpu" and frames.dtype == torch.uint8
+        if here and self.pooling == "approximate" and backend() == "numba":
+            return rank_pool.weighted_sum(frames, self.weights)
         return self._pool(frames)
 
     def gauge(self) -> float:

@@ -60,6 +60,9 @@ class MBPM(Representation):
         self.normalize = normalize
         self.log = laplacian_of_gaussian(size, sigma, scale=scale)
         self.conv_s, self.conv_t = _filters(3, self.log.kernel)
+        self._made = tuple(w.float() for w in _untrained(3, self.log.kernel))
+        deviation = torch.tensor(STATISTICS[normalize][1], dtype=torch.float64)
+        self._gain = 1 / (3 * 255 * deviation)
         self.length = 3
         self.step = 3
         self.channels = ("red", "green", "blue")
@@ -89,15 +92,14 @@ class MBPM(Representation):
         self.check(frames)
         if self.trained:
             return depthwise(self._in_time(self.prepare(frames)), self.conv_s.weight)
-        gain = 1 / (3 * 255 * torch.tensor(STATISTICS[self.normalize][1], dtype=torch.float64))
-        return band_pass(frames, self.log.first, self.log.second, gain, backend=kind)
+        return band_pass(frames, self.log.first, self.log.second, self._gain, backend=kind)
 
     @property
     def trained(self) -> bool:
         """Whether the weights are others than those the module was made with."""
         present = (self.conv_s.weight, self.conv_t.weight)
-        made = zip(present, _untrained(3, self.log.kernel), strict=True)
-        return not all(torch.equal(now, new.float().to(now)) for now, new in made)
+        pairs = zip(present, self._made, strict=True)
+        return not all(torch.equal(now, made.to(now)) for now, made in pairs)
 
     def gauge(self) -> float:
         """A share of the largest output that colors in 0..1 can give."""

@@ -43,7 +43,7 @@ def weighted_sum(clip: Tensor, weights: Tensor) -> Tensor:
     first, *others = weights.tolist()
     total = clip[:, 0].to(dtype) * first
     for t, weight in enumerate(others, start=1):
-        total = torch.add(total, clip[:, t], alpha=weight)
+        total.add_(clip[:, t].to(dtype), alpha=weight)
     return total
 
 

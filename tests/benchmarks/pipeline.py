@@ -2,9 +2,10 @@
 
 For copies of one clip and the same number of processes: frames/s of PyAV's decoding and conversion
 to RGB alone, then of `mrx extract` with each method, output written; in turn, several times. Start
-of the processes is left out of both: the clock runs from a worker's first row to the last one.
+of the processes is left out of both: the clock runs from when the last worker to start has ended
+its first video.
 
-    python tests/benchmarks/pipeline.py CLIP [--copies 24] [--repeats 5] [--workers 2]
+    python tests/benchmarks/pipeline.py CLIP [--copies 32] [--repeats 5] [--workers 2]
 """
 
 import argparse
@@ -71,7 +72,17 @@ class Watch(Listener):
         self.rows = []
 
     def row(self, row):
-        self.rows.append((time.perf_counter(), row.frames))
+        self.rows.append((time.perf_counter(), row))
+
+    def steady(self, workers):
+        """Frames/s from when every worker has ended a video. Workers start one after another."""
+        rest = iter(self.rows)
+        ends = []  # of each worker's last video; its next one begins after that
+        while len(ends) < workers:
+            began, row = next(rest)
+            own = [end for end in ends if end <= began - row.seconds + 0.005]
+            ends = [end for end in ends if end != max(own, default=None)] + [began]
+        return sum(row.frames for _, row in rest) / (self.rows[-1][0] - began)
 
 
 def mrx_rate(folder, output, method, workers):
@@ -80,9 +91,7 @@ def mrx_rate(folder, output, method, workers):
     job = Job(str(output), methods=(method,), decoding=Decoding(short_side=None))
     summary = run(job, sources.find([str(folder)]).sources, workers=workers, listener=watch)
     assert summary.exit_code == 0, summary
-    first = watch.rows[:workers]
-    rest = watch.rows[workers:]
-    return sum(frames for _, frames in rest) / (rest[-1][0] - first[-1][0])
+    return watch.steady(workers)
 
 
 def peak_memory(clip, times, method):
@@ -143,7 +152,7 @@ def measure(clip, *, copies, repeats, workers):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clip", type=Path)
-    parser.add_argument("--copies", type=int, default=16)
+    parser.add_argument("--copies", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
