@@ -286,13 +286,12 @@ def versions() -> dict[str, str]:
 def choose_device(name: str) -> torch.device:
     """The device that was asked for; `auto` is the first GPU, or the CPU where there is none."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return torch.device("cuda:0" if count else "cpu")
     here = ["cpu", *(f"cuda:{i}" for i in range(count))]
     here += ["mps"] if torch.backends.mps.is_available() else []
-    wanted = "cuda:0" if name == "cuda" else name
+    names = {"auto": "cuda:0" if count else "cpu", "cuda": "cuda:0"}
+    wanted = names.get(name, name)
     if wanted not in here:
-        raise MissingError(
-            f"no device {name}: this machine has {', '.join(here)}. Use --device cpu"
-        )
+        there = ", ".join(here)
+        raise MissingError(f"no device {name}: this machine has {there}. Use --device cpu")
+    torch.backends.cudnn.allow_tf32 = False  # TF32 would round what the CPU does not
     return torch.device(wanted)

@@ -1,5 +1,6 @@
 """The life of a worker process: build, then one video after another until told to stop."""
 
+import ctypes
 import gc
 import os
 import queue
@@ -25,6 +26,8 @@ from mrx.job import Job
 from mrx.sources import Source
 
 REPORT_SECONDS = 0.5
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT_BLOCK, KEPT_TOTAL = 32 * 2**20, 256 * 2**20
 STOP = "stop"
 CANCEL = "cancel"
 
@@ -75,6 +78,17 @@ class Reporter:
         self._last = time.monotonic()
 
 
+def keep_memory() -> None:
+    """Keep freed blocks for the next batch, which wants as many of the same size.
+
+    Given back to the system, every batch would fault its pages in again. Only glibc can be told.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BLOCK)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_TOTAL)
+
+
 def main(connection: Connection, job: Job, first: bool, orphans: tuple[int, ...]) -> None:
     """Run in a new process.
 
@@ -96,6 +110,7 @@ def main(connection: Connection, job: Job, first: bool, orphans: tuple[int, ...]
 
 
 def _serve(connection: Connection, job: Job, *, first: bool, orphans: tuple[int, ...]) -> None:
+    keep_memory()
     inbox = Inbox(connection)  # before the imports, which take seconds
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"  # read at import: a worker is one thread, its siblings the rest
