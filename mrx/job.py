@@ -1,18 +1,61 @@
-"""What a run was asked to do, and the row that tells how an input ended.
+"""What a run was asked to do, with which sources, and the row that tells how one ended.
 
 Plain values without a heavy import: the parent process makes them, workers receive them.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mrx.errors import OutputError, UsageError
 
+_SECRET = re.compile(r"://[^/@]*@")
 Status = Literal["ok", "skipped", "failed", "planned"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One video as the user named it, or as a scan found it.
+
+    Attributes:
+        key: What it is called in shards and lists, unique in a run: see ``mrx.keys``.
+        path: Absolute path as ``os.fsdecode`` gives it, links kept; or a URL.
+        kind: A file, a folder of numbered images, or a URL.
+        start: Where to begin, in seconds after the video's first frame.
+        end: Where to stop, likewise.
+        label: Its class, printable.
+        size: Bytes, of files only.
+        mtime: Time of the last change, of files and folders.
+        problem: Why it cannot even be opened.
+        missing: There is nothing of this name (a link that leads nowhere is something).
+    """
+
+    key: str
+    path: str
+    kind: Literal["file", "frames", "url"] = "file"
+    start: float | None = None
+    end: float | None = None
+    label: str | None = None
+    size: int | None = None
+    mtime: float | None = None
+    problem: str | None = None
+    missing: bool = False
+
+    @property
+    def public_path(self) -> str:
+        """The path as lists and shards may show it: a URL without user and password."""
+        return _SECRET.sub("://", self.path) if self.kind == "url" else self.path
+
+    @property
+    def stamp(self) -> tuple[float, ...]:
+        """What tells whether the video behind the key is still the same; -1 for what is unknown."""
+        facts = (self.size, self.mtime, self.start, self.end)
+        return tuple(-1.0 if fact is None else float(fact) for fact in facts)
 
 
 @dataclass(frozen=True)
@@ -42,6 +85,19 @@ class Decoding:
     image_fps: float = 25.0
     max_pixels: int = 8192 * 8192
 
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        _check_whole(self, "short_side", "max_pixels")
+        _check_positive(self, "fps", "image_fps")
+        sides = [1, 1] if self.size is None else list(self.size)
+        if len(sides) != 2 or not all(map(_is_whole, sides)):
+            raise UsageError(f"size is a width and a height in whole pixels, not {self.size}")
+        start = 0.0 if self.start is None else self.start
+        if not 0 <= start < math.inf:
+            raise UsageError(f"start is a finite number of at least 0, not {start:g}")
+        if self.end is not None and not start < self.end < math.inf:
+            raise UsageError(f"end is a finite number after start={start:g}, not {self.end:g}")
+
 
 @dataclass(frozen=True)
 class Windowing:
@@ -59,6 +115,10 @@ class Windowing:
     segments: int | None = None
     tail: Literal["drop", "repeat"] = "drop"
 
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        _check_whole(self, "step", "dilation", "segments")
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -69,6 +129,44 @@ class Storage:
     compression: Literal["auto", "none", "gzip", "lzf", "blosc"] = "auto"
     videos_per_shard: int = 500
     shard_size: int = 2 * 1024**3
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        _check_positive(self, "bound")
+        _check_whole(self, "videos_per_shard", "shard_size")
+
+
+def _check_choices(record: Any) -> None:
+    """Refuse a value that is none of its `Literal`'s choices."""
+    for name, kind in get_type_hints(type(record)).items():
+        value = getattr(record, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise UsageError(f"{name} is one of {', '.join(get_args(kind))}, not {value}")
+
+
+def _check_whole(record: Any, *names: str) -> None:
+    for name, value in _given(record, names):
+        if not _is_whole(value):
+            raise UsageError(f"{name} is a whole number of at least 1, not {value}")
+
+
+def _check_positive(record: Any, *names: str) -> None:
+    for name, value in _given(record, names):
+        if not (isinstance(value, int | float) and 0 < value < math.inf):
+            raise UsageError(f"{name} is a finite number above 0, not {value}")
+
+
+def _given(record: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """The named values, but for None where it may stand."""
+    kinds = get_type_hints(type(record))
+    for name in names:
+        value = getattr(record, name)
+        if value is not None or type(None) not in get_args(kinds[name]):
+            yield name, value
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and value >= 1
 
 
 @dataclass(frozen=True)
@@ -87,19 +185,34 @@ class Job:
     overwrite: bool = False
     dry_run: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.output.strip() or re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", self.output):
+            raise UsageError(f"bad output ({self.output}): give a folder of this machine")
+        if not self.methods:
+            raise UsageError("no method: give at least one")
+        if len(set(self.methods)) < len(self.methods):
+            raise UsageError(f"a method is named twice: {', '.join(self.methods)}")
+        for what, given in (("parameters", self.parameters), ("weights", self.weights)):
+            for name in given:
+                if name not in self.methods:
+                    known = ", ".join(self.methods)
+                    raise UsageError(f"{what} for {name}: it is not among the methods ({known})")
+
     @property
     def share_name(self) -> str:
         """What the files of this share carry in their names: nothing, or ``3of8``."""
         return f"{self.share[0]}of{self.share[1]}" if self.share else ""
 
     def settings(self, methods: Mapping[str, Any]) -> dict[str, Any]:
-        """All that decides the numbers in the output, given each method's full parameters.
+        """All that decides the numbers in the output, given each method's parameters and step.
 
         Two runs may share an output folder only where these agree.
         """
         decoding = {k: v for k, v in asdict(self.decoding).items() if k != "max_pixels"}
-        storage = {"dtype": self.storage.dtype, "bound": self.storage.bound}
-        every = {**decoding, **asdict(self.windowing), **storage}
+        windowing = {k: v for k, v in asdict(self.windowing).items() if k != "step"}
+        integers = self.storage.dtype in ("q16", "uint8")
+        storage = {"dtype": self.storage.dtype, "bound": self.storage.bound if integers else None}
+        every = {**decoding, **windowing, **storage}
         settings = {name: list(v) if isinstance(v, tuple) else v for name, v in every.items()}
         return {"methods": dict(methods), **settings}
 
@@ -158,6 +271,8 @@ class Row:
     path: str = ""
     size: int | None = None
     mtime: float | None = None
+    start: float | None = None
+    end: float | None = None
     frames: int = 0
     n_out: Mapping[str, int] = field(default_factory=dict)
     bytes: int = 0
@@ -178,10 +293,10 @@ class Row:
 
 def parse_size(text: str) -> tuple[int, int]:
     """``340x256`` to (340, 256): width, then height."""
-    width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+    numbers = re.fullmatch(r"0*([1-9][0-9]{0,8})x0*([1-9][0-9]{0,8})", text.lower())
+    if not numbers:
         raise UsageError(f"bad size ({text}): give width x height in pixels, as in 340x256")
-    return int(width), int(height)
+    return int(numbers[1]), int(numbers[2])
 
 
 def parse_bytes(text: str) -> int:
@@ -197,5 +312,5 @@ def parse_bytes(text: str) -> int:
     unit = text.strip()[len(number) :].lower()
     try:
         return int(float(number) * units[unit])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise UsageError(f"bad size ({text}): give a number of bytes, as in 2GiB") from error

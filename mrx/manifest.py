@@ -7,6 +7,7 @@ tells what failed or was skipped, and why.
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from mrx.errors import OutputError
 from mrx.job import Row, settings_hash
 
 HEADER = "mrx_format"
+NAME = re.compile(r"manifest(-\d+of\d+)?\.jsonl")
 
 
 def manifest_path(folder: Path, share: str) -> Path:
@@ -25,7 +27,7 @@ def manifest_path(folder: Path, share: str) -> Path:
 
 def manifests(folder: Path) -> list[Path]:
     """All manifests of a folder."""
-    return sorted(folder.glob("manifest*.jsonl"))
+    return sorted(p for p in folder.glob("manifest*.jsonl") if NAME.fullmatch(p.name))
 
 
 def read_rows(path: Path) -> tuple[dict[str, Any], dict[str, Row]]:
@@ -35,7 +37,7 @@ def read_rows(path: Path) -> tuple[dict[str, Any], dict[str, Row]]:
     """
     settings: dict[str, Any] = {}
     rows: dict[str, Row] = {}
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             try:
                 values = json.loads(line)
@@ -44,7 +46,7 @@ def read_rows(path: Path) -> tuple[dict[str, Any], dict[str, Row]]:
                 else:
                     row = Row.from_json(line)
                     rows[row.key] = row
-            except (json.JSONDecodeError, TypeError):
+            except (KeyError, TypeError, ValueError):
                 continue
     return settings, rows
 
@@ -110,4 +112,9 @@ def _lock(file: int, kind: int, folder: Path) -> None:
         raise OutputError(
             f"output is being written by another run ({folder}): wait for it to end, use another "
             "-o, or split the work with --shard"
+        ) from error
+    except OSError as error:
+        raise OutputError(
+            f"output cannot be locked ({folder}): {error.strerror}. Use a folder on a file system "
+            "that has locks"
         ) from error

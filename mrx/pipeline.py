@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 import torch
 
-from mrx import methods
+from mrx import kernels, methods
 from mrx.decode import Video
-from mrx.errors import Cancelled, DecodeError, InputError, MissingError, OutputError
+from mrx.errors import Cancelled, DecodeError, InputError, MissingError, MrxError, OutputError
 from mrx.job import Job, Row
 from mrx.methods.spec import Method, Representation
 from mrx.methods.weights import load_weights
@@ -29,7 +29,7 @@ from mrx.sinks.filters import filters
 from mrx.sinks.hdf5 import Entry, ShardWriter
 from mrx.sinks.resume import Held, adopt, look
 from mrx.sources import Source
-from mrx.windows.plan import Rule, plan
+from mrx.windows.plan import Rule, count
 from mrx.windows.stack import Stack
 
 
@@ -115,7 +115,10 @@ class Extraction:
         self.job = job
         self.device = choose_device(job.device)
         self.lanes = [Lane.build(job, name, self.device) for name in job.methods]
-        self.settings = job.settings({lane.method.name: lane.parameters for lane in self.lanes})
+        self.settings = job.settings(
+            {n.method.name: {**n.parameters, "step": n.rule.step} for n in self.lanes}
+        )
+        kernels.backend()  # refuses a wrong choice before any work
         self._cancelled = cancelled
         self._progress = progress
         self._sealed = sealed
@@ -135,18 +138,22 @@ class Extraction:
         video = Video(source, self.job.decoding)
         try:
             outcome = self._estimate(video) if self.job.dry_run else self._extract(source, video)
-        except (OutputError, Cancelled):
+        except Cancelled:
             raise
         except InputError as error:
             outcome = {"status": "failed", "reason": str(error)}
+        except MrxError:
+            raise
         except Exception as error:  # noqa: BLE001 - one video's fault must not end the run
             reason = f"internal error: {type(error).__name__}: {error}"
             outcome = {"status": "failed", "reason": reason, "traceback": traceback.format_exc()}
         return Row(
             key=source.key,
-            path=source.path,
+            path=source.public_path,
             size=source.size,
             mtime=source.mtime,
+            start=source.start,
+            end=source.end,
             seconds=round(time.monotonic() - began, 3),
             warnings=tuple(video.tally.warnings),
             **{"frames": video.tally.selected, **outcome},
@@ -173,7 +180,7 @@ class Extraction:
     def _estimate(self, video: Video) -> dict[str, Any]:
         """What an extraction would give, from the headers alone."""
         frames, width, height = video.estimate()
-        counts = {lane.method.name: len(plan(frames, lane.rule)) for lane in self.lanes}
+        counts = {lane.method.name: count(frames, lane.rule) for lane in self.lanes}
         size = 0
         for lane in self.lanes:
             channels, rows, columns = lane.module.output_shape(height, width)
@@ -264,7 +271,7 @@ class Extraction:
 
 def _source_attributes(source: Source) -> dict[str, Any]:
     known = {
-        "source": source.path.encode("utf-8", "backslashreplace").decode(),
+        "source": source.public_path.encode("utf-8", "backslashreplace").decode(),
         "source_size": source.size,
         "source_mtime": source.mtime,
         "range_start": source.start,

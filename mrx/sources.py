@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from mrx.errors import NoInputError, UsageError
+from mrx.job import Source as Source
 from mrx.keys import (
     PLAIN,
     ListRow,
@@ -50,35 +51,6 @@ UPWARD = "a directory link back to a folder above it"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _NUMBERED = re.compile(rf"(.*?)([0-9]+)\.({'|'.join(IMAGE_EXTENSIONS)})", re.I | re.S)
 _PREFIXES = ("", "img_", "image_", "frame", "frame_")  # the first that there is; else most files
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One video as the user named it, or as a scan found it.
-
-    Attributes:
-        key: What it is called in shards and lists, unique in a run: see ``mrx.keys``.
-        path: Absolute path as ``os.fsdecode`` gives it, links kept; or a URL.
-        kind: A file, a folder of numbered images, or a URL.
-        start: Where to begin, in seconds after the video's first frame.
-        end: Where to stop, likewise.
-        label: Its class, printable.
-        size: Bytes, of files only.
-        mtime: Time of the last change, of files and folders.
-        problem: Why it cannot even be opened.
-        missing: There is nothing of this name (a link that leads nowhere is something).
-    """
-
-    key: str
-    path: str
-    kind: Literal["file", "frames", "url"] = "file"
-    start: float | None = None
-    end: float | None = None
-    label: str | None = None
-    size: int | None = None
-    mtime: float | None = None
-    problem: str | None = None
-    missing: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import h5py
 from click.testing import CliRunner
 
 import mrx as library
@@ -73,3 +74,12 @@ def contents(out):
                 facts = json.dumps({n: str(v) for n, v in maps.attrs.items()}, sort_keys=True)
                 found[key, name] = (maps[:].tobytes(), maps.items.tobytes(), facts, attributes)
     return found
+
+
+def all_keys(out):
+    """Every key of every shard of a folder, as often as it stands there."""
+    keys = []
+    for path in sorted(out.glob("shard-*.h5")):
+        with h5py.File(path) as file:
+            keys += [key.decode() for key in file["index"]["key"]]
+    return sorted(keys)

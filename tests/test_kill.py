@@ -6,7 +6,7 @@ import time
 import pytest
 import trouble
 import videos
-from command import contents, process, start
+from command import all_keys, contents, process, start
 from trouble import children
 
 CLIPS = 30
@@ -28,8 +28,10 @@ def test_twenty_kills_at_random_moments_lose_nothing_and_double_nothing(clips, t
     environment = {**trouble.install(tmp_path / "site"), "MRX_BACKEND": "opencv"}
     methods = ("-m", "trouble", "-p", "trouble.slow=0.02", "-m", "dynamic-image")
 
+    rotating = ("--videos-per-shard", "7")
+
     def words(out):
-        return ("extract", clips, "-o", out, *methods, "--workers", "2", "--no-resize")
+        return ("extract", clips, "-o", out, *methods, "--workers", "2", "--no-resize", *rotating)
 
     undisturbed = process(*words(tmp_path / "whole"), environment=environment)
     assert undisturbed.returncode == 0, undisturbed.stderr
@@ -48,13 +50,14 @@ def test_twenty_kills_at_random_moments_lose_nothing_and_double_nothing(clips, t
             if running.returncode == 0:
                 break
         assert contents(out) == expected
+        assert all_keys(out) == sorted(key for key, _ in expected)
         assert process("verify", out).returncode == 0
         assert not list(out.glob(".tmp-*"))
 
 
 def _kill(running, chance):
     """Kill the parent or one of its workers at a random moment; whether anything was killed."""
-    time.sleep(chance.uniform(0.2, SECONDS))
+    time.sleep(chance.uniform(0.1, SECONDS))
     workers = children(running)
     if running.poll() is not None:
         return 0

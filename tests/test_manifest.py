@@ -4,7 +4,7 @@ import pytest
 
 from mrx.errors import OutputError
 from mrx.job import Row
-from mrx.manifest import Manifest, locked, read_rows
+from mrx.manifest import Manifest, locked, manifests, read_rows
 
 SETTINGS = {"methods": {"mbpm": {}}}
 
@@ -60,3 +60,15 @@ def test_a_run_of_all_stands_alone_and_shares_stand_side_by_side(tmp_path):
             pass
     with locked(tmp_path, ""):
         pass
+
+
+def test_other_files_of_that_kind_are_not_ours(tmp_path):
+    written(tmp_path, "a")
+    (tmp_path / "manifest-train.jsonl").write_text('{"key": 1}')
+    assert [p.name for p in manifests(tmp_path)] == ["manifest.jsonl"]
+
+
+def test_lines_that_are_no_rows_are_passed_over(tmp_path):
+    path = written(tmp_path, "a")
+    path.write_bytes(path.read_bytes() + b'{"key": "b"}\n\xff\xfe\n[]\n')
+    assert read_rows(path)[1].keys() == {"a"}

@@ -15,9 +15,19 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from mrx.engines import worker
-from mrx.engines.messages import Adopted, Closed, Ended, Looked, Message, Ready, Refused, Sealed
+from mrx.engines.messages import (
+    Adopted,
+    Closed,
+    Ended,
+    Looked,
+    Message,
+    Ready,
+    Refused,
+    Sealed,
+    row_of,
+)
 from mrx.errors import MrxError
-from mrx.job import Job, Row
+from mrx.job import Job
 from mrx.sources import Source
 
 TRIES = 2
@@ -31,9 +41,11 @@ class Worker:
     """The parent's side of a worker process.
 
     Attributes:
+        first: it is the one that looks into the output
         orphans: process numbers of dead workers, whose shards it has to save first
         task, since: the video it works on, and since when
         unsealed: sources that are done, but whose shard has no final name yet
+        sealed: keys whose shard has a final name, though their rows have not come yet
         retry: the video in whose middle the worker before it died
         ready, stopping, closed: it has built its methods, was told to end, has sealed its shard
         fate: why it was killed, where that was our doing
@@ -41,10 +53,12 @@ class Worker:
 
     process: BaseProcess
     connection: Connection
+    first: bool = False
     orphans: tuple[int, ...] = ()
     task: Source | None = None
     since: float = 0.0
     unsealed: dict[str, Source] = field(default_factory=dict)
+    sealed: set[str] = field(default_factory=set)
     retry: Source | None = None
     ready: bool = False
     stopping: bool = False
@@ -94,6 +108,7 @@ class Local:
         self._sources: Iterator[Source] = iter(())
         self._cancelled = False
         self._cancelled_at: float | None = None
+        self._looked = False
         self._false_starts = 0
         self._refusal: RefusalError | None = None
         self._workers: list[Worker] = []
@@ -148,7 +163,7 @@ class Local:
         )
         process.start()
         theirs.close()
-        one = Worker(process, ours, orphans)
+        one = Worker(process, ours, first, orphans)
         if after:
             one.unsealed, one.retry = after.unsealed, after.task or after.retry
         self._workers.append(one)
@@ -183,11 +198,15 @@ class Local:
         match message:
             case Ready():
                 one.ready = True
+            case Looked():
+                self._looked = True
             case Ended(row):
-                if row.status == "ok" and one.task:
+                if row.status == "ok" and one.task and row.key not in one.sealed:
                     one.unsealed[row.key] = one.task
+                one.sealed.discard(row.key)
                 one.task = None
             case Sealed(_, keys):
+                one.sealed |= set(keys) - one.unsealed.keys()
                 for key in keys:
                     one.unsealed.pop(key, None)
             case Adopted(keys):
@@ -205,8 +224,7 @@ class Local:
         self._again.extend(s for key, s in one.unsealed.items() if key not in keys)
         retry, one.unsealed, one.retry, one.orphans = one.retry, {}, None, ()
         if retry and retry.key in keys:
-            row = Row(retry.key, "ok", path=retry.path, size=retry.size, mtime=retry.mtime)
-            yield Ended(row)
+            yield Ended(row_of(retry, "ok"))
         elif retry:
             self._again.append(retry)
 
@@ -224,12 +242,15 @@ class Local:
                 self._refusal = self._refusal or RefusalError(refused)
                 self._cancelled = True
                 return
+        if one.task and one.task.key in one.sealed:
+            yield Ended(row_of(one.task, "ok"))
+            one.task = None
         if one.task:
             self._tries[one.task.key] += 1
             if self._tries[one.task.key] >= TRIES:
-                yield Ended(_failed(one.task, reason))
+                yield Ended(row_of(one.task, "failed", reason))
                 one.task = None
-        self._start(after=one, first=not one.ready and not self._workers)
+        self._start(after=one, first=one.first and not self._looked)
 
     def _watch(self) -> None:
         """Kill what hangs: a video past its time, or a worker that does not hear a stop."""
@@ -246,7 +267,3 @@ class Local:
         if self._cancelled_at is not None and now - self._cancelled_at > GRACE_SECONDS:
             for one in self._workers:
                 one.process.kill()
-
-
-def _failed(source: Source, reason: str) -> Row:
-    return Row(source.key, "failed", reason, path=source.path, size=source.size, mtime=source.mtime)

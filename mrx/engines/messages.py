@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mrx.job import Row
+from mrx.job import Row, Status
+from mrx.sources import Source
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,12 @@ class Looked:
 
     Attributes:
         settings: all that decides the numbers
-        done: key → (size, mtime) of the sources extracted already
+        done: key → stamp of the sources extracted already
         salvaged: videos saved from a killed run
     """
 
     settings: Mapping[str, Any]
-    done: Mapping[str, tuple[int, float]]
+    done: Mapping[str, tuple[float, ...]]
     salvaged: int = 0
 
 
@@ -68,6 +69,21 @@ class Refused:
     exit_code: int
     text: str
     traceback: str = ""
+
+
+def row_of(source: Source, status: Status, reason: str = "", **facts: Any) -> Row:
+    """The row of a source: how it ended, and what tells whether it has changed since."""
+    return Row(
+        source.key,
+        status,
+        reason,
+        path=source.public_path,
+        size=source.size,
+        mtime=source.mtime,
+        start=source.start,
+        end=source.end,
+        **facts,
+    )
 
 
 Message = Ready | Looked | Ended | Advanced | Sealed | Adopted | Closed | Refused

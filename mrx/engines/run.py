@@ -12,7 +12,8 @@ from typing import Any
 
 from mrx.engines.inline import Inline
 from mrx.engines.local import Local
-from mrx.engines.messages import Advanced, Ended, Looked, Message, Sealed
+from mrx.engines.messages import Advanced, Ended, Looked, Message, Sealed, row_of
+from mrx.errors import UsageError
 from mrx.job import Job, Row, mismatch, settings_hash
 from mrx.manifest import Manifest, locked, manifests, read_rows
 from mrx.sources import Source
@@ -42,6 +43,7 @@ class Summary:
 
     Attributes:
         before: of the ok ones, how many an earlier run had done
+        failed_before: of the failed ones, how many failed earlier and were not tried again
         missed: inputs that were not reached, because the run was stopped
         salvaged: videos saved from a run that was killed
         signal: the signal that stopped the run, or 0
@@ -54,6 +56,7 @@ class Summary:
     failed: int = 0
     planned: int = 0
     before: int = 0
+    failed_before: int = 0
     salvaged: int = 0
     frames: int = 0
     bytes: int = 0
@@ -115,6 +118,11 @@ def run(
         limits: when to give up
         listener: told of every step
     """
+    if job.overwrite and job.share:
+        raise UsageError(
+            "--overwrite removes what all shares wrote: remove the output folder instead, once, "
+            "before the shares begin"
+        )
     began = time.monotonic()
     folder = Path(job.output)
     with ExitStack() as stack:
@@ -165,13 +173,14 @@ class _Run:
         left, settled = [], []
         for source in sources:
             row = earlier.get(source.key)
-            if looked.done.get(source.key) == _stamp(source):
+            if looked.done.get(source.key) == source.stamp:
                 self.summary.ok += 1
                 self.summary.before += 1
             elif source.problem:
                 settled.append(self._unreadable(source))
             elif row and self._stands(row, source):
-                self.summary.count(Row(row.key, row.status))
+                self.summary.count(row_of(source, row.status))
+                self.summary.failed_before += row.status == "failed"
             else:
                 left.append(source)
         self.listener.begin(self.summary, len(left) + len(settled))
@@ -202,27 +211,18 @@ class _Run:
         self.listener.row(row)
 
     def _stands(self, row: Row, source: Source) -> bool:
-        same = (row.size, row.mtime) == (source.size, source.mtime)
+        same = (row.size, row.mtime, row.start, row.end) == (
+            source.size,
+            source.mtime,
+            source.start,
+            source.end,
+        )
         again = row.status == "failed" and self.limits.retry_failed
         return same and not again and row.status in ("failed", "skipped")
 
     def _unreadable(self, source: Source) -> Row:
         skip = source.missing and self.limits.missing_ok
-        return Row(
-            source.key,
-            "skipped" if skip else "failed",
-            source.problem or "",
-            path=source.path,
-            size=source.size,
-            mtime=source.mtime,
-        )
-
-
-def _stamp(source: Source) -> tuple[int, float]:
-    return (
-        -1 if source.size is None else source.size,
-        -1.0 if source.mtime is None else source.mtime,
-    )
+        return row_of(source, "skipped" if skip else "failed", source.problem or "")
 
 
 def _earlier(folder: Path, settings: Mapping[str, Any]) -> dict[str, Row]:

@@ -99,7 +99,7 @@ def main(connection: Connection, job: Job, first: bool, orphans: tuple[int, ...]
         orphans: process numbers of dead workers whose shards are to be saved
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a group gets it; the parent tells us
     try:
         _serve(connection, job, first=first, orphans=orphans)
     except MrxError as error:

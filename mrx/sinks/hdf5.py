@@ -26,7 +26,7 @@ from mrx.kernels.checksum import fletcher32
 from mrx.keys import group_name
 from mrx.records import Motion
 from mrx.sinks.encode import Encoding, Statistics, encode
-from mrx.sinks.layout import FINAL, FORMAT, INDEX, ITEM, ITEMS, PARTIAL, host, shards
+from mrx.sinks.layout import FINAL, FORMAT, INDEX, ITEM, ITEMS, PARTIAL, STAMP, host, shards
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 CHECKSUM_BYTES = 4
@@ -97,16 +97,8 @@ class ShardWriter:
         return seal(self.file, self.path, self.share)
 
     def abandon(self) -> None:
-        """Let go of a file that could not be written to, and leave it to `salvage` as it lies.
-
-        Closing it would write again, and again in vain, so its descriptor is led to nowhere first.
-        """
-        if self.file:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nowhere, self.file.id.get_vfd_handle())
-            os.close(nowhere)
-            with suppress(OSError, RuntimeError):  # nowhere has no length to be set at the end
-                self.file.close()
+        """Let go of a file that could not be written to; `salvage` finds it as it lies."""
+        abandon(self.file)
 
 
 class Series:
@@ -226,7 +218,10 @@ class Entry:
             self.group.attrs.update(key=self.key, status="ok", **attributes)
             stored = 0
             for name, series in self._series.items():
-                self.group.create_dataset(name + ITEMS, data=series.items())
+                items = series.items()
+                self.group.create_dataset(
+                    name + ITEMS, data=items, chunks=items.shape, fletcher32=True
+                )
                 series.dataset.attrs.update(**series.attributes(), **methods[name])
                 stored += series.dataset.id.get_storage_size()
             target = f"videos/{group_name(self.key)}"
@@ -244,6 +239,19 @@ class Entry:
             self.shard.file.flush()
 
 
+def abandon(file: h5py.File) -> None:
+    """Close a file that could not be written to, and leave what is on disk as it lies.
+
+    Closing would write again, and again in vain, so its descriptor is led to nowhere first.
+    """
+    if file:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, file.id.get_vfd_handle())
+        os.close(nowhere)
+        with suppress(OSError, RuntimeError):  # nowhere has no length to be set at the end
+            file.close()
+
+
 def seal(file: h5py.File, path: Path, share: str) -> Path | None:
     """Write the index, mark the file complete, close, sync, and give it the next free name."""
     with writing(path):
@@ -251,7 +259,8 @@ def seal(file: h5py.File, path: Path, share: str) -> Path | None:
         rows = [row for group in file["videos"].values() for row in index_rows(group)]
         if rows and not file.attrs["complete"]:
             file.pop("index", None)
-            file.create_dataset("index", data=np.array(rows, INDEX))
+            index = np.array(rows, INDEX)
+            file.create_dataset("index", data=index, chunks=index.shape, fletcher32=True)
             file.attrs["complete"] = 1
         file.flush()
         file.close()
@@ -267,17 +276,23 @@ def seal(file: h5py.File, path: Path, share: str) -> Path | None:
 def index_rows(group: h5py.Group) -> list[tuple[Any, ...]]:
     """The rows of the index that a video's group stands for."""
     attributes = group.attrs
-    label = str(attributes.get("label", ""))
-    whole = int(label) if label.lstrip("-").isdigit() else -1
     rest = (
         float(attributes["avg_fps"]),
         float(attributes["duration"]),
-        whole,
-        int(attributes.get("source_size", -1)),
-        float(attributes.get("source_mtime", -1)),
+        _whole_number(str(attributes.get("label", ""))),
+        *(attributes.get(name, -1) for name in STAMP),
     )
     names = [name for name in group if not name.endswith(ITEMS)]
     return [(attributes["key"], name, *group[name].shape, *rest) for name in names]
+
+
+def _whole_number(label: str) -> int:
+    """A label that is a number, as the index holds it; -1 for any other."""
+    try:
+        number = int(label)
+    except ValueError:
+        return -1
+    return number if abs(number) < 2**63 else -1
 
 
 def _publish(path: Path, share: str) -> Path:

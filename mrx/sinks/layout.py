@@ -10,6 +10,7 @@
 import re
 import socket
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,6 +18,8 @@ import numpy as np
 from mrx.errors import FormatError, OutputError
 
 FORMAT = 1
+UNREADABLE = (KeyError, OSError, RuntimeError, ValueError)  # what h5py raises at damage
+STAMP = ("source_size", "source_mtime", "range_start", "range_end")  # -1 for what is unknown
 ITEMS = ".items"
 PARTIAL = "_partial"
 FINAL = re.compile(r"shard-(?:(?P<share>\d+of\d+)-)?(?P<number>\d{5,})\.h5")
@@ -36,6 +39,8 @@ INDEX = np.dtype(
         ("label", "i8"),
         ("source_size", "i8"),
         ("source_mtime", "f8"),
+        ("range_start", "f8"),
+        ("range_end", "f8"),
     ]
 )
 
@@ -70,10 +75,7 @@ def open_shard(path: Path, mode: str = "r") -> h5py.File:
     except PermissionError as error:
         raise OutputError(f"shard is not readable ({path}): permission denied") from error
     except OSError as error:
-        raise FormatError(
-            f"broken shard ({path}): {_cause(error)}. mrx verify --repair {path.parent} sets it "
-            "aside, mrx extract then makes its videos again"
-        ) from error
+        raise broken(path, error) from error
     version = file.attrs.get("mrx_format")
     if version is None or version > FORMAT:
         file.close()
@@ -82,6 +84,20 @@ def open_shard(path: Path, mode: str = "r") -> h5py.File:
     return file
 
 
-def _cause(error: OSError) -> str:
-    text = str(error)
-    return "truncated" if "truncated" in text else text.rsplit("(", 1)[-1].rstrip(")")
+def broken(path: Path, error: Exception) -> FormatError:
+    """The error for a shard that is damaged."""
+    text = " ".join(str(error).split())
+    cause = "truncated" if "truncated" in text else text.rsplit("(", 1)[-1].rstrip(")")
+    return FormatError(
+        f"broken shard ({path}): {cause}. mrx verify --repair {path.parent} sets it aside, "
+        "mrx extract then makes its videos again"
+    )
+
+
+def read_index(path: Path) -> tuple[str, np.ndarray[Any, Any]]:
+    """When a shard was made, and its index."""
+    with open_shard(path) as file:
+        try:
+            return str(file.attrs["created"]), file["index"][...].astype(INDEX)
+        except UNREADABLE as error:
+            raise broken(path, error) from error

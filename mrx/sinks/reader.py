@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mrx.errors import MissingError, NoInputError
 from mrx.keys import group_name
 from mrx.sinks.encode import decode
-from mrx.sinks.layout import INDEX, ITEMS, open_shard, shards
+from mrx.sinks.layout import INDEX, ITEMS, open_shard, read_index, shards
 
 MOST_OPEN = 32
 
@@ -37,8 +37,9 @@ class Shards(Mapping[str, "Recording"]):
             raise NoInputError(f"no shards in {root}: mrx extract -o {root} makes them")
         self._files: OrderedDict[Path, h5py.File] = OrderedDict()
         self._process = os.getpid()
-        written = sorted(self.paths, key=lambda p: str(self._file(p).attrs["created"]))
-        self._rows = {p: self._file(p)["index"][...].astype(INDEX) for p in written}
+        made = {p: read_index(p) for p in self.paths}
+        written = sorted(self.paths, key=lambda p: made[p][0])
+        self._rows = {p: made[p][1] for p in written}
         self._where = {row["key"].decode(): p for p in written for row in self._rows[p]}
 
     def __getitem__(self, key: str) -> "Recording":

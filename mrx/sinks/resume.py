@@ -7,12 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mrx.errors import OutputError
 from mrx.job import Job, mismatch, settings_hash
-from mrx.sinks.layout import FINAL, TEMPORARY, host, open_shard, shards, temporaries
-from mrx.sinks.rescue import rescues, salvage
+from mrx.manifest import manifests
+from mrx.sinks.layout import (
+    FINAL,
+    TEMPORARY,
+    UNREADABLE,
+    broken,
+    host,
+    open_shard,
+    read_index,
+    shards,
+    temporaries,
+)
+from mrx.sinks.rescue import Known, held, rescues, salvage
 
 DYING_SECONDS = 10.0  # a worker whose parent was killed ends within this
 FOREIGN_SECONDS = 3600.0  # a temporary of another machine is left alone for this long
@@ -23,11 +32,11 @@ class Held:
     """What the folder holds.
 
     Attributes:
-        done: key → (size, mtime) of the source that was extracted
+        done: key → stamp of the source that was extracted
         salvaged: videos found whole in files that a killed run left behind
     """
 
-    done: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    done: Known = field(default_factory=dict)
     salvaged: int = 0
 
 
@@ -43,9 +52,11 @@ def look(job: Job, settings: Mapping[str, Any]) -> Held:
         if not job.dry_run:
             clear(folder)
         return Held()
+    for path in shards(folder):
+        read_index(path)  # says so where it is damaged
     for path in (*shards(folder), *_orphans(folder, job)):
         _check_settings(path, settings)
-    done = _done(folder)
+    done = held(shards(folder))
     if job.dry_run:
         return Held(done)
     for path in rescues(folder, job.share_name):
@@ -53,17 +64,16 @@ def look(job: Job, settings: Mapping[str, Any]) -> Held:
     saved = [
         key
         for path in _orphans(folder, job)
-        for key in _salvage_when_free(path, job.share_name, done.keys())
+        for key in _salvage_when_free(path, job.share_name, done)
     ]
-    return Held(_done(folder) if saved else done, len(saved))
+    return Held(held(shards(folder)) if saved else done, len(saved))
 
 
 def clear(folder: Path) -> None:
     """Remove the shards and manifests of an output folder, and nothing else."""
-    for path in list(folder.iterdir()):
-        ours = FINAL.fullmatch(path.name) or TEMPORARY.fullmatch(path.name)
-        if ours or (path.name.startswith("manifest") and path.suffix == ".jsonl"):
-            path.unlink()
+    ours = [p for p in folder.iterdir() if FINAL.fullmatch(p.name) or TEMPORARY.fullmatch(p.name)]
+    for path in (*ours, *manifests(folder)):
+        path.unlink()
 
 
 def adopt(job: Job, pids: Collection[int]) -> list[str]:
@@ -72,7 +82,7 @@ def adopt(job: Job, pids: Collection[int]) -> list[str]:
     for path in temporaries(Path(job.output)):
         match = TEMPORARY.fullmatch(path.name)
         if match and match["host"] == host() and int(match["pid"]) in pids:
-            keys += _salvage_when_free(path, job.share_name, ())
+            keys += _salvage_when_free(path, job.share_name, {})
     return keys
 
 
@@ -88,7 +98,7 @@ def _orphans(folder: Path, job: Job) -> list[Path]:
     return mine
 
 
-def _salvage_when_free(path: Path, share: str, known: Collection[str]) -> list[str]:
+def _salvage_when_free(path: Path, share: str, known: Known) -> list[str]:
     """Workers whose parent was killed may take a moment to end and free their file."""
     deadline = time.monotonic() + DYING_SECONDS
     while True:
@@ -96,8 +106,9 @@ def _salvage_when_free(path: Path, share: str, known: Collection[str]) -> list[s
             return salvage(path, share, known)
         except FileNotFoundError:
             return []
-        except OutputError:
-            if time.monotonic() > deadline:
+        except OutputError as error:
+            busy = isinstance(error.__cause__, BlockingIOError)
+            if not busy or time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
 
@@ -106,22 +117,11 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     try:
         with open_shard(path) as file:
             made = json.loads(file.attrs["settings_json"])
+    except UNREADABLE as error:
+        raise broken(path, error) from error
     except OutputError:
         if TEMPORARY.fullmatch(path.name):
             return
         raise
     if settings_hash(made) != settings_hash(settings):
         raise mismatch(path.parent, made, settings)
-
-
-def _done(folder: Path) -> dict[str, tuple[int, float]]:
-    """Every key that the shards hold, with the size and mtime of its source."""
-    made: list[tuple[str, np.ndarray[Any, Any]]] = []
-    for path in shards(folder):
-        with open_shard(path) as file:
-            made.append((str(file.attrs["created"]), file["index"][...]))
-    return {
-        row["key"].decode(): (int(row["source_size"]), float(row["source_mtime"]))
-        for _, rows in sorted(made, key=lambda one: one[0])
-        for row in rows
-    }

@@ -11,9 +11,18 @@ from mrx.errors import FormatError, OutputError
 from mrx.job import Row
 from mrx.manifest import manifests, read_rows
 from mrx.sinks.hdf5 import index_rows
-from mrx.sinks.layout import ITEMS, PARTIAL, open_shard, shards, temporaries
+from mrx.sinks.layout import (
+    ITEM,
+    ITEMS,
+    PARTIAL,
+    STAMP,
+    UNREADABLE,
+    open_shard,
+    read_index,
+    shards,
+    temporaries,
+)
 
-UNREADABLE = (KeyError, OSError, RuntimeError)  # what h5py raises at damaged structure
 NEEDED = ("units", "channels", "scale", "offset", "params_json")
 
 
@@ -40,12 +49,15 @@ def check(path: Path) -> Iterator[Problem]:
     if not path.is_dir():
         yield from check_shard(path)
         return
-    held: set[str] = set()
+    held: dict[str, str] = {}
     for shard in shards(path):
         yield from check_shard(shard)
-        held |= _keys(shard)
+        for key, stamp in _stamps(shard).items():
+            if held.get(key) == stamp:
+                yield Problem(str(shard), key, "stands in another shard too")
+            held[key] = stamp
     for orphan in temporaries(path):
-        yield Problem(str(orphan), "", "left behind by a killed run; the next mrx extract saves it")
+        yield Problem(str(orphan), "", "is being written, or was left by a killed run")
     for key, row in _ok_rows(path).items():
         if key not in held:
             yield Problem(str(path), key, f"the manifest says ok ({row.path}), no shard holds it")
@@ -86,8 +98,11 @@ def _group_problems(group: h5py.Group) -> Iterator[str]:
         yield "holds no maps"
     for name in names:
         dataset = group[name]
-        if name + ITEMS not in group or len(group[name + ITEMS]) != len(dataset):
+        items = group[name + ITEMS][...] if name + ITEMS in group else np.empty(0, ITEM)
+        if len(items) != len(dataset):
             yield f"{name}: its list of items does not fit its {len(dataset)} maps"
+        elif (items["first"] > items["last"]).any() or (np.diff(items["start"]) < 0).any():
+            yield f"{name}: its list of items goes back in time"
         if missing := [a for a in NEEDED if a not in dataset.attrs]:
             yield f"{name}: attributes are missing: {', '.join(missing)}"
         for item in range(len(dataset)):
@@ -133,12 +148,17 @@ def _is_index_right(file: h5py.File) -> bool:
     return sorted(listed) == sorted(there)
 
 
-def _keys(path: Path) -> set[str]:
+def stamp_of(group: h5py.Group) -> tuple[float, ...]:
+    """What tells whether the source of a video is still the same."""
+    return tuple(float(group.attrs.get(name, -1)) for name in STAMP)
+
+
+def _stamps(path: Path) -> dict[str, str]:
     try:
-        with open_shard(path) as file:
-            return {key_of(name, group) for name, group in groups(file)}
+        _, rows = read_index(path)
     except OutputError:
-        return set()
+        return {}
+    return {row["key"].decode(): str([float(row[name]) for name in STAMP]) for row in rows}
 
 
 def _ok_rows(folder: Path) -> dict[str, Row]:

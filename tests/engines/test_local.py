@@ -1,13 +1,13 @@
 """Worker processes that die, hang or are stopped; the run goes on, and nothing is lost."""
 
+import os
 import signal
 import time
 
-import h5py
 import pytest
 import trouble
 import videos
-from command import contents, manifest, process, rows, start
+from command import all_keys, contents, manifest, process, rows, start
 from trouble import GOOD, HANG, KILL, RAISE, children, until
 
 import mrx
@@ -193,9 +193,43 @@ def test_shards_of_processes_on_one_folder_never_collide(folder, tmp_path, envir
     assert [one.wait(timeout=60) for one in running] == [0, 0, 0]
     for one in running:
         one.communicate()
-    names = sorted((tmp_path / "out").glob("shard-*.h5"))
-    keys = []
-    for path in names:
-        with h5py.File(path) as file:
-            keys += file["index"]["key"].tolist()
-    assert sorted(keys) == [f"{i}.mp4".encode() for i in range(8)]
+    assert all_keys(tmp_path / "out") == [f"{i}.mp4" for i in range(8)]
+
+
+def test_a_worker_killed_between_two_shards_doubles_nothing(folder, tmp_path, environment):
+    for i in range(10):
+        trouble.clip(folder / f"{i}.mp4", GOOD, frames=20)
+    out = tmp_path / "out"
+    words = ["extract", folder, "-o", out, "-m", "trouble", "-p", "slow=0.05", "--workers", "1"]
+    running = start(*words, "--videos-per-shard", "1", environment=environment)
+    until(lambda: len(list(out.glob("shard-*.h5"))) >= 3)
+    trouble.kill(children(running)[0])
+    told = running.communicate(timeout=60)[1].decode()
+    assert (running.returncode, "10 ok, 0 skipped, 0 failed" in told) == (0, True), told
+    assert all_keys(out) == [f"{i}.mp4" for i in range(10)]
+
+
+def test_workers_that_are_killed_while_they_start_are_replaced(folder, tmp_path, environment):
+    for i in range(4):
+        trouble.clip(folder / f"{i}.mp4", GOOD)
+    words = ["extract", folder, "-o", tmp_path / "out", "-m", "trouble", "--workers", "2"]
+    running = start(*words, "--overwrite", environment=environment)
+    trouble.kill(min(until(lambda: children(running)[1:] and children(running))))
+    told = running.communicate(timeout=60)[1].decode()
+    assert (running.returncode, "4 ok, 0 skipped, 0 failed" in told) == (0, True), told
+    assert all_keys(tmp_path / "out") == [f"{i}.mp4" for i in range(4)]
+
+
+def test_a_signal_to_the_whole_group_closes_the_shards_too(folder, tmp_path, environment):
+    for i in range(12):
+        trouble.clip(folder / f"{i:02}.mp4", GOOD, frames=60)
+    words = ["extract", folder, "-o", tmp_path / "out", "-m", "trouble", "-p", "slow=0.05"]
+    running = start(
+        *words, "--workers", "2", "--jsonl", environment=environment, start_new_session=True
+    )
+    running.stdout.readline()
+    os.killpg(running.pid, signal.SIGTERM)
+    running.communicate(timeout=60)
+    assert running.returncode == 143
+    assert not list((tmp_path / "out").glob(".tmp-*"))
+    assert len(all_keys(tmp_path / "out")) >= 1

@@ -123,7 +123,7 @@ def killed(tmp_path, after):
 @pytest.mark.parametrize("after", ["", "shard.begin('c')"])
 def test_what_a_killed_writer_had_finished_is_saved(tmp_path, after):
     (orphan,) = killed(tmp_path, after)
-    assert salvage(orphan, "") == ["a", "b"]
+    assert salvage(orphan, "", {}) == ["a", "b"]
     assert [p.name for p in tmp_path.iterdir()] == ["shard-00000.h5"]
     with h5py.File(tmp_path / "shard-00000.h5") as file:
         assert sorted(file) == ["index", "videos"]
@@ -134,14 +134,14 @@ def test_a_temporary_whose_final_name_was_given_already_is_only_removed(tmp_path
     final = make(tmp_path, ["a"])
     orphan = tmp_path / ".tmp-all-host-1-aa.h5"
     orphan.hardlink_to(final)
-    assert salvage(orphan, "") == []
+    assert salvage(orphan, "", {}) == []
     assert [p.name for p in tmp_path.iterdir()] == [final.name]
 
 
 def test_a_temporary_that_cannot_be_opened_is_removed(tmp_path):
     orphan = tmp_path / ".tmp-all-host-1-aa.h5"
     orphan.write_bytes(b"not hdf5 at all")
-    assert salvage(orphan, "") == []
+    assert salvage(orphan, "", {}) == []
     assert not orphan.exists()
 
 
@@ -150,7 +150,7 @@ def test_a_temporary_that_is_being_written_is_left_alone(tmp_path):
     add(shard, "a")
     program = (
         "import sys; from pathlib import Path; from mrx.sinks.rescue import salvage\n"
-        "salvage(Path(sys.argv[1]), '')"
+        "salvage(Path(sys.argv[1]), '', {})"
     )
     ran = subprocess.run(
         [sys.executable, "-c", program, str(shard.path)], capture_output=True, text=True
@@ -203,12 +203,40 @@ def test_maps_grow_by_batches(tmp_path):
 
 def test_what_other_shards_hold_is_not_saved_twice(tmp_path):
     (orphan,) = killed(tmp_path, "")
-    assert salvage(orphan, "", known={"a"}) == ["b"]
+    assert salvage(orphan, "", {"a": (10.0, 2.5, -1.0, -1.0)}) == ["b"]
 
 
 def test_a_leftover_with_a_broken_video_gives_the_others(tmp_path):
     (orphan,) = killed(tmp_path, "")
     with h5py.File(orphan, "r+") as file:
         del file["videos/a/mbpm.items"]
-    assert salvage(orphan, "") == ["b"]
+    assert salvage(orphan, "", {}) == ["b"]
     assert [p.name for p in tmp_path.iterdir()] == ["shard-00000.h5"]
+
+
+def test_what_other_shards_hold_of_an_older_source_is_saved_all_the_same(tmp_path):
+    (orphan,) = killed(tmp_path, "")
+    assert salvage(orphan, "", {"a": (9.0, 2.5, -1.0, -1.0)}) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("label", "number"),
+    [("7", 7), ("-3", -3), ("jump", -1), ("²", -1), ("--5", -1), ("20230101123456789012", -1)],
+)
+def test_the_index_holds_labels_that_are_numbers(tmp_path, label, number):
+    shard = writer(tmp_path)
+    add(shard, "a", label=label)
+    with h5py.File(shard.seal()) as file:
+        assert file["index"]["label"].tolist() == [number]
+
+
+def test_a_salvage_without_space_leaves_the_leftover_and_says_so(tmp_path, monkeypatch):
+    (orphan,) = killed(tmp_path, "")
+
+    def full(*_):
+        raise OutputError("no space left")
+
+    monkeypatch.setattr("mrx.sinks.rescue.seal", full)
+    with pytest.raises(OutputError, match="no space left"):
+        salvage(orphan, "", {})
+    assert [p.name for p in tmp_path.iterdir()] == [orphan.name]
