@@ -22,6 +22,8 @@ LEAST_FRAME_BYTES = 16
 URL_TIMEOUT = (30.0, 60.0)
 # Containers whose own times decrease or are missing: time follows the index instead.
 INDEX_CLOCKS = {"avi", "h264", "hevc", "m4v", "mjpeg", "mpegvideo", "obu", "ivf", "h263"}
+# Not every packet has a time here: FFmpeg guesses the others, and differently after a seek.
+GUESSED_CLOCKS = {"mpeg"}
 
 
 def open_container(path: str, *, url: bool) -> InputContainer:
@@ -38,7 +40,10 @@ def open_container(path: str, *, url: bool) -> InputContainer:
 
 
 def best_stream(container: InputContainer) -> VideoStream:
-    """The stream a player would show: FFmpeg's best, but never an attached picture."""
+    """The stream a player would show: FFmpeg's best, but never an attached picture.
+
+    Threads inside a decoder lose frames at damage, so there are none.
+    """
     videos = container.streams.video
     moving = [s for s in videos if not s.disposition & Disposition.attached_pic]
     if not videos:
@@ -47,7 +52,20 @@ def best_stream(container: InputContainer) -> VideoStream:
     if not moving:
         raise DecodeError("only an attached picture (cover art), no video")
     best = container.streams.best("video")
-    return best if best in moving else max(moving, key=lambda s: s.width * s.height)
+    chosen = best if best in moving else max(moving, key=lambda s: s.width * s.height)
+    chosen.thread_type = "NONE"
+    return chosen
+
+
+def seek(container: InputContainer, stream: VideoStream, seconds: float) -> bool:
+    """Go to a key frame before a time of the stream; whether the container said it could."""
+    if not stream.time_base or GUESSED_CLOCKS & set(container.format.name.split(",")):
+        return False
+    try:
+        container.seek(int(seconds / stream.time_base), stream=stream)
+    except FFmpegError:
+        return False
+    return True
 
 
 def pictures(
@@ -56,9 +74,7 @@ def pictures(
     """Yield every decodable frame; count what is damaged and go on.
 
     The empty packet at the end is decoded too: it gives the frames held back for reordering.
-    Threads inside a decoder lose frames at damage, so there are none.
     """
-    stream.thread_type = "NONE"
     check_pixels(stream.width, stream.height, options.max_pixels)
     for packet in _packets(container, stream, tally):
         try:

@@ -60,9 +60,11 @@ class Tally:
         return 0 if self.partial else max(self.packets - given, 0)
 
     def restart(self) -> None:
-        """Forget the counts of a pass that begins again."""
+        """Forget the counts and the damage of a pass that begins again."""
         self.frames = self.packets = self.discarded = self.errors = 0
         self.frames_corrupt = self.packets_corrupt = 0
+        self.truncated = self.encrypted = self.stopped = self.partial = False
+        self.first_error = ""
 
     def damage(self) -> str:
         """In one phrase what was wrong with a video that gave frames all the same, or nothing."""

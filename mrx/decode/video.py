@@ -1,7 +1,7 @@
 """One video as a stream of `Frames`: decoded to its end, timed, selected, resized."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -69,11 +69,10 @@ class Video:
         """Frames, width and height as the headers tell them, which may be wrong."""
         path, options = self.source.path, self.options
         if self.source.kind == "frames":
-            paths = numbered_images(path).paths
-            height, width = images.shape(paths[0])
-            frames, rate = len(paths), options.image_fps
+            height, width = images.shape(path, options)
+            frames, rate = len(numbered_images(path).paths), options.image_fps
         else:
-            with pyav.open_container(path, url=self.source.kind == "url") as container:
+            with self._container() as container:
                 stream = pyav.best_stream(container)
                 width, height = stream.width, stream.height
                 rate = float(stream.average_rate or stream.guessed_rate or DEFAULT_RATE)
@@ -126,14 +125,24 @@ class Video:
             tally.facts.update(codec="images", avg_fps=options.image_fps, clock="index")
             yield self._select(self._images(tally), 0.0, tally)
             return
-        with pyav.open_container(source.path, url=source.kind == "url") as container:
+        with self._container() as container:
             stream = pyav.best_stream(container)
             tally.facts.update(_stream_facts(container, stream))
             origin = 0.0
             if tally.facts["clock"] == "pts" and stream.start_time is not None and stream.time_base:
                 origin = float(stream.start_time * stream.time_base)
             frames = self._decoded(container, stream, origin, tally)
+            if frames is not None:
+                yield self._select(frames, origin, tally)
+                return
+        # Opened again: seeking back to the first frame misses it as well in some containers.
+        tally.restart()
+        with self._container() as container:
+            frames = self._timed(container, pyav.best_stream(container), tally)
             yield self._select(frames, origin, tally)
+
+    def _container(self) -> InputContainer:
+        return pyav.open_container(self.source.path, url=self.source.kind == "url")
 
     def _select(self, frames: Iterable[Timed], origin: float, tally: Tally) -> Iterator[Timed]:
         start, end, fps = self.options.start, self.options.end, self.options.fps
@@ -151,34 +160,40 @@ class Video:
 
     def _images(self, tally: Tally) -> Iterator[Timed]:
         rate = self.options.image_fps
-        for index, picture in enumerate(images.pictures(self.source.path, tally)):
+        pictures = images.pictures(self.source.path, tally, self.options)
+        for index, picture in enumerate(pictures):
             tally.frames += 1
             yield Timed(picture, index, index / rate)
-            if tally.stopped:
-                break
         if not tally.frames:
-            raise DecodeError(f"no readable image in this folder ({tally.first_error})")
+            raise DecodeError(images.nothing(tally))
 
     def _decoded(
         self, container: InputContainer, stream: VideoStream, origin: float, tally: Tally
-    ) -> Iterator[Timed]:
+    ) -> Iterator[Timed] | None:
+        """The frames, from a key frame before a start that is far; None where a seek missed it."""
         start = self.options.start or 0.0
-        if tally.facts["clock"] == "pts" and start > SEEK_SECONDS and stream.time_base:
-            container.seek(int((origin + start) / stream.time_base), stream=stream)
-            sought = self._timed(container, stream, tally)
+        if tally.facts["clock"] != "pts" or start <= SEEK_SECONDS:
+            return self._timed(container, stream, tally)
+        if not pyav.seek(container, stream, origin + start):
+            return None
+        sought = self._timed(container, stream, tally, sought=True)
+        try:
             first = next(sought, None)
-            if first is not None and first.time <= origin + start:
-                tally.partial = True
-                yield from chain([first], sought)
-                return
-            container.seek(stream.start_time or 0, stream=stream)
-            tally.restart()
-        yield from self._timed(container, stream, tally)
-        tally.partial = False
+        except DecodeError:  # there is no key frame from here to the end
+            return None
+        if first is not None and _is_entry(first, origin + start):
+            return chain([first], sought)
+        sought.close()
+        return None
 
     def _timed(
-        self, container: InputContainer, stream: VideoStream, tally: Tally
-    ) -> Iterator[Timed]:
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        tally: Tally,
+        *,
+        sought: bool = False,
+    ) -> Generator[Timed]:
         clock = Clock(tally.facts["avg_fps"], by_index=tally.facts["clock"] == "index")
         tally.partial = True
         base = stream.time_base or Fraction(1)  # asking a frame for it costs more than the rest
@@ -189,8 +204,15 @@ class Video:
                 pts = picture.pts
                 stamp = None if pts is None else pts * ticks / per_second
                 yield Timed(picture, index, clock.read(stamp, index))
+            tally.partial = sought
         finally:
             tally.facts.update(times_repaired=clock.repaired, vfr=clock.variable)
+
+
+def _is_entry(first: Timed, start: float) -> bool:
+    """Whether decoding may begin here: some decoders invent what a frame between keys refers to."""
+    picture = first.picture
+    return bool(picture.key_frame) and picture.pts is not None and first.time <= start
 
 
 def _stream_facts(container: InputContainer, stream: VideoStream) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Which frames make which window. Integers only: no tensors, no rounding."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,22 +42,34 @@ class Rule:
         return 1 if self.tail == "repeat" else self.span
 
 
-def starts(frames: int, rule: Rule, *, first: int = 0) -> Iterator[int]:
+def starts(frames: int, rule: Rule, *, first: int = 0) -> Iterable[int]:
     """Where the windows of a video with so many frames start.
 
     Segments follow the papers' test rule: the centre of each of N equal parts of the possible
     starts, ``floor((2 s + 1) (frames - span + 1) / (2 N))``. Where the video is shorter than a
     window, a repeated tail leaves the one start 0.
     """
-    if frames < max(rule.needs, 1):
-        return
-    if rule.segments is not None:
-        places = max(frames - rule.span + 1, 1)
-        yield from ((2 * s + 1) * places // (2 * rule.segments) for s in range(rule.segments))
-    elif rule.tail == "repeat":
-        yield from range(first, frames, rule.step)
-    else:
-        yield from range(first, frames - rule.span + 1, rule.step)
+    if rule.segments is None:
+        return _every_start(frames, rule, first)
+    places = max(frames - rule.span + 1, 1)
+    parts = range(count(frames, rule))
+    return ((2 * s + 1) * places // (2 * rule.segments) for s in parts)
+
+
+def count(frames: int, rule: Rule, *, first: int = 0) -> int:
+    """How many windows a video with so many frames has, without making them.
+
+    >>> count(7, Rule(length=3, step=3)), count(7, Rule(length=3, step=3, tail="repeat"))
+    (2, 3)
+    """
+    if rule.segments is None:
+        return len(_every_start(frames, rule, first))
+    return rule.segments if frames >= rule.needs else 0
+
+
+def _every_start(frames: int, rule: Rule, first: int) -> range:
+    last = frames - 1 if rule.tail == "repeat" else frames - rule.span
+    return range(first, last + 1, rule.step)
 
 
 def window(start: int, rule: Rule, *, frames: int) -> list[int]:

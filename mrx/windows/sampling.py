@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mrx.errors import UsageError
+from mrx.windows.plan import Rule, starts
 
 Draw = Callable[..., Any]
 DENSE_WINDOW = 64
@@ -43,7 +44,7 @@ def centre_starts(frames: int, segments: int, length: int, *, twice: bool = Fals
     """The centre of each of N equal parts; `twice` adds each part's beginning."""
     check(frames, length)
     places = frames - length + 1
-    centres = [(2 * s + 1) * places // (2 * segments) for s in range(segments)]
+    centres = [*starts(frames, Rule(length=length, step=1, segments=segments))]
     return centres + [s * places // segments for s in range(segments)] if twice else centres
 
 

@@ -9,6 +9,8 @@ from mrx.errors import ShapeError
 from mrx.records import Clips, Frames
 from mrx.windows.plan import Rule, plan, window
 
+GATHER_BYTES = 32 * 2**20  # windows that overlap are copies: many could outgrow their frames
+
 
 class Stack:
     """Cut a stream of `Frames` into `Clips` by a rule.
@@ -90,7 +92,10 @@ class Stack:
         held = self._held
         if not windows or held is None:
             return
-        places = np.searchsorted(held.position, np.array(windows))
-        data = held.data[torch.from_numpy(places)].permute(0, 1, 4, 2, 3)
-        ends = places[:, [0, -1]]
-        yield Clips(data, held.index[ends], held.time[ends])
+        every = np.searchsorted(held.position, np.array(windows))
+        most = max(1, GATHER_BYTES // (self.rule.length * held.data.shape[1:].numel()))
+        for begin in range(0, len(every), most):
+            places = every[begin : begin + most]
+            data = held.data[torch.from_numpy(places)].permute(0, 1, 4, 2, 3)
+            ends = places[:, [0, -1]]
+            yield Clips(data, held.index[ends], held.time[ends])

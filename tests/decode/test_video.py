@@ -1,8 +1,10 @@
 import json
 import os
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 
 import av
@@ -13,7 +15,8 @@ import torch
 import videos
 from conftest import REAL_CLIPS
 
-from mrx.decode import open_video
+from mrx.decode import images, open_video
+from mrx.decode.tally import Tally
 from mrx.errors import DecodeError
 from mrx.job import Decoding
 from mrx.sources import Source
@@ -152,18 +155,56 @@ def test_start_and_end_are_seconds_after_the_first_frame(odd):
     assert times[0] == pytest.approx(video.tally.first_time) == pytest.approx(11.8, abs=0.1)
 
 
+LONG = {
+    "long.mp4": ("libx264", {"g": "50", "bf": "2"}),
+    "long.mkv": ("libx264", {"g": "50", "bf": "2"}),
+    "long.ts": ("libx264", {"g": "50", "bf": "2"}),  # seeks to no key frame: the next is late
+    "no_key_after_it.ts": ("libx264", {"g": "1000"}),
+    "gray_without_key.ts": ("mpeg4", {"g": "50"}),  # its decoder invents what is missing
+    "guessed_times.mpg": ("mpeg2video", {"g": "50", "bf": "2"}),
+}
+
+
 @pytest.mark.parametrize("start", [10.2, 12.0, 15.96])
-def test_a_range_that_is_sought_equals_one_that_is_decoded(tmp_path, start, monkeypatch):
+@pytest.mark.parametrize("name", LONG)
+def test_a_range_that_is_sought_equals_one_that_is_decoded(tmp_path, name, start, monkeypatch):
+    codec, options = LONG[name]
     path = videos.write(
-        tmp_path / "long.mp4", videos.moving(450, 32, 32, speed=1), options={"g": "50", "bf": "2"}
+        tmp_path / name, videos.moving(450, 32, 32, speed=1), codec=codec, options=options
     )
-    options = replace(NATIVE, start=start, end=start + 1)
-    _, sought, times = read(path, options)
+    ranged = replace(NATIVE, start=start, end=start + 1)
+    video, sought, times = read(path, ranged)
     monkeypatch.setattr("mrx.decode.video.SEEK_SECONDS", 1e9)
-    _, decoded, their_times = read(path, options)
+    plain, decoded, their_times = read(path, ranged)
     assert len(decoded) == 25
     assert np.array_equal(sought, decoded)
     assert np.array_equal(times, their_times)
+    assert video.tally.damage() == plain.tally.damage() == ""
+
+
+def test_an_indexed_container_is_sought_and_not_decoded_from_its_beginning(tmp_path):
+    path = videos.write(
+        tmp_path / "a.mkv", videos.moving(450, 32, 32, speed=1), options={"g": "50"}
+    )
+    video, frames, _ = read(path, replace(NATIVE, start=14.0))
+    assert (len(frames), video.tally.frames) == (100, 100)
+
+
+def test_a_seek_that_misses_leaves_nothing_in_the_tally(tmp_path):
+    path = videos.write(
+        tmp_path / "a.ts", videos.moving(450, 32, 32, speed=1), options={"g": "1000"}
+    )
+    video, frames, _ = read(path, replace(NATIVE, start=15.0))
+    tally = video.tally
+    assert (len(frames), tally.frames, tally.packets) == (75, 450, 450)
+    assert (tally.lost, tally.partial, tally.first_error) == (0, False, "")
+
+
+def test_a_pass_that_begins_again_forgets_the_damage_too():
+    tally = Tally("stop", frames=3, truncated=True, encrypted=True, partial=True)
+    tally.fail(DecodeError("broken"))
+    tally.restart()
+    assert tally == Tally("stop")
 
 
 def test_a_source_s_own_range_goes_before_the_options(tmp_path):
@@ -309,6 +350,81 @@ def test_a_truncated_and_an_empty_image_are_named_and_left_out(tmp_path):
     video, frames, _ = read(folder)
     assert len(frames) == 4
     assert "2 images unreadable (00003.jpg is cut off" in video.tally.damage()
+
+
+def test_what_is_no_file_among_the_images_is_named_and_left_out(tmp_path):
+    folder = videos.images(tmp_path / "frames", range(1, 6))
+    (folder / "00001.jpg").unlink()
+    (folder / "00001.jpg").symlink_to("nowhere.jpg")
+    (folder / "00004.jpg").unlink()
+    os.mkfifo(folder / "00004.jpg")
+    video, frames, _ = read(folder)
+    assert len(frames) == 3
+    assert "2 images unreadable (00001.jpg: no such file" in video.tally.damage()
+    assert video.estimate() == (5, 64, 48)
+
+
+def test_an_image_that_vanishes_while_it_is_read_is_one_unreadable_image(tmp_path, monkeypatch):
+    folder = videos.images(tmp_path / "frames", range(1, 4))
+    monkeypatch.setattr("mrx.decode.images.problem", lambda path: None)
+    (folder / "00002.jpg").unlink()
+    (folder / "00002.jpg").symlink_to("nowhere.jpg")
+    video, frames, _ = read(folder)
+    assert len(frames) == 2
+    assert "00002.jpg: no such file or directory" in video.tally.damage()
+
+
+def png_header(width, height):
+    """A PNG that promises this size and holds nothing."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    checksum = zlib.crc32(chunk).to_bytes(4)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + checksum
+
+
+def test_an_image_that_opencv_refuses_is_one_unreadable_image(tmp_path):
+    folder = videos.images(tmp_path / "frames", range(1, 4), name="{:05d}.png")
+    (folder / "00002.png").write_bytes(png_header(2**21, 1))
+    video, frames, _ = read(folder)
+    assert len(frames) == 2
+    assert "1 images unreadable (00002.png" in video.tally.damage()
+
+
+def test_an_image_is_refused_by_its_header_before_it_takes_memory(tmp_path):
+    folder = videos.images(tmp_path / "frames", range(1, 4), name="{:05d}.png")
+    (folder / "00002.png").write_bytes(png_header(30000, 30000))
+    with pytest.raises(DecodeError, match="too large: 30000x30000, the limit"):
+        read(folder)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "bmp"])
+def test_images_hold_the_limit_of_pixels(tmp_path, ending):
+    folder = videos.images(tmp_path / "frames", range(2), name="{:05d}." + ending)
+    with pytest.raises(DecodeError, match="too large: 64x48, the limit is 3000"):
+        read(folder, replace(NATIVE, max_pixels=3000))
+    with pytest.raises(DecodeError, match="too large: 64x48"):
+        open_video(folder, replace(NATIVE, max_pixels=3000)).estimate()
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_the_header_of_an_image_tells_the_size_that_is_decoded(tmp_path, ending):
+    path = videos.images(tmp_path, [0], name="{:05d}." + ending) / f"00000.{ending}"
+    assert images._promised(path.read_bytes()) == (64, 48)
+    assert images._promised(path.read_bytes()[:20]) == (0, 0)
+
+
+def test_stop_ends_a_folder_before_its_first_unreadable_image(tmp_path):
+    folder = videos.images(tmp_path / "frames", range(1, 7))
+    (folder / "00004.jpg").write_bytes(b"")
+    assert len(read(folder, replace(NATIVE, on_error="stop"))[1]) == 3
+
+
+def test_a_name_that_is_not_utf8_is_told_in_utf8(tmp_path):
+    folder = videos.images(tmp_path / "frames", range(1, 4))
+    for path in folder.iterdir():
+        path.rename(folder / os.fsdecode(b"\xe9" + os.fsencode(path.name)))
+    (folder / os.fsdecode(b"\xe900002.jpg")).write_bytes(b"")
+    damage = read(folder)[0].tally.damage()
+    assert damage.encode() == b"damaged: 1 images unreadable (\\udce900002.jpg: empty file)"
 
 
 def test_images_are_what_opencv_reads(tmp_path):

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from conftest import GOLDEN
 from hypothesis import given
-from hypothesis.strategies import integers, sampled_from
+from hypothesis.strategies import integers, none, sampled_from
 
 from mrx.errors import UsageError
-from mrx.windows.plan import Rule, plan
+from mrx.windows.plan import Rule, count, plan
 
 
 def test_a_dropped_tail_leaves_out_what_does_not_fit():
@@ -42,6 +42,26 @@ def test_segments_give_all_or_nothing_and_stay_inside(n, length, dilation, segme
     assert len(windows) == (segments if n >= rule.needs and n > 0 else 0)
     assert all(0 <= i < n for window in windows for i in window)
     assert windows == sorted(windows)
+
+
+@given(
+    n=integers(0, 60),
+    length=integers(1, 8),
+    step=integers(1, 9),
+    dilation=integers(1, 4),
+    segments=none() | integers(1, 9),
+    tail=sampled_from(["drop", "repeat"]),
+    first=integers(0, 5),
+)
+def test_windows_are_counted_as_the_plan_makes_them(
+    n, length, step, dilation, segments, tail, first
+):
+    rule = Rule(length=length, step=step, dilation=dilation, segments=segments, tail=tail)
+    assert count(n, rule, first=first) == len(plan(n, rule, first=first))
+
+
+def test_counting_the_windows_of_a_header_that_lies_takes_no_time():
+    assert count(10**15, Rule(length=3, step=1)) == 10**15 - 2
 
 
 def test_the_windows_of_the_dynamic_image_authors(golden_windows):

@@ -88,6 +88,16 @@ def test_no_more_frames_are_held_than_a_window_needs():
     assert len(stack._held) == 4
 
 
+@pytest.mark.parametrize(("limit", "largest"), [(100, 99), (1, 3)])
+def test_many_segments_come_in_order_in_batches_of_bounded_bytes(monkeypatch, limit, largest):
+    monkeypatch.setattr("mrx.windows.stack.GATHER_BYTES", limit)
+    rule = Rule(length=3, step=1, segments=400)
+    stack = Stack(rule, frames=60)
+    clips = [clip for run in stream(range(60), [55]) for clip in stack.push(run)]
+    assert max(clip.data.nbytes for clip in clips) == largest
+    assert [row for clip in clips for row in clip.data.flatten(1).tolist()] == plan(60, rule)
+
+
 def test_segments_must_know_the_length():
     with pytest.raises(ValueError, match="how many frames"):
         Stack(Rule(length=3, step=3, segments=2))
