@@ -8,6 +8,7 @@ from typing import Any
 from mrx import methods, sources
 from mrx.engines.run import Limits, Summary, run
 from mrx.engines.run import Listener as Listener
+from mrx.errors import UsageError
 from mrx.job import Decoding, Job, Storage, Windowing
 from mrx.sinks.reader import Shards
 
@@ -59,15 +60,13 @@ def extract(
         >>> mrx.open("out/")["a.mp4"]["mbpm"][3:9].shape  # doctest: +SKIP
         (6, 3, 256, 340)
     """
-    names = (method,) if isinstance(method, str) else tuple(method)
+    names = (method,) if isinstance(method, str) else tuple(dict.fromkeys(method))
     for name in names:
         methods.check(name)
-    given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-    found = sources.find([os.fsdecode(i) for i in given])
     job = Job(
         output=os.fsdecode(output),
         methods=names,
-        parameters={m: {k: str(v) for k, v in p.items()} for m, p in (parameters or {}).items()},
+        parameters=_texts(parameters or {}),
         weights=weights or {},
         decoding=decoding,
         windowing=windowing,
@@ -75,7 +74,20 @@ def extract(
         device=device,
         overwrite=overwrite,
     )
+    given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    found = sources.find([os.fsdecode(i) for i in given])
     return run(job, found.sources, workers=workers, limits=limits, listener=listener)
+
+
+def _texts(parameters: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Each method's parameters as text, which is how the command line gives them."""
+    for name, values in parameters.items():
+        if not isinstance(values, Mapping):
+            raise UsageError(
+                f"bad parameters ({name}={values}): say of which method, as in "
+                "{'mbpm': {'sigma': 0.9}}"
+            )
+    return {m: {k: str(v) for k, v in values.items()} for m, values in parameters.items()}
 
 
 def open(path: str | os.PathLike[str]) -> Shards:

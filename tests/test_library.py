@@ -76,6 +76,31 @@ def test_errors_are_raised_for_what_cannot_be_meant(clip, tmp_path):
         mrx.extract(tmp_path / "nowhere.mp4", tmp_path / "out")
 
 
+BAD = [
+    ({"parameters": {"sigma": 0.9}}, r"sigma=0.9\): say of which method, as in {'mbpm': "),
+    ({"parameters": {"mbmp": {"sigma": 0.9}}}, "parameters for mbmp: it is not among the methods"),
+    ({"parameters": {"mbpm": {"sigm": 0.9}}}, "mbpm has no parameter sigm; it has sigma=1.1"),
+    ({"weights": {"pa": "x.pt"}}, "weights for pa: it is not among the methods"),
+    ({"method": []}, "no method: give at least one"),
+    ({"output": ""}, "give a folder of this machine"),
+    ({"output": "s3://b/x"}, "give a folder of this machine"),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), BAD)
+def test_what_cannot_be_meant_says_what_is_right(clip, tmp_path, monkeypatch, options, text):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=text):
+        mrx.extract(clip, **options)
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+def test_a_method_named_twice_is_done_once(clip, tmp_path):
+    mrx.extract(clip, tmp_path / "out", method=["mbpm", "mbpm"])
+    with mrx.open(tmp_path / "out") as shards:
+        assert shards["a.mp4"]["mbpm"].shape == (4, 3, 64, 80)
+
+
 def test_a_listener_hears_every_step(clip, tmp_path):
     heard = []
 

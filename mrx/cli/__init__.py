@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from importlib import import_module
@@ -35,6 +36,9 @@ class Commands(click.Group):
             return None
         command: click.Command = getattr(import_module(f"mrx.cli.{cmd_name}"), cmd_name)
         command.short_help = COMMANDS[cmd_name]
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                parameter.envvar = variable(cmd_name, parameter)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -48,10 +52,20 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except MrxError as error:
             fail(error, ctx.params.get("verbose", 0))
+        except KeyboardInterrupt:
+            # A run has handlers of its own; this is before it, as while a list is read from stdin.
+            click.echo("stopped by SIGINT", err=True)
+            sys.exit(128 + signal.SIGINT)
         except BrokenPipeError:
             # Whoever read our output has had enough; there is nobody left to tell.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(OutputError.exit_code)
+
+
+def variable(command: str, option: click.Option) -> str:
+    """The environment variable of a command's option: its longest name, as the user types it."""
+    name = max(option.opts, key=len).lstrip("-")
+    return f"mrx_{command}_{name}".replace("-", "_").upper()
 
 
 def fail(error: MrxError, verbose: int) -> None:
@@ -84,7 +98,6 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
 @click.group(
     cls=Commands,
     context_settings={
-        "auto_envvar_prefix": "MRX",
         "help_option_names": ["-h", "--help"],
         "show_default": True,
     },
@@ -97,8 +110,10 @@ def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None
     callback=_print_version,
     help="Versions of mrx, torch, av, h5py and numpy.",
 )
-@click.option("-v", "--verbose", count=True, help="Say more; -vv adds tracebacks.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option(
+    "-v", "--verbose", count=True, envvar="MRX_VERBOSE", help="Say more; -vv adds tracebacks."
+)
+@click.option("-q", "--quiet", is_flag=True, envvar="MRX_QUIET", help="Say nothing but errors.")
 def main(verbose: int, quiet: bool) -> None:
     """Videos in, motion representations out.
 
@@ -109,6 +124,7 @@ def main(verbose: int, quiet: bool) -> None:
 
     Exit codes: 0 all well, 1 some inputs failed, 2 usage, 3 no input matched, 4 output unusable,
     5 device or package missing, 130 and 143 stopped by a signal.
-    Every option can be set in the environment: MRX_EXTRACT_WORKERS=4.
+    Every option of a command can be set in the environment: MRX_EXTRACT_WORKERS=4. Several values
+    are separated by blanks: MRX_EXTRACT_METHOD="mbpm pa".
     """  # noqa: D301 - click wants the character, not a backslash
     logging.basicConfig(level=logging.DEBUG if verbose > 1 else logging.WARNING)

@@ -1,6 +1,7 @@
 """``mrx extract``: videos to shards."""
 
 import json
+import math
 import os
 from dataclasses import asdict
 from typing import Any
@@ -62,6 +63,7 @@ from mrx.keys import parse_shard, split
     help="Print each finished shard's path on stdout.",
 )
 @click.option("--no-progress", is_flag=True, help="No bar, even at a terminal.")
+@read.loudness_options
 @click.pass_context
 def extract(ctx: click.Context, /, inputs: tuple[str, ...], **options: Any) -> None:
     """Extract motion representations from INPUTS into HDF5 shards.
@@ -71,6 +73,12 @@ def extract(ctx: click.Context, /, inputs: tuple[str, ...], **options: Any) -> N
     same command after a crash, or with more videos.
     """
     job = _job(options)
+    limits = Limits(
+        timeout=_timeout(options["timeout"]),
+        max_failures=options["max_failures"],
+        retry_failed=options["retry_failed"],
+        missing_ok=options["missing_ok"],
+    )
     found = _find(inputs, options)
     chosen = split(found.sources, *job.share) if job.share else found.sources
     settings = ctx.find_root().params
@@ -79,12 +87,6 @@ def extract(ctx: click.Context, /, inputs: tuple[str, ...], **options: Any) -> N
         quiet=settings["quiet"],
         progress=not options["no_progress"] and not job.dry_run,
         output=_output(options),
-    )
-    limits = Limits(
-        timeout=options["timeout"] or None,
-        max_failures=options["max_failures"],
-        retry_failed=options["retry_failed"],
-        missing_ok=options["missing_ok"],
     )
     try:
         workers = _workers(options["workers"], len(chosen))
@@ -118,17 +120,25 @@ def _job(options: dict[str, Any]) -> Job:
 
 
 def _find(inputs: tuple[str, ...], options: dict[str, Any]) -> sources.Found:
-    endings = options["ext"]
     return sources.find(
         inputs,
         null=options["null"],
         root=options["root"],
         key=options["key"],
-        extensions=endings.lower().replace(".", "").split(",")
-        if endings
-        else sources.VIDEO_EXTENSIONS,
+        extensions=_endings(options["ext"]) or sources.VIDEO_EXTENSIONS,
         label_from_parent=options["label_from"] == "parent",
     )
+
+
+def _endings(text: str | None) -> list[str]:
+    """``.mp4, MKV`` to the endings alone."""
+    return [e for e in (word.strip().lower().lstrip(".") for word in (text or "").split(",")) if e]
+
+
+def _timeout(seconds: float) -> float | None:
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"--timeout is a finite number of seconds, or 0, not {seconds:g}")
+    return seconds or None
 
 
 def _output(options: dict[str, Any]) -> Any:

@@ -3,13 +3,15 @@
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
+from mrx.cli import options as read
 from mrx.errors import NoInputError, UsageError
+from mrx.job import Row
 
 COLUMNS = (
     *("key", "status", "method", "n_out", "channels", "height", "width", "fps", "duration"),
@@ -24,6 +26,7 @@ COLUMNS = (
 @click.option("--csv", "form", flag_value="csv", help="Comma-separated, with a header.")
 @click.option("--status", type=click.Choice(["ok", "failed", "skipped"]), help="Only these.")
 @click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only rows with this value.")
+@read.loudness_options
 def ls(
     paths: tuple[str, ...], form: str | None, status: str | None, where: tuple[str, ...]
 ) -> None:
@@ -45,23 +48,33 @@ def ls(
 
 def list_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a shard, or of an output folder with its manifests."""
-    from mrx.manifest import manifests, read_rows
-    from mrx.sinks.layout import shards
+    from mrx.sinks.layout import STAMP, shards
     from mrx.sinks.reader import Shards
 
     if not path.exists():
         raise NoInputError(f"nothing to list: {path} does not exist")
-    held: set[str] = set()
+    held: dict[str, list[float]] = {}
     if path.is_file() or shards(path):
         with Shards(path) as found:
-            held = set(found)
             for row in found.rows():
+                held[row["key"]] = [row[name] for name in STAMP]
                 yield {"status": "ok", **row}
-    for manifest in manifests(path) if path.is_dir() else []:
-        for ended in read_rows(manifest)[1].values():
-            if ended.status in ("failed", "skipped") and ended.key not in held:
-                facts = {"key": ended.key, "status": ended.status, "reason": ended.reason}
-                yield {**facts, "source": ended.path}
+    for ended in _last_rows(path) if path.is_dir() else []:
+        known = (ended.size, ended.mtime, ended.start, ended.end)
+        stamp = [-1 if fact is None else fact for fact in known]
+        if ended.status in ("failed", "skipped") and held.get(ended.key) != stamp:
+            facts = {"key": ended.key, "status": ended.status, "reason": ended.reason}
+            yield {**facts, "source": ended.path}
+
+
+def _last_rows(folder: Path) -> Iterable[Row]:
+    """The last row of each key; of two manifests, the one written to later counts."""
+    from mrx.manifest import manifests, read_rows
+
+    rows: dict[str, Row] = {}
+    for manifest in sorted(manifests(folder), key=lambda path: path.stat().st_mtime):
+        rows |= read_rows(manifest)[1]
+    return rows.values()
 
 
 def _print(rows: Iterator[dict[str, Any]], form: str | None) -> None:

@@ -1,8 +1,9 @@
 """Options of commands: how text becomes the values of a job."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import click
 
@@ -10,6 +11,8 @@ from mrx.errors import UsageError
 from mrx.job import Decoding, Storage, Windowing, parse_bytes, parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def group(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -22,6 +25,33 @@ def group(*options: Callable[[F], F]) -> Callable[[F], F]:
 
     return decorate
 
+
+def _add(ctx: click.Context, option: click.Parameter, value: int) -> None:
+    """Add to what was said before the command, where errors and reports look it up."""
+    settings = ctx.find_root().params
+    settings[str(option.name)] = settings.get(str(option.name), 0) + value
+    if settings.get("verbose", 0) > 1:
+        logging.getLogger().setLevel(logging.DEBUG)
+
+
+loudness_options = group(
+    click.option(
+        "-v",
+        "--verbose",
+        count=True,
+        expose_value=False,
+        callback=_add,
+        help="Say more; -vv adds tracebacks.",
+    ),
+    click.option(
+        "-q",
+        "--quiet",
+        is_flag=True,
+        expose_value=False,
+        callback=_add,
+        help="Say nothing but errors.",
+    ),
+)
 
 input_options = group(
     click.option("-0", "--null", is_flag=True, help="The list on stdin is separated by NUL."),
@@ -147,21 +177,28 @@ storage_options = group(
 )
 
 
+def named(record: Callable[P, R]) -> Callable[P, R]:
+    """The maker of a job's part, whose errors name the option where they name the field."""
+
+    def make(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return record(*args, **kwargs)
+        except UsageError as error:
+            field, _, rest = str(error).partition(" ")
+            raise UsageError(f"--{field.replace('_', '-')} {rest}") from error
+
+    return make
+
+
 def decoding(options: dict[str, Any]) -> Decoding:
     """The decoding that a command's options mean."""
-    for name in ("short_side", "fps", "image_fps", "max_pixels"):
-        if options[name] is not None and options[name] <= 0:
-            raise UsageError(f"--{name.replace('_', '-')} is more than 0, not {options[name]}")
-    start, end = options["start"], options["end"]
-    if end is not None and end <= (start or 0.0):
-        raise UsageError(f"--end {end:g} is not after --start {start or 0.0:g}")
-    return Decoding(
+    return named(Decoding)(
         short_side=None if options["no_resize"] else options["short_side"],
         size=parse_size(options["size"]) if options["size"] else None,
         upscale=options["upscale"],
         fps=options["fps"],
-        start=start,
-        end=end,
+        start=options["start"],
+        end=options["end"],
         rotate=not options["no_autorotate"],
         on_error=options["on_decode_error"],
         image_fps=options["image_fps"],
@@ -171,10 +208,7 @@ def decoding(options: dict[str, Any]) -> Decoding:
 
 def windowing(options: dict[str, Any]) -> Windowing:
     """The windowing that a command's options mean."""
-    for name in ("step", "dilation", "segments"):
-        if options[name] is not None and options[name] < 1:
-            raise UsageError(f"--{name} is at least 1, not {options[name]}")
-    return Windowing(
+    return named(Windowing)(
         step=options["step"],
         dilation=options["dilation"],
         segments=options["segments"],
@@ -189,9 +223,7 @@ def storage(options: dict[str, Any]) -> Storage:
         number = None if bound == "auto" else float(bound)
     except ValueError as error:
         raise UsageError(f"bad --bound ({bound}): give auto or a number") from error
-    if number is not None and number <= 0:
-        raise UsageError(f"bad --bound ({bound}): it is more than 0")
-    return Storage(
+    return named(Storage)(
         dtype=options["dtype"],
         bound=number,
         compression=options["compression"],

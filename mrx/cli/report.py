@@ -33,10 +33,13 @@ class Report(Listener):
 
     def begin(self, summary: Summary, left: int) -> None:
         """Say what was found, and open the bar."""
-        if summary.salvaged:
+        if summary.salvaged and not self.quiet:
             self._say(f"saved {summary.salvaged} videos from a run that was killed")
         if summary.before and not self.quiet:
             self._say(f"{summary.before} of {summary.inputs} videos are done already, {left} left")
+        if summary.failed_before:
+            count = summary.failed_before
+            self._say(f"{count} failed in an earlier run; --retry-failed tries them again")
         self._bar = tqdm(total=left, unit="video", file=sys.stderr, disable=self._hidden)
 
     def row(self, row: Row) -> None:

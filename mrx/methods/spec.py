@@ -147,11 +147,6 @@ def read_value(name: str, text: str, kind: Any) -> Any:
         raise UsageError(f"{name}={text}: not of type {kind.__name__}") from error
 
 
-def scale_bytes(frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Bytes 0..255 to floats 0..1."""
-    return frames.to(dtype) / 255
-
-
 def normalize_bytes(frames: Tensor, name: Normalization, dtype: torch.dtype) -> Tensor:
     """Bytes 0..255 to ``(bytes / 255 - mean) / std``.
 

@@ -2,16 +2,21 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
+import click
 import h5py
 import numpy as np
 import pytest
 import videos
-from command import manifest, mrx, process, rows, summary
+from command import manifest, mrx, process, rows, start, summary
 
 import mrx as library
+from mrx import cli
+from mrx.cli.report import Report
+from mrx.engines.run import Summary
 
 
 @pytest.fixture
@@ -72,7 +77,9 @@ def test_other_parameters_on_the_same_output_are_refused_untouched(clips, out):
     ran = mrx("extract", clips, "-o", out, "--step", "2")
     assert ran.code == 4
     assert "output exists with other parameters" in ran.stderr
-    assert "made with step=default, asked for step=2. Use another -o or --overwrite" in ran.stderr
+    assert (
+        "made with mbpm.step=3, asked for mbpm.step=2. Use another -o or --overwrite" in ran.stderr
+    )
     assert sorted((p.name, p.stat().st_mtime_ns) for p in out.iterdir()) == before
 
 
@@ -255,6 +262,88 @@ def test_the_environment_sets_options(clips, out):
         assert len(shards["a.mp4"]["mbpm"]) == 10
 
 
+def commands():
+    return {name: cli.main.get_command(click.Context(cli.main), name) for name in cli.COMMANDS}
+
+
+OPTIONS = [
+    pytest.param(name, long, option, id=f"{name}{long}")
+    for name, command in commands().items()
+    for option in command.params
+    for long in option.opts
+    if long.startswith("--")
+]
+
+
+@pytest.mark.parametrize(("name", "long", "option"), OPTIONS)
+def test_every_option_has_a_variable_of_its_own_name(name, long, option, monkeypatch):
+    command = commands()[name]
+    value = getattr(option.type, "choices", ["1"])[0]
+    monkeypatch.setenv(f"MRX_{name}_{long[2:]}".replace("-", "_").upper(), value)
+    needed = [p for p in command.params if isinstance(p, click.Argument) and p.required]
+    words = [getattr(p.type, "choices", ["x"])[0] for p in needed]
+    context = command.make_context(name, words, cli.main.make_context("mrx", [name, *words]))
+    assert context.get_parameter_source(option.name) is click.core.ParameterSource.ENVIRONMENT
+
+
+def test_a_variable_takes_several_values(clips, out):
+    environment = {
+        "MRX_EXTRACT_METHOD": "mbpm pa",
+        "MRX_EXTRACT_PARAM": "mbpm.size=5 pa.n_length=4",
+    }
+    assert mrx("extract", clips, "-o", out, env=environment).code == 0
+    with library.open(out) as shards:
+        assert sorted(shards["a.mp4"]) == ["mbpm", "pa"]
+        assert len(shards["a.mp4"]["pa"]) == 3
+
+
+@pytest.fixture
+def sigint_heeded():
+    """A job in the background is started with SIGINT ignored, and so would be what it starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_heeded")
+def test_sigint_before_the_run_begins_is_one_line_and_130():
+    with start("extract", "-", stdin=subprocess.PIPE) as waiting:
+        waiting.stdin.write(b"\n" * 2**17)  # more than a pipe holds: it is being read now
+        waiting.stdin.flush()
+        waiting.send_signal(signal.SIGINT)
+        told = waiting.communicate(timeout=60)[1]
+    assert (waiting.returncode, told) == (130, b"stopped by SIGINT\n")
+
+
+def test_quiet_and_verbose_work_before_and_after_the_command(clips, out):
+    videos.clip(clips / "short.mp4", 2)
+    for i, words in enumerate((["-q", "extract"], ["extract", "-q"])):
+        assert mrx(*words, clips, "-o", out / str(i), "--workers", "0").stderr == ""
+    for i, words in enumerate((["-v", "extract"], ["extract", "--verbose"])):
+        ran = mrx(*words, clips, "-o", out / f"v{i}", "--workers", "0")
+        assert "skipped: short.mp4: too short" in ran.stderr
+
+
+def test_two_v_after_the_command_add_the_traceback_of_an_error(clips, out):
+    ran = mrx("extract", clips, "-o", out, "-vv", "--step", "0")
+    assert "Traceback" in ran.stderr
+    assert "UsageError" in ran.stderr
+
+
+def test_saved_videos_are_not_told_when_quiet(capsys):
+    for quiet, told in ((True, ""), (False, "saved 3 videos from a run that was killed\n")):
+        report = Report(verbose=0, quiet=quiet, progress=True, output="nothing")
+        report.begin(Summary("out", salvaged=3), left=0)
+        report.close()
+        assert capsys.readouterr().err == told
+
+
+def test_endings_are_taken_with_blanks_dots_and_capitals(clips, out):
+    (clips / "a.mp4").rename(clips / "a.xyz")
+    ran = mrx("extract", clips, "-o", out, "--ext", " .MP4, xyz,", "--jsonl")
+    assert sorted(row["key"] for row in rows(ran)) == ["a.xyz", "day 1/b.mp4"]
+
+
 USAGE = [
     (["-m", "mbpmm"], 2, "no method mbpmm: choose from mbpm, dynamic-image, pa"),
     (["-p", "sigm=1"], 2, "mbpm has no parameter sigm; it has sigma=1.1, size=9"),
@@ -264,11 +353,23 @@ USAGE = [
     (["-p", "size=4"], 2, "odd"),
     (["-m", "pa", "-m", "mbpm", "-p", "sigma=1"], 2, "pa has no parameter sigma"),
     (["--weights", "nowhere.pt"], 2, "nowhere.pt"),
-    (["--step", "0"], 2, "--step is at least 1, not 0"),
+    (["--step", "0"], 2, "error: --step is a whole number of at least 1, not 0"),
+    (["--short-side", "0"], 2, "error: --short-side is a whole number of at least 1, not 0"),
+    (["--fps", "nan"], 2, "error: --fps is a finite number above 0, not nan"),
+    (["--fps", "inf"], 2, "error: --fps is a finite number above 0, not inf"),
+    (["--image-fps", "0"], 2, "error: --image-fps is a finite number above 0, not 0"),
+    (["--timeout", "-1"], 2, "error: --timeout is a finite number of seconds, or 0, not -1"),
+    (["--timeout", "nan"], 2, "error: --timeout is a finite number of seconds, or 0, not nan"),
+    (["--size", "²x²"], 2, "bad size (²x²): give width x height"),
     (["--size", "340"], 2, "bad size (340): give width x height"),
-    (["--start", "3", "--end", "2"], 2, "--end 2 is not after --start 3"),
+    (["--start", "3", "--end", "2"], 2, "error: --end is a finite number after start=3, not 2"),
     (["--shard-size", "big"], 2, "bad size (big)"),
-    (["--bound", "-1"], 2, "bad --bound (-1): it is more than 0"),
+    (["--shard-size", "inf"], 2, "bad size (inf)"),
+    (["--shard-size", "0"], 2, "error: --shard-size is a whole number of at least 1, not 0"),
+    (["--bound", "-1"], 2, "error: --bound is a finite number above 0, not -1"),
+    (["--bound", "nan"], 2, "error: --bound is a finite number above 0, not nan"),
+    (["--output", ""], 2, "bad output (): give a folder of this machine"),
+    (["--output", "s3://b/x"], 2, "bad output (s3://b/x): give a folder of this machine"),
     (["--shard", "8/8"], 2, "bad shard (8/8)"),
     (["--shard", "auto"], 2, "SLURM_ARRAY_TASK_ID"),
     (["--device", "cuda:7"], 5, "no device cuda:7: this machine has cpu"),

@@ -41,6 +41,39 @@ def test_ls_lists_what_is_there_and_what_is_not(out):
     ]
 
 
+def test_ls_tells_a_failure_of_a_video_that_an_older_shard_holds(out, tmp_path):
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"no more")
+    mrx("extract", tmp_path / "videos", "-o", out, "-m", "mbpm", "-m", "pa")
+    failed = [r["key"] for r in listed(out, "--status", "failed")]
+    assert sorted(failed) == ["a.mp4", "bad.mp4"]
+    assert [r["key"] for r in listed(out, "--status", "ok")] == ["a.mp4", "a.mp4"]
+
+
+def test_ls_hides_a_failure_that_was_made_good(out, tmp_path):
+    bad = tmp_path / "videos" / "bad.mp4"
+    stamp = bad.stat()
+    manifest = (out / "manifest.jsonl").read_text()
+    videos.clip(bad, 9)
+    mrx("extract", tmp_path / "videos", "-o", out, "-m", "mbpm", "-m", "pa")
+    assert listed(out, "--status", "failed") == []
+    row = next(json.loads(line) for line in manifest.splitlines() if '"bad.mp4"' in line)
+    new = bad.stat()
+    for size, shown in ((stamp.st_size, ["bad.mp4"]), (new.st_size, [])):
+        again = json.dumps({**row, "size": size, "mtime": new.st_mtime})
+        (out / "manifest-0of2.jsonl").write_text(f"{again}\n")
+        assert [r["key"] for r in listed(out, "--status", "failed")] == shown
+
+
+def test_ls_lists_a_key_of_two_manifests_once_as_the_later_says(out):
+    rows = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    row = next(row for row in rows if row.get("key") == "bad.mp4")
+    later = json.dumps({**row, "reason": "still bad"})
+    (out / "manifest-0of2.jsonl").write_text(f"{later}\n")
+    os.utime(out / "manifest.jsonl", (1, 1))
+    found = listed(out, "--status", "failed")
+    assert [(r["key"], r["reason"]) for r in found] == [("bad.mp4", "still bad")]
+
+
 def test_ls_filters(out):
     assert [r["key"] for r in listed(out, "--status", "failed")] == ["bad.mp4"]
     assert [r["n_out"] for r in listed(out, "--where", "method=pa")] == [2]
@@ -76,6 +109,21 @@ def test_ls_of_nothing_is_told(tmp_path):
 def test_verify_of_a_good_output_is_quiet_and_zero(out):
     ran = mrx("verify", out)
     assert (ran.code, ran.stdout, ran.stderr) == (0, "", "no problems\n")
+
+
+def test_verify_is_silent_when_asked_on_either_side_of_the_command(out):
+    for words in (["-q", "verify"], ["verify", "-q"]):
+        assert mrx(*words, out).output == ""
+
+
+def test_repair_touches_shards_only(out):
+    (out / "manifest.jsonl").rename(out / "notes.h5")
+    for name in ("notes.h5", "shard-1.h5"):
+        (out / name).write_text("mine")
+        ran = mrx("verify", out / "shard-00000.h5", out / name, "--repair")
+        assert ran.code == 2
+        assert f"not a shard ({out / name})" in ran.stderr
+        assert (out / name).read_text() == "mine"
 
 
 def test_verify_names_a_bad_map_and_repair_makes_room_for_a_new_one(out, tmp_path):
