@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mrx import __version__
-from mrx.errors import MrxError, OutputError
+from mrx.errors import MrxError
 
 COMMANDS = {
     "extract": "Extract motion representations from videos into HDF5 shards.",
@@ -59,7 +59,7 @@ class Commands(click.Group):
         except BrokenPipeError:
             # Whoever read our output has had enough; there is nobody left to tell.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(OutputError.exit_code)
+            sys.exit(128 + signal.SIGPIPE)
 
 
 def variable(command: str, option: click.Option) -> str:

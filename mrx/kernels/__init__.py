@@ -53,14 +53,16 @@ def describe() -> list[str]:
 
 
 def compile_function(
-    function: Callable[..., Any], *parts: Callable[..., Any], example: tuple[Any, ...]
+    function: Callable[..., Any],
+    *parts: Callable[..., Any],
+    trial: Callable[[Callable[..., Any]], object],
 ) -> Callable[..., Any]:
     """A function and those it calls as machine code, by numba; kept on disk where that is possible.
 
     Args:
         function: what is called from outside
         parts: the functions that it calls
-        example: arguments to compile it for
+        trial: calls the function once, with arguments of the types to compile it for
     """
     import numba
     from numba.extending import register_jitable
@@ -70,8 +72,8 @@ def compile_function(
         register_jitable(**options)(part)
     try:
         compiled = numba.njit(cache=True, **options)(function)
-        compiled(*example)
+        trial(compiled)
     except (RuntimeError, OSError):
         compiled = numba.njit(**options)(function)
-        compiled(*example)
+        trial(compiled)
     return compiled

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mrx.kernels import compile_function
+
 _LANES = 64
 _ROWS = 360  # sums of more rows would not fit in 32 bits
 _MODULUS = np.uint64(65535)
@@ -27,9 +29,8 @@ def fletcher32(data: NDArray[Any]) -> bytes:
 
 @functools.cache
 def _compiled() -> Callable[[NDArray[np.uint16]], np.uint64]:
-    from mrx.kernels import compile_function
-
-    return compile_function(_fletcher, _add_rows, example=(np.zeros(3, np.uint16),))
+    words = np.zeros(3, np.uint16)
+    return compile_function(_fletcher, _add_rows, trial=lambda compiled: compiled(words))
 
 
 def _add_rows(

@@ -16,7 +16,6 @@ them fast, at 256x340 (0.22 ms a window, where the same sums over whole rows tak
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrx.errors import ShapeError
-from mrx.kernels import Backend
+from mrx.kernels import Backend, compile_function
 
 RADIUS = 4
 """The numba rows have 9 taps; a smaller kernel runs with zeros around it."""
@@ -135,20 +134,8 @@ def _run(
 
 @functools.cache
 def _compiled() -> Callable[..., None]:
-    """The rows as machine code: kept on disk where a place for it can be written to."""
-    import numba
-    from numba.extending import register_jitable
-
-    options: dict[str, Any] = {"fastmath": True, "nogil": True, "error_model": "numpy"}
-    for part in (_difference, _mirror, _copy, _across, _down, _planes, _fill, _drain):
-        register_jitable(**options)(part)
-    try:
-        compiled = numba.njit(cache=True, **options)(_windows)
-        warm_up(compiled)
-    except (RuntimeError, OSError):
-        compiled = numba.njit(**options)(_windows)
-        warm_up(compiled)
-    return compiled
+    parts = (_difference, _mirror, _copy, _across, _down, _planes, _fill, _drain)
+    return compile_function(_windows, *parts, trial=warm_up)
 
 
 def warm_up(windows: Callable[..., None] | None = None) -> None:

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mrx.kernels import compile_function
+
 Floats = NDArray[np.float32]
 
 _BLOCK = 1024
@@ -40,11 +42,9 @@ def weighted_sum(frames: Tensor, weights: Tensor) -> Tensor:
 
 @functools.cache
 def _compiled() -> Callable[..., None]:
-    from mrx.kernels import compile_function
-
     floats = np.zeros(3 * _BLOCK, np.float32)
     example = (np.zeros((1, 3), np.uint8), floats[:3], floats, np.zeros(3, np.float32))
-    return compile_function(_sum, _add, _planes, example=example)
+    return compile_function(_sum, _add, _planes, trial=lambda compiled: compiled(*example))
 
 
 def _sum(frames: NDArray[np.uint8], weights: Floats, scratch: Floats, out: Floats) -> None:
