@@ -18,7 +18,7 @@ import numpy as np
 from mrx.errors import FormatError, OutputError
 
 FORMAT = 1
-UNREADABLE = (KeyError, OSError, RuntimeError, ValueError)  # what h5py raises at damage
+UNREADABLE = (KeyError, OSError, RuntimeError, TypeError, ValueError)  # what h5py raises at damage
 STAMP = ("source_size", "source_mtime", "range_start", "range_end")  # -1 for what is unknown
 ITEMS = ".items"
 PARTIAL = "_partial"
@@ -86,8 +86,10 @@ def open_shard(path: Path, mode: str = "r") -> h5py.File:
 
 def broken(path: Path, error: Exception) -> FormatError:
     """The error for a shard that is damaged."""
-    text = " ".join(str(error).split())
-    cause = "truncated" if "truncated" in text else text.rsplit("(", 1)[-1].rstrip(")")
+    cause = "its index or an attribute is damaged"
+    if isinstance(error, OSError):  # HDF5 puts the cause last, in brackets
+        text = " ".join(str(error).split())
+        cause = "truncated" if "truncated" in text else text.rsplit("(", 1)[-1].rstrip(")")
     return FormatError(
         f"broken shard ({path}): {cause}. mrx verify --repair {path.parent} sets it aside, "
         "mrx extract then makes its videos again"
