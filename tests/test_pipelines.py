@@ -93,8 +93,8 @@ def test_a_list_on_stdin_and_the_failed_afterwards(shell, tmp_path):
 def test_shares_side_by_side(shell, tmp_path):
     ran = shell(
         f"find videos -name '*.mp4' > {tmp_path}/all.txt\n"
-        f'for i in 0 1; do mrx extract -m mbpm @{tmp_path}/all.txt -o "$out" --shard $i/2 & done\n'
-        "wait -n && wait -n"
+        f'printf "0\\n1\\n" | xargs -P2 -I% mrx extract -m mbpm @{tmp_path}/all.txt'
+        ' -o "$out" --shard %/2'
     )
     assert ran.returncode == 0, ran.stderr
     assert keys(tmp_path / "out") == sorted(NAMES)
