@@ -32,8 +32,8 @@ def ls(
 ) -> None:
     """List what the shards or output folders PATHS hold, a row for each video and method.
 
-    A folder's rows come with those that failed or were skipped. SHARD.h5::KEY shows one video
-    with all its attributes. - reads paths from stdin.
+    A folder's rows come with those that failed or were skipped. PATH::KEY shows one video with
+    all its attributes. - reads paths from stdin.
     """
     wanted = dict(_condition(text) for text in where) | ({"status": status} if status else {})
     if any("::" in path for path in paths):

@@ -94,6 +94,7 @@ def test_ls_of_one_video_shows_its_attributes_and_statistics(out):
     assert shown["n_frames_decoded"] == 12
     assert shown["methods"]["mbpm"]["shape"] == [4, 3, 64, 80]
     assert shown["methods"]["mbpm"]["absmean"] > 0
+    assert json.loads(mrx("ls", f"{out}::a.mp4").stdout) == shown
     missing = mrx("ls", f"{out}/shard-00000.h5::z.mp4")
     assert (missing.code, "no such key (z.mp4)" in missing.stderr) == (2, True)
 
