@@ -93,3 +93,37 @@ def second_difference(before: Tensor, now: Tensor, after: Tensor, taps: Tensor) 
     past, _, future = (tap.view(-1, 1, 1) for tap in taps.unbind(1))
     total = taps.sum(1).view(-1, 1, 1)
     return past * (before - now) + future * (after - now) + total * now
+
+
+def central_difference(image: Tensor) -> Tensor:
+    """The gradient by ``(I[x + 1] - I[x - 1]) / 2``, the edge repeated.
+
+    Shape:
+        - image: ``(B, 1, H, W)``
+        - output: ``(B, 2, H, W)``, x then y
+
+    >>> central_difference(torch.tensor([[[[0.0, 2.0, 8.0]]]]))[0, 0]
+    tensor([[1., 4., 3.]])
+    """
+    return _gradient(image, {-1: -0.5, 1: 0.5})
+
+
+def five_point_difference(image: Tensor) -> Tensor:
+    """The gradient by the taps (1, -8, 0, 8, -1) / 12, the edge repeated.
+
+    Shape:
+        - image: ``(B, 1, H, W)``
+        - output: ``(B, 2, H, W)``, x then y
+    """
+    return _gradient(image, {-2: 1 / 12, -1: -8 / 12, 1: 8 / 12, 2: -1 / 12})
+
+
+def _gradient(image: Tensor, taps: dict[int, float]) -> Tensor:
+    reach = max(taps)
+    padded = F.pad(image, [reach] * 4, mode="replicate")
+    inner = slice(reach, -reach)
+    rows, columns = padded[..., inner, :], padded[..., inner]
+    h, w = image.shape[2:]
+    across = [rows[..., reach + i : reach + i + w] * tap for i, tap in taps.items()]
+    down = [columns[..., reach + i : reach + i + h, :] * tap for i, tap in taps.items()]
+    return torch.cat([torch.stack(parts).sum(0) for parts in (across, down)], dim=1)

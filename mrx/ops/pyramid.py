@@ -1,0 +1,113 @@
+"""Images at smaller sizes, as OpenCV makes them."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SMALLEST_LEVEL = 16
+"""No level has a side shorter than this, in pixels, unless the image itself has."""
+
+
+def sizes(height: int, width: int, *, zoom: float, most: int) -> list[tuple[int, int]]:
+    """The sizes of the levels, the image's own first; each is the one above times `zoom`, rounded.
+
+    >>> sizes(64, 100, zoom=0.5, most=9)
+    [(64, 100), (32, 50), (16, 25)]
+    """
+    found = [(height, width)]
+    while len(found) < most:
+        smaller = tuple(round(side * zoom) for side in found[-1])
+        if min(smaller) < SMALLEST_LEVEL:
+            break
+        found.append((smaller[0], smaller[1]))
+    return found
+
+
+def blur_taps(zoom: float) -> list[float]:
+    """A Gaussian that keeps a zoomed image from aliasing: sigma ``0.6 sqrt(1/zoom² - 1)``.
+
+    >>> len(blur_taps(0.5)), round(sum(blur_taps(0.5)), 6)
+    (9, 1.0)
+    """
+    sigma = blur_sigma(zoom)
+    radius = round(sigma * 8 + 1) // 2
+    taps = [math.exp(-((i / sigma) ** 2) / 2) for i in range(-radius, radius + 1)]
+    return [tap / sum(taps) for tap in taps]
+
+
+def blur_sigma(zoom: float) -> float:
+    """The deviation of `blur_taps`."""
+    return 0.6 * math.sqrt(1 / zoom**2 - 1)
+
+
+def blur(image: Tensor, taps: list[float]) -> Tensor:
+    """Blur with a separable symmetric kernel, the border reflected without its edge pixel.
+
+    Shape:
+        - image: ``(B, C, H, W)``; output: the same
+    """
+    radius = len(taps) // 2
+    for axis in (2, 3):
+        size = image.shape[axis]
+        padded = image.index_select(axis, _reflected(size, radius).to(image.device))
+        shifted = [padded.narrow(axis, i, size) * tap for i, tap in enumerate(taps)]
+        image = torch.stack(shifted).sum(0)
+    return image
+
+
+def _reflected(size: int, radius: int) -> Tensor:
+    """The places of a line from `radius` before it to `radius` after it."""
+    period = max(2 * (size - 1), 1)
+    places = torch.arange(-radius, size + radius) % period
+    return torch.minimum(places, period - places)
+
+
+def shrink(image: Tensor, height: int, width: int, *, zoom: float) -> Tensor:
+    """Resize by linear interpolation at steps of exactly ``1 / zoom``, as ``cv2.resize`` with fx.
+
+    The size is rounded, the step is not: that is what differs from `torch`'s interpolation.
+
+    Shape:
+        - image: ``(B, C, H, W)``; output: ``(B, C, height, width)``
+    """
+    for axis, size in ((2, height), (3, width)):
+        image = _linear(image, axis, size, 1 / zoom)
+    return image
+
+
+def enlarge(flow: Tensor, height: int, width: int, *, zoom: float) -> Tensor:
+    """A coarse level's displacements for the next finer one: resized, and longer by ``1 / zoom``.
+
+    Shape:
+        - flow: ``(B, 2, h, w)``; output: ``(B, 2, height, width)``
+    """
+    size = (height, width)
+    return F.interpolate(flow, size, mode="bilinear", align_corners=False) / zoom
+
+
+def _linear(image: Tensor, axis: int, size: int, step: float) -> Tensor:
+    """Sample one axis at ``(i + 0.5) step - 0.5``, clamped to the image."""
+    last = image.shape[axis] - 1
+    where = (torch.arange(size, dtype=torch.float64) + 0.5) * step - 0.5
+    low = where.floor().clamp(0, last)
+    share = (where - low).clamp(0, 1).to(image)
+    low = low.long().to(image.device)
+    high = (low + 1).clamp(max=last)
+    shape = [-1 if i == axis else 1 for i in range(image.ndim)]
+    first, second = image.index_select(axis, low), image.index_select(axis, high)
+    return first + (second - first) * share.view(shape)
+
+
+def pyramid(image: Tensor, *, zoom: float, most: int, smooth: bool) -> list[Tensor]:
+    """An image at all its sizes, the largest first; each is made from the one above.
+
+    Shape:
+        - image: ``(B, C, H, W)``
+    """
+    levels = [image]
+    for height, width in sizes(*image.shape[2:], zoom=zoom, most=most)[1:]:
+        above = blur(levels[-1], blur_taps(zoom)) if smooth else levels[-1]
+        levels.append(shrink(above, height, width, zoom=zoom))
+    return levels

@@ -1,0 +1,294 @@
+"""TV-L1 optical flow: the rules of a solver, its formulas, and the solver in plain tensors.
+
+For two grey images in 0..255, ``E(u) = sum(strength |I1(x + u) - I0|) + TV(u1) + TV(u2)``, split
+with v and ``|u - v|² / (2 theta)`` (Zach, Pock and Bischof, A Duality Based Approach for Realtime
+TV-L1 Optical Flow, 2007). u are the displacements, p their dual fields.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from mrx.ops.median import median_blur
+from mrx.ops.pyramid import enlarge
+from mrx.ops.stencils import central_difference, five_point_difference
+from mrx.ops.warp import Border, inside, sample_cubic
+
+GUARD = 1.1920929e-7
+"""A squared gradient up to this is none: its pixel takes no data step."""
+
+_TINY = 1e-24  # below any square that float32 tells from zero: keeps the root's slope finite
+
+Gradient = Literal["central", "mixed"]
+MedianAt = Literal["warp", "round"]
+_CHOICES = {"median_at": MedianAt, "gradient": Gradient, "border": Border}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """All that decides a solution.
+
+    Attributes:
+        tau: step of the dual fields
+        strength: weight of the data term, lambda in the paper
+        theta: how closely v follows u
+        zoom: size of a level as a share of the one above
+        levels: most levels
+        blur: whether an image is blurred before it is made smaller
+        warps, outer, inner: linearisations a level, rounds a linearisation, iterations a round
+        epsilon: a linearisation ends when u changes by less than this, root mean square, in an
+            iteration; 0 never
+        median: side of the median filter of u, in pixels; 1 is none
+        median_at: once before each `warp`, or before each `round`
+        gradient: of the later image, ``central`` differences; ``mixed``, the mean of both images'
+            five-point differences
+        cubic: the parameter a of the warp's kernel
+        border: what the warp finds beyond the frame
+        masked: no data term where a pixel has left the frame
+        texture: share of the structure that is taken from the images; 0 leaves them as they are
+        texture_gain, texture_rounds: of `texture`
+    """
+
+    tau: float
+    strength: float
+    theta: float
+    zoom: float
+    levels: int
+    blur: bool
+    warps: int
+    outer: int
+    inner: int
+    epsilon: float
+    median: int
+    median_at: MedianAt
+    gradient: Gradient
+    cubic: float
+    border: Border
+    masked: bool
+    texture: float
+    texture_gain: float
+    texture_rounds: int
+
+    def __post_init__(self) -> None:
+        counts, scales = ("levels", "warps", "outer", "inner"), ("tau", "strength", "theta")
+        amounts = ("epsilon", "texture", "texture_gain", "texture_rounds")
+        limits = [
+            ("zoom", lambda value: 0 < value < 1, "above 0 and below 1"),
+            ("median", lambda value: value in (1, 3, 5), "1, 3 or 5"),
+            *((name, lambda value: value >= 1, "at least 1") for name in counts),
+            *((name, lambda value: 0 < value < math.inf, "above 0") for name in scales),
+            *((name, lambda value: 0 <= value < math.inf, "at least 0") for name in amounts),
+            *((n, get_args(k).__contains__, " or ".join(get_args(k))) for n, k in _CHOICES.items()),
+        ]
+        for name, holds, words in limits:
+            value = getattr(self, name)
+            if not holds(value):
+                raise ValueError(f"{name}={value}: must be {words}")
+
+
+class Level(Protocol):
+    """The work at one size of the images; the kernels have faster ones.
+
+    Shape:
+        - before, after: ``(B, 1, H, W)``, in 0..255
+        - flow: ``(B, 2, H, W)``, where to start
+    """
+
+    def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: Rules) -> None: ...
+
+    def warp(self) -> None:
+        """One linearisation, iterated."""
+
+    def flow(self) -> Tensor:
+        """The displacements so far."""
+
+
+def solve(
+    before: Sequence[Tensor], after: Sequence[Tensor], rules: Rules, level: type[Level]
+) -> Tensor:
+    """The flow from one image to the other, from the smallest level to the largest.
+
+    Args:
+        before: the levels of the earlier image, the largest first
+        after: those of the later one
+        rules: of the solution
+        level: who does the work of one size
+
+    Shape:
+        - output: ``(B, 2, H, W)``: x right, y down, in pixels, with ``after(x + u) ~ before(x)``
+    """
+    flow = None
+    for first, second in zip(reversed(before), reversed(after), strict=True):
+        b, _, h, w = first.shape
+        start = (
+            first.new_zeros(b, 2, h, w) if flow is None else enlarge(flow, h, w, zoom=rules.zoom)
+        )
+        work = level(first, second, start, rules)
+        for _ in range(rules.warps):
+            work.warp()
+        flow = work.flow()
+    if flow is None:
+        raise ValueError("there is no level to solve")
+    return flow
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The data term around a displacement: ``rest + gradient . u`` is the residual.
+
+    Shape:
+        - gradient: ``(B, 2, H, W)``
+        - rest: ``(B, 1, H, W)``
+        - inverse: ``(B, 1, H, W)``, of the gradient's square; 0 where there is none
+    """
+
+    gradient: Tensor
+    rest: Tensor
+    inverse: Tensor
+
+
+def linearize(
+    before: Tensor,
+    after: Tensor,
+    slopes: tuple[Tensor, Tensor],
+    flow: Tensor,
+    rules: Rules,
+    *,
+    sample: Callable[..., Tensor] = sample_cubic,
+) -> Linear:
+    """Warp the later image and its gradient, and linearise the residual there.
+
+    Args:
+        before: the earlier image
+        after: the later one
+        slopes: the gradients of both
+        flow: where the later image is sampled
+        rules: of the solution
+        sample: `sample_cubic`, or a faster twin
+
+    Shape:
+        - before, after: ``(B, 1, H, W)``
+        - slopes: ``(B, 2, H, W)`` each
+        - flow: ``(B, 2, H, W)``
+    """
+    planes = torch.cat([after, slopes[1]], dim=1)
+    warped = sample(planes, flow, a=rules.cubic, border=rules.border)
+    image, gradient = warped[:, :1], warped[:, 1:]
+    if rules.gradient == "mixed":
+        gradient = (gradient + slopes[0]) / 2
+    if rules.masked:
+        gradient = gradient * inside(flow)
+    square = gradient.square().sum(1, keepdim=True)
+    flat = square <= GUARD
+    inverse = torch.where(flat, 0.0, 1 / torch.where(flat, 1.0, square))
+    rest = image - (gradient * flow).sum(1, keepdim=True) - before
+    return Linear(gradient, rest, inverse)
+
+
+def gradients(before: Tensor, after: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
+    """Both images' gradients, as `linearize` takes them; the earlier one's is only for `mixed`."""
+    if rules.gradient == "mixed":
+        return five_point_difference(before), five_point_difference(after)
+    slope = central_difference(after)
+    return slope, slope
+
+
+def divergence(dual: Tensor) -> Tensor:
+    """The divergence of dual fields, by backward differences; they are zero before the frame.
+
+    Shape:
+        - dual: ``(B, C, 2, H, W)``, x then y
+        - output: ``(B, C, H, W)``
+    """
+    across, down = dual.unbind(2)
+    total = across + down
+    total[..., 1:] -= across[..., :-1]
+    total[..., 1:, :] -= down[..., :-1, :]
+    return total
+
+
+def forward_difference(field: Tensor) -> Tensor:
+    """The slope to the right and downwards; 0 at the last column and at the last row.
+
+    Shape:
+        - field: ``(B, C, H, W)``
+        - output: ``(B, C, 2, H, W)``, x then y
+    """
+    across = torch.zeros_like(field)
+    down = torch.zeros_like(field)
+    across[..., :-1] = field[..., 1:] - field[..., :-1]
+    down[..., :-1, :] = field[..., 1:, :] - field[..., :-1, :]
+    return torch.stack([across, down], dim=2)
+
+
+def data_step(flow: Tensor, term: Linear, *, limit: float) -> Tensor:
+    """Move along the gradient to where the residual is 0, or as far as the limit allows.
+
+    The limit is ``strength * theta``. This one clamp is the three cases of the paper.
+    """
+    residual = term.rest + (term.gradient * flow).sum(1, keepdim=True)
+    return flow + (-residual * term.inverse).clamp(-limit, limit) * term.gradient
+
+
+def dual_step(dual: Tensor, flow: Tensor, *, rate: float) -> Tensor:
+    """One fixed-point step of the dual fields; the rate is ``tau / theta``.
+
+    Shape:
+        - dual: ``(B, 2, 2, H, W)``; output: the same
+        - flow: ``(B, 2, H, W)``
+    """
+    slope = forward_difference(flow)
+    length = (slope.square().sum(2, keepdim=True) + _TINY).sqrt()
+    return (dual + rate * slope) / (1 + rate * length)
+
+
+class PlainLevel:
+    """A level by the formulas above: any device, any precision, and gradients flow through it."""
+
+    def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: Rules) -> None:
+        self.before, self.after, self.rules = before, after, rules
+        self._slopes = gradients(before, after, rules)
+        self._flow = flow
+        self._dual = flow.new_zeros(len(flow), 2, 2, *flow.shape[2:])
+
+    def flow(self) -> Tensor:
+        """The displacements so far."""
+        return self._flow
+
+    def warp(self) -> None:
+        """One linearisation, iterated. Each pair of the batch stops for itself."""
+        rules = self.rules
+        if rules.median_at == "warp":
+            self._flow = median_blur(self._flow, rules.median)
+        term = linearize(self.before, self.after, self._slopes, self._flow, rules)
+        moving = torch.ones(len(self._flow), dtype=torch.bool, device=self._flow.device)
+        for _ in range(rules.outer):
+            if rules.median_at == "round":
+                calm = median_blur(self._flow, rules.median)
+                self._flow = _where(moving, calm, self._flow)
+            for _ in range(rules.inner):
+                moving = moving & self._iterate(term, moving)
+                if rules.epsilon and not moving.any():
+                    return
+
+    def _iterate(self, term: Linear, moving: Tensor) -> Tensor:
+        """One iteration of the pairs that move; which of them moved far enough to go on."""
+        rules = self.rules
+        flow = data_step(self._flow, term, limit=rules.strength * rules.theta)
+        flow = flow + rules.theta * divergence(self._dual)
+        dual = dual_step(self._dual, flow, rate=rules.tau / rules.theta)
+        if not rules.epsilon:
+            self._flow, self._dual = flow, dual
+            return moving
+        change = (flow - self._flow).detach().square().sum((1, 2, 3))
+        self._flow = _where(moving, flow, self._flow)
+        self._dual = _where(moving, dual, self._dual)
+        return change > rules.epsilon**2 * flow.shape[2] * flow.shape[3]
+
+
+def _where(chosen: Tensor, values: Tensor, others: Tensor) -> Tensor:
+    return torch.where(chosen.view(-1, *[1] * (values.ndim - 1)), values, others)

@@ -1,0 +1,389 @@
+"""TV-L1 unrolled into iterations whose differences have trainable taps: the formulas of TVNet."""
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Pad = Literal["zero", "reflect"]
+Outside = Literal["extrapolate", "clamp"]
+Pair = tuple[Tensor, Tensor]
+
+EPSILON = 1e-12
+_CORNER = (
+    (0.000874, 0.006976, 0.01386),
+    (0.006976, 0.0557, 0.110656),
+    (0.01386, 0.110656, 0.219833),
+)
+
+
+class Taps(NamedTuple):
+    """The trainable taps of every iteration; untrained they are all (-1, 1).
+
+    Shape:
+        - divergence, gradient: ``(S, W, I, 2, 2, 2)``: scale from the finest, warp, iteration,
+          component of the flow (x, y), axis of the difference (x, y), tap
+    """
+
+    divergence: Tensor
+    gradient: Tensor
+
+
+class Constants(NamedTuple):
+    """What stays the same through all iterations; each a tensor without axes, above 0.
+
+    ``tau`` is the time step, ``strength`` the weight λ of the data term, ``theta`` its coupling.
+    """
+
+    tau: Tensor
+    strength: Tensor
+    theta: Tensor
+
+
+class Sampling(NamedTuple):
+    """How the second frame is sampled along the flow, see `warp`."""
+
+    outside: Outside
+    shorten: bool
+
+
+def gray(frames: Tensor, *, whole: bool) -> Tensor:
+    """Luma ``(114 B + 587 G + 299 R) / 1000`` of values 0..255, rounded down where `whole`.
+
+    Of bytes the sum is exact, so the result is that of real numbers on every device. The
+    derivative is that of the luma before it is rounded.
+
+    Shape:
+        - frames: ``(..., 3, H, W)``, R, G, B
+        - output: ``(..., 1, H, W)``
+
+    >>> gray(torch.tensor([9.0, 9.0, 9.0]).view(3, 1, 1), whole=True).item()
+    9.0
+    """
+    red, green, blue = (frames[..., i : i + 1, :, :] for i in range(3))
+    luma = (299 * red + 587 * green + 114 * blue) / 1000
+    # Both differences are exact, so this is the floor, with the derivative of what it rounds.
+    return luma + (luma.detach().floor() - luma.detach()) if whole else luma
+
+
+def normalize_pair(first: Tensor, second: Tensor) -> Pair:
+    """Stretch two images together so that their values fill 0..255; a constant pair stays.
+
+    Shape:
+        - first, second, outputs: ``(N, C, H, W)``
+
+    >>> normalize_pair(torch.tensor([[[[1.0]]]]), torch.tensor([[[[3.0]]]]))[1].item()
+    255.0
+    """
+    axes = (1, 2, 3)
+    low = torch.minimum(first.amin(axes, keepdim=True), second.amin(axes, keepdim=True))
+    high = torch.maximum(first.amax(axes, keepdim=True), second.amax(axes, keepdim=True))
+    varied = high > low
+    span = torch.where(varied, high - low, 1)
+    stretched = [torch.where(varied, 255 * (i - low) / span, i) for i in (first, second)]
+    return stretched[0], stretched[1]
+
+
+def smoothing_kernel() -> Tensor:
+    """The 5x5 Gaussian of sigma 0.8 in the digits of the official code, in float64.
+
+    >>> smoothing_kernel().shape, round(smoothing_kernel().sum().item(), 5)
+    (torch.Size([5, 5]), 1.0)
+    """
+    corner = torch.tensor(_CORNER, dtype=torch.float64)
+    half = torch.cat([corner, corner[:2].flip(0)])
+    return torch.cat([half, half[:, :2].flip(1)], dim=1)
+
+
+def smooth(image: Tensor, kernel: Tensor, pad: Pad) -> Tensor:
+    """Smooth by a 5x5 kernel, with black or the reflected image (without its edge) around.
+
+    Shape:
+        - image, output: ``(N, 1, H, W)``, H and W above 2 to reflect
+        - kernel: ``(5, 5)``
+    """
+    padded = F.pad(image, (2, 2, 2, 2), mode="constant" if pad == "zero" else "reflect")
+    return F.conv2d(padded, kernel[None, None])
+
+
+def centered_gradient(image: Tensor) -> Tensor:
+    """Half the difference of both neighbours, along x and y; at borders half of one side's.
+
+    Shape:
+        - image: ``(N, 1, H, W)``
+        - output: ``(N, 2, H, W)``
+
+    >>> centered_gradient(torch.tensor([[[[0.0, 2.0, 6.0]]]]))[0, 0]
+    tensor([[1., 3., 2.]])
+    """
+    wide = F.pad(image, (1, 1, 0, 0), mode="replicate")
+    tall = F.pad(image, (0, 0, 1, 1), mode="replicate")
+    along_x = wide[..., 2:] - wide[..., :-2]
+    along_y = tall[..., 2:, :] - tall[..., :-2, :]
+    return 0.5 * torch.cat([along_x, along_y], dim=1)
+
+
+def warp(maps: Tensor, flow: Tensor, sampling: Sampling) -> Tensor:
+    """Sample maps at ``x + flow(x)``, bilinearly.
+
+    `outside` the frame, ``clamp`` takes the nearest edge. ``extrapolate`` is what the official code
+    does: right and below, its last two columns or rows go on linearly without bound; left and
+    above, all is 0. With `shorten`, displacements lose 1/W and 1/H of their length, as there.
+
+    Shape:
+        - maps, output: ``(N, C, H, W)``, H and W above 1
+        - flow: ``(N, 2, H, W)``, x and y, in pixels
+
+    >>> image, flow = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.full((1, 2, 2, 2), 0.5)
+    >>> warp(image, flow, Sampling("clamp", shorten=False))[0, 0]
+    tensor([[2.5000, 3.0000],
+            [3.5000, 4.0000]])
+    """
+    h, w = maps.shape[-2:]
+    share_x, share_y = ((w - 1) / w, (h - 1) / h) if sampling.shorten else (1.0, 1.0)
+    columns = torch.arange(w, device=flow.device, dtype=flow.dtype)
+    rows = torch.arange(h, device=flow.device, dtype=flow.dtype)[:, None]
+    across = _neighbours(columns + share_x * flow[:, 0], w, sampling.outside)
+    down = _neighbours(rows + share_y * flow[:, 1], h, sampling.outside)
+    flat, total = maps.flatten(2), torch.zeros_like(maps)
+    for row, height in down:
+        for column, width in across:
+            index = (row * w + column).flatten(1)[:, None].expand(-1, maps.shape[1], -1)
+            total = total + (width * height)[:, None] * flat.gather(2, index).view_as(maps)
+    return total
+
+
+def _neighbours(position: Tensor, size: int, outside: Outside) -> tuple[Pair, Pair]:
+    """The indices before and after a position on an axis, each with its weight."""
+    if outside == "clamp":
+        position = position.clamp(0, size - 1)
+    # A position that is no number would become an index that ends the process on a GPU.
+    base = position.detach().floor().nan_to_num()
+    before, after = base.clamp(0, size - 2), (base + 1).clamp(0, size - 1)
+    return (before.long(), after - position), (after.long(), position - before)
+
+
+def forward_gradient(flow: Tensor, taps: Tensor) -> Pair:
+    """Differences to the next pixel, ``t0 u[x] + t1 u[x+1]``, along x and y; 0 at the end.
+
+    Shape:
+        - flow: ``(N, 2, H, W)``
+        - taps: ``(2, 2, 2)``: component, axis, tap
+        - outputs: along x and along y, each ``(N, 2, H, W)``
+
+    >>> taps = torch.tensor([-1.0, 1.0]).expand(2, 2, 2)
+    >>> forward_gradient(torch.tensor([1.0, 4.0, 9.0]).expand(1, 2, 1, 3), taps)[0][0, 0]
+    tensor([[3., 5., 0.]])
+    """
+    (x0, x1), (y0, y1) = _per_axis(taps)
+    along_x = x0 * flow[..., :-1] + x1 * flow[..., 1:]
+    along_y = y0 * flow[..., :-1, :] + y1 * flow[..., 1:, :]
+    return F.pad(along_x, (0, 1)), F.pad(along_y, (0, 0, 0, 1))
+
+
+def divergence(dual_x: Tensor, dual_y: Tensor, taps: Tensor) -> Tensor:
+    """Differences from the pixel before, ``t0 p[x-1] + t1 p[x]``, along x and y, summed.
+
+    What is before the first pixel and what is at the last count as 0.
+
+    Shape:
+        - dual_x, dual_y, output: ``(N, 2, H, W)``
+        - taps: ``(2, 2, 2)``: component, axis, tap
+
+    >>> dual = torch.tensor([1.0, 4.0, 9.0]).expand(1, 2, 1, 3)
+    >>> divergence(dual, 0 * dual, torch.tensor([-1.0, 1.0]).expand(2, 2, 2))[0, 0]
+    tensor([[ 1.,  3., -4.]])
+    """
+    (x0, x1), (y0, y1) = _per_axis(taps)
+    inner_x, inner_y = dual_x[..., :-1], dual_y[..., :-1, :]
+    along_x = F.pad(x0 * inner_x, (1, 0)) + F.pad(x1 * inner_x, (0, 1))
+    along_y = F.pad(y0 * inner_y, (0, 0, 1, 0)) + F.pad(y1 * inner_y, (0, 0, 0, 1))
+    return along_x + along_y
+
+
+def _per_axis(taps: Tensor) -> list[Pair]:
+    """For x and y the two taps, each ``(2, 1, 1)``: one for each component of the flow."""
+    views = [tap.view(-1, 1, 1) for axis in taps.unbind(1) for tap in axis.unbind(1)]
+    return [(views[0], views[1]), (views[2], views[3])]
+
+
+def dual_step(dual: Pair, gradient: Pair, ratio: Tensor) -> Pair:
+    """``(p + k g) / (1 + k √(|g|² + 1e-12))``, k = tau / theta (TVNet supplement, eq. 1).
+
+    The number under the root keeps the derivative finite where the gradient is 0 (eq. 2).
+
+    Shape:
+        - dual, gradient, outputs: along x and along y, all of one shape
+        - ratio: k, without axes
+    """
+    (dual_x, dual_y), (along_x, along_y) = dual, gradient
+    length = (along_x.square() + along_y.square() + EPSILON).sqrt()
+    damping = 1 + ratio * length
+    return (dual_x + ratio * along_x) / damping, (dual_y + ratio * along_y) / damping
+
+
+class Linear(NamedTuple):
+    """The brightness error of a warp as a linear function of the flow: ``error + slope · u``.
+
+    Shape:
+        - slope: ``(N, 2, H, W)``, the warped gradient
+        - error: ``(N, 1, H, W)``, at u = 0
+        - inverse: ``(N, 1, H, W)``, ``-1 / (|slope|² + 1e-12)``
+    """
+
+    slope: Tensor
+    error: Tensor
+    inverse: Tensor
+
+
+def linearize(first: Tensor, warped: Tensor, flow: Tensor) -> Linear:
+    """The brightness error around a flow.
+
+    Shape:
+        - first: ``(N, 1, H, W)``
+        - warped: ``(N, 3, H, W)``, the second image and its gradient, sampled along the flow
+        - flow: ``(N, 2, H, W)``
+    """
+    slope = warped[:, 1:]
+    error = warped[:, :1] - (slope * flow).sum(1, keepdim=True) - first + EPSILON
+    return Linear(slope, error, -1 / (slope.square().sum(1, keepdim=True) + EPSILON))
+
+
+def iteration(
+    flow: Tensor, dual: Pair, data: Linear, taps: tuple[Tensor, Tensor], constants: Constants
+) -> tuple[Tensor, Pair, Tensor]:
+    """One iteration: data step by clipping, u = v + theta div p, dual step of the new u.
+
+    Shape:
+        - flow: ``(N, 2, H, W)``
+        - dual: along x and along y, each ``(N, 2, H, W)``
+        - taps: of the divergence and of the gradient, each ``(2, 2, 2)``
+
+    Returns:
+        flow and dual after it, and the brightness error before it, ``(N, 1, H, W)``
+    """
+    tau, strength, theta = constants
+    limit = strength * theta
+    slant = data.slope * flow
+    error = slant[:, :1] + slant[:, 1:] + data.error
+    # Clipping is the threshold of the papers in one line; no branch divides by a zero.
+    share = torch.clamp(error * data.inverse, -limit, limit)
+    flow = flow + share * data.slope + theta * divergence(*dual, taps[0])
+    return flow, dual_step(dual, forward_gradient(flow, taps[1]), tau / theta), error
+
+
+def iterate(
+    flow: Tensor, dual: Pair, data: Linear, taps: Taps, constants: Constants
+) -> tuple[Tensor, Pair, Tensor]:
+    """All iterations of a warp: `iteration` for each ``(2, 2, 2)`` of taps ``(I, 2, 2, 2)``."""
+    error = data.error
+    for pair in zip(taps.divergence, taps.gradient, strict=True):
+        flow, dual, error = iteration(flow, dual, data, pair, constants)
+    return flow, dual, error
+
+
+def iterate_plainly(
+    flow: Tensor, dual: Pair, data: Linear, taps: Taps, constants: Constants
+) -> tuple[Tensor, Pair, Tensor]:
+    """The twin of `iterate` for taps (-1, 1) and no derivatives: in place, the same bits.
+
+    Of the taps only their number counts.
+    """
+    tau, strength, theta = constants
+    limit, ratio, coupling = (x.item() for x in (strength * theta, tau / theta, theta))
+    flow, (dual_x, dual_y) = flow.clone(), (part.clone() for part in dual)
+    along_x, along_y, spare = (torch.zeros_like(flow) for _ in range(3))
+    error, share = torch.empty_like(data.error), torch.empty_like(data.error)
+    for _ in taps.divergence:
+        torch.mul(data.slope, flow, out=spare)
+        torch.add(spare[:, :1], spare[:, 1:], out=error).add_(data.error)
+        torch.mul(error, data.inverse, out=share).clamp_(-limit, limit)
+        flow.add_(torch.mul(share, data.slope, out=spare))
+        spare.copy_(dual_x)[..., 1:].sub_(dual_x[..., :-1])
+        along_y.copy_(dual_y)[..., 1:, :].sub_(dual_y[..., :-1, :])
+        flow.add_(spare.add_(along_y).mul_(coupling))
+        torch.sub(flow[..., 1:], flow[..., :-1], out=along_x[..., :-1])
+        torch.sub(flow[..., 1:, :], flow[..., :-1, :], out=along_y[..., :-1, :])
+        along_y[..., -1, :] = 0
+        torch.mul(along_x, along_x, out=spare).add_(along_y * along_y).add_(EPSILON).sqrt_()
+        spare.mul_(ratio).add_(1)
+        dual_x.add_(along_x.mul_(ratio)).div_(spare)
+        dual_y.add_(along_y.mul_(ratio)).div_(spare)
+    return flow, (dual_x, dual_y), error
+
+
+def level_sizes(height: int, width: int, *, most: int, zoom: float) -> list[tuple[int, int]]:
+    """Sizes (H, W) of the pyramid's levels from the finest, at most so many.
+
+    ``1 + ln(√(H² + W²) / 4) / ln(1 / zoom)`` rounded down, at least 1, as long as both sides keep
+    2 pixels. Each side is ``side * zoom^level`` rounded half up.
+
+    >>> level_sizes(96, 128, most=3, zoom=0.5)
+    [(96, 128), (48, 64), (24, 32)]
+    >>> level_sizes(5, 4, most=5, zoom=0.5)
+    [(5, 4)]
+    """
+    room = 1 + math.log(math.hypot(height, width) / 4) / math.log(1 / zoom)
+    shares = [zoom**level for level in range(1, min(max(int(room), 1), most))]
+    sizes = [(int(height * share + 0.5), int(width * share + 0.5)) for share in shares]
+    return [(height, width), *(size for size in sizes if min(size) > 1)]
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize bilinearly from corner to corner, without a filter.
+
+    Shape:
+        - image: ``(N, C, H, W)``; output: ``(N, C, *size)``
+    """
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image, size, mode="bilinear", align_corners=True)
+
+
+def unrolled_flow(
+    first: Tensor,
+    second: Tensor,
+    taps: Taps,
+    constants: Constants,
+    *,
+    zoom: float,
+    sampling: Sampling,
+    field: Tensor | None = None,
+    loop: Callable[..., tuple[Tensor, Pair, Tensor]] = iterate,
+) -> Pair:
+    """The flow from the first image to the second, from the coarsest level to the finest.
+
+    The shape of the taps says how many levels, warps and iterations there are at most. Levels are
+    resized from the full images, not from each other; the dual starts at 0 at each level, not at
+    each warp; the flow of a coarser level is divided by `zoom`.
+
+    Shape:
+        - first, second: ``(N, 1, H, W)``, smoothed, 0..255
+        - field: ``(2, h, w)``, the flow to start from, in pixels of its own grid; None is 0
+        - outputs: flow ``(N, 2, H, W)`` in pixels, x right and y down, and the brightness error
+          before the last iteration, ``(N, 1, H, W)``
+    """
+    sizes = level_sizes(*first.shape[-2:], most=len(taps.divergence), zoom=zoom)
+    flow = error = first.new_zeros(len(first), 2, *sizes[-1])
+    if field is not None:
+        flow = flow + _fit(field, sizes[-1])
+    for level in reversed(range(len(sizes))):
+        if level < len(sizes) - 1:
+            flow = resize(flow, sizes[level]) / zoom
+        start, end = resize(first, sizes[level]), resize(second, sizes[level])
+        maps = torch.cat([end, centered_gradient(end)], dim=1)
+        dual = torch.zeros_like(flow), torch.zeros_like(flow)
+        for kernels in zip(taps.divergence[level], taps.gradient[level], strict=True):
+            data = linearize(start, warp(maps, flow, sampling), flow)
+            flow, dual, error = loop(flow, dual, data, Taps(*kernels), constants)
+    return flow, error
+
+
+def _fit(field: Tensor, size: tuple[int, int]) -> Tensor:
+    """A field resized to a level, its displacements by the ratio of sizes."""
+    h, w = field.shape[-2:]
+    ratio = field.new_tensor([size[1] / w, size[0] / h]).view(2, 1, 1)
+    return resize(field[None], size) * ratio

@@ -1,0 +1,82 @@
+"""Sampling images at displaced pixels, in pixel coordinates."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Border = Literal["zero", "clamp"]
+
+
+def positions(flow: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each pixel lies after its displacement: columns and rows.
+
+    Shape:
+        - flow: ``(B, 2, H, W)``; outputs: ``(B, H, W)`` each
+
+    >>> positions(torch.full((1, 2, 1, 3), 0.5))[0]
+    tensor([[[0.5000, 1.5000, 2.5000]]])
+    """
+    h, w = flow.shape[2:]
+    columns = torch.arange(w, device=flow.device, dtype=flow.dtype)
+    rows = torch.arange(h, device=flow.device, dtype=flow.dtype)
+    return columns + flow[:, 0], rows[:, None] + flow[:, 1]
+
+
+def inside(flow: Tensor) -> Tensor:
+    """Whether each pixel still lies in the frame after its displacement, its border included.
+
+    Shape:
+        - flow: ``(B, 2, H, W)``; output: ``(B, 1, H, W)`` bool
+    """
+    h, w = flow.shape[2:]
+    x, y = positions(flow)
+    return ((x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1))[:, None]
+
+
+def cubic_weights(fraction: Tensor, a: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weights of the four neighbours -1, 0, 1, 2 by Keys' cubic kernel.
+
+    ``a = -0.5`` is Catmull-Rom, ``a = -0.75`` what OpenCV and torch call bicubic. They sum to 1.
+
+    >>> [round(float(w), 4) for w in cubic_weights(torch.tensor(0.5), -0.5)]
+    [-0.0625, 0.5625, 0.5625, -0.0625]
+    """
+    near, rest = fraction, 1 - fraction
+    first = ((a * (near + 1) - 5 * a) * (near + 1) + 8 * a) * (near + 1) - 4 * a
+    second = ((a + 2) * near - (a + 3)) * near * near + 1
+    third = ((a + 2) * rest - (a + 3)) * rest * rest + 1
+    return first, second, third, 1 - first - second - third
+
+
+def sample_cubic(planes: Tensor, flow: Tensor, *, a: float, border: Border) -> Tensor:
+    """Sample planes at ``x + flow`` by a cubic of 16 taps, in pixel coordinates.
+
+    A flow of whole pixels takes the pixels themselves, exactly. Taps beyond the frame are zero, or
+    those of its edge.
+
+    Shape:
+        - planes: ``(B, C, H, W)``
+        - flow: ``(B, 2, H, W)``
+        - output: ``(B, C, H, W)``
+    """
+    b, c, h, w = planes.shape
+    x, y = positions(flow)
+    # Beyond four pixels outside, all taps are of the border, and whole numbers could overflow.
+    x, y = x.clamp(-4, w + 3), y.clamp(-4, h + 3)
+    left, top = x.detach().floor(), y.detach().floor()
+    across, down = cubic_weights(x - left, a), cubic_weights(y - top, a)
+    flat = planes.flatten(2)
+    total = torch.zeros_like(planes)
+    for j in range(4):
+        row = top.long() + (j - 1)
+        for i in range(4):
+            column = left.long() + (i - 1)
+            weight = across[i] * down[j]
+            if border == "zero":
+                held = (row >= 0) & (row < h) & (column >= 0) & (column < w)
+                weight = weight * held
+            place = row.clamp(0, h - 1) * w + column.clamp(0, w - 1)
+            taps = flat.gather(2, place.view(b, 1, -1).expand(-1, c, -1))
+            total = total + weight[:, None] * taps.view_as(planes)
+    return total
