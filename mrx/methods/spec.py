@@ -69,6 +69,10 @@ class Representation(nn.Module):
         """The `bound` that fits the present weights; asked for when others were loaded."""
         return self.bound
 
+    def translate(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict in this module's names, from one that other code may have written."""
+        return state
+
     def facts(self) -> dict[str, Any]:
         """What decides the output beside the parameters, for the shard's attributes."""
         return {}
@@ -134,7 +138,14 @@ def read_value(name: str, text: str, kind: Any) -> Any:
 
     >>> read_value("mbpm.size", "9", int), read_value("mbpm.scale", "paper", Literal["paper"])
     (9, 'paper')
+    >>> read_value("tvl1.warps", "none", int | None), read_value("tvl1.warps", "3", int | None)
+    (None, 3)
     """
+    kinds = typing.get_args(kind)
+    if type(None) in kinds:
+        if text.lower() == "none":
+            return None
+        kind = next(k for k in kinds if k is not type(None))
     options = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
     if options:
         if text not in options:
@@ -164,6 +175,17 @@ def check_choice(name: str, value: str, kind: Any) -> None:
     """
     if value not in typing.get_args(kind):
         raise ValueError(f"{name}={value}: choose from {', '.join(typing.get_args(kind))}")
+
+
+def flow_channels(stack: int) -> tuple[str, ...]:
+    """The names of a window's displacements.
+
+    >>> flow_channels(1), flow_channels(2)
+    (('dx', 'dy'), ('x1', 'y1', 'x2', 'y2'))
+    """
+    if stack == 1:
+        return "dx", "dy"
+    return tuple(f"{axis}{i}" for i in range(1, stack + 1) for axis in "xy")
 
 
 @contextmanager

@@ -4,6 +4,8 @@ MODULES = {
     "mbpm": "mrx.methods.mbpm",
     "dynamic-image": "mrx.methods.dynamic_image",
     "pa": "mrx.methods.pa",
+    "tvl1": "mrx.methods.tvl1",
+    "tvnet": "mrx.methods.tvnet",
 }
 
 ENTRY_POINTS = "mrx.methods"

@@ -27,7 +27,10 @@ def load_weights(module: Representation, path: str | Path) -> str:
         UsageError: the file is not there, cannot be read safely, or does not fit; nothing is loaded
     """
     path = Path(path)
-    state = _read(path)
+    try:
+        state = module.translate(_read(path))
+    except ValueError as error:
+        raise UsageError(f"{path} does not fit {type(module).__name__}: {error}") from error
     wanted = module.state_dict()
     prefix = _choose_prefix(state, wanted, module.key_prefixes)
     found = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
@@ -77,11 +80,11 @@ def _compare(found: dict[str, Tensor], wanted: dict[str, Tensor], *, alone: bool
         if key in found and found[key].shape != value.shape
     ]
     problems = [f"missing {', '.join(missing)}"] if missing else []
-    problems += [f"unexpected {_shorten(unexpected)}"] if unexpected else []
+    problems += [f"unexpected {shorten(unexpected)}"] if unexpected else []
     return problems + shapes
 
 
-def _shorten(keys: list[str], most: int = 5) -> str:
+def shorten(keys: list[str], most: int = 5) -> str:
     """A list of keys that fits on a line."""
     rest = f" and {len(keys) - most} more" if len(keys) > most else ""
     return ", ".join(keys[:most]) + rest

@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 
 import pytest
 import torch
@@ -6,7 +7,11 @@ import torch
 from mrx.errors import UsageError
 from mrx.methods.mbpm import MBPM
 from mrx.methods.pa import PA
+from mrx.methods.tvnet import TVNet
 from mrx.methods.weights import load_weights
+from mrx.ops.tvnet import smoothing_kernel
+
+PORT = {"floor_grey": False, "normalize_pair": False, "outside": "clamp", "short_shift": False}
 
 
 @pytest.fixture
@@ -69,6 +74,23 @@ def test_a_mismatch_without_a_prefix_names_unexpected_keys(tmp_path):
     assert message.endswith("does not fit PA: unexpected fc0, fc1, fc2, fc3, fc4 and 2 more")
 
 
+class Foreign(PA):
+    def translate(self, state):
+        if "kernel" not in state:
+            raise ValueError("no kernel among its names")
+        return {"shallow_conv.weight": state["kernel"], "shallow_conv.bias": torch.zeros(8)}
+
+
+def test_a_module_may_read_the_names_of_other_code(tmp_path):
+    kernel = torch.rand(8, 3, 7, 7)
+    torch.save({"module.kernel": kernel}, tmp_path / "a.pth")
+    module = Foreign()
+    load_weights(module, tmp_path / "a.pth")
+    assert torch.equal(module.shallow_conv.weight, kernel)
+    message = refused(module, {"weight": kernel}, tmp_path / "b.pth")
+    assert message.endswith("b.pth does not fit Foreign: no kernel among its names")
+
+
 def test_the_bias_of_a_convolution_must_be_there(tmp_path):
     state = {"PA.shallow_conv.weight": PA().shallow_conv.weight.detach()}
     assert "missing shallow_conv.bias" in refused(PA(), state, tmp_path / "a.pth")
@@ -99,3 +121,151 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path, content):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UsageError, match="cannot read weights: No such file or directory"):
         load_weights(PA(), tmp_path / "none.pth")
+
+
+def clip_of(height, width):
+    return 255 * torch.rand(1, 2, 3, height, width)
+
+
+def random_weights(module):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return module
+
+
+def official_state(module, suffix):
+    """The module's weights as the official code names and shapes them."""
+    scales, warps, iterations = (range(count) for count in module.depth[:3])
+    state, shapes = {}, {"x": (1, 2, 1, 1), "y": (2, 1, 1, 1)}
+    for s, w, i, c, (a, axis) in itertools.product(
+        scales, warps, iterations, (0, 1), enumerate("xy")
+    ):
+        scope = f"tvl1_flow/scale{s}/warping{w}/iter{i}"
+        first = f"{scope}/divergence/div_p{c + 1}_diff_{axis}/kernel{suffix}"
+        second = f"{scope}/forward_gradient/u{c + 1}_diff_{axis}/kernel{suffix}"
+        state[first] = module.divergence.detach()[s, w, i, c, a].view(shapes[axis])
+        state[second] = module.gradient.detach()[s, w, i, c, a].view(shapes[axis])
+    for name, number in (("conv2d", 0), ("conv2d_1", 0), ("conv2d_2", 1), ("conv2d_3", 1)):
+        fixed = (
+            torch.tensor([0.114, 0.587, 0.299]).view(1, 1, 3, 1),
+            smoothing_kernel()[..., None, None],
+        )
+        state[f"tvl1_flow/{name}/kernel{suffix}"] = fixed[number].float()
+    for s, (axis, shape) in itertools.product(
+        scales, {"x": (1, 3, 1, 1), "y": (3, 1, 1, 1)}.items()
+    ):
+        name = f"tvl1_flow/scale{s}/centered_gradient/x2_diff_{axis}/kernel{suffix}"
+        state[name] = torch.tensor([-0.5, 0, 0.5]).view(shape)
+    field = torch.zeros(2, 6, 8) if module.initial_field is None else module.initial_field.detach()
+    for c in (0, 1):
+        state[f"tvl1_flow/scale{len(scales) - 1}/u{c + 1}{suffix}"] = field[c][None, ..., None]
+    return state
+
+
+def port_state(module):
+    """The module's weights as the PyTorch port names and shapes them."""
+    state, shapes = {}, {"x": (1, 1, 1, 2), "y": (1, 1, 2, 1)}
+    for i, (c, part), (a, axis) in itertools.product(
+        range(module.depth.iterations), enumerate("xy"), enumerate("xy")
+    ):
+        block = f"warpblock.iterblock{i + 1}"
+        first = f"{block}.divergence_{part}.div_conv_{axis}.weight"
+        second = f"{block}.forward_gradient_{part}.forward_conv_{axis}.weight"
+        state[first] = module.divergence.detach()[0, 0, i, c, a].view(shapes[axis])
+        state[second] = module.gradient.detach()[0, 0, i, c, a].view(shapes[axis])
+    for axis, shape in {"x": (1, 1, 1, 3), "y": (1, 1, 3, 1)}.items():
+        name = f"warpblock.centered_gradient.center_conv_{axis}.weight"
+        state[name] = torch.tensor([-0.5, 0, 0.5]).view(shape)
+        state[f"forward_gradient.forward_conv_{axis}.weight"] = torch.rand(shapes[axis])
+    return state
+
+
+def loads(module, state, path):
+    torch.save(state, path)
+    load_weights(module, path)
+    return module
+
+
+@pytest.mark.parametrize("suffix", ["", ":0"])
+@pytest.mark.parametrize("scope", ["", "net/"])
+def test_weights_load_by_the_names_of_the_official_code(tmp_path, suffix, scope):
+    made = {"scales": 2, "warps": 2, "iterations": 3, "field_height": 6, "field_width": 8}
+    trained = random_weights(TVNet(**made))
+    state = {scope + name: v for name, v in official_state(trained, suffix).items()}
+    module = loads(TVNet(**made), state, tmp_path / "a.pth")
+    for clip in (clip_of(24, 32), clip_of(40, 52)):
+        assert torch.equal(module(clip), trained(clip))
+
+
+def test_tvnet50_of_the_official_code_has_408_variables(tmp_path):
+    trained = random_weights(TVNet())
+    state = official_state(trained, ":0")
+    assert len(state) == 408
+    module = loads(TVNet(train_constants=True), state, tmp_path / "a.pth")
+    assert torch.equal(module.divergence, trained.divergence)
+    assert torch.equal(module.gradient, trained.gradient)
+
+
+@pytest.mark.parametrize("home", ["", "module.", "tvnet."])
+def test_weights_load_by_the_names_of_the_port(tmp_path, home):
+    trained = random_weights(TVNet(iterations=10, field_height=6, field_width=8, **PORT))
+    state = port_state(trained)
+    assert len(state) == 84
+    state |= {f"u{c + 1}": trained.initial_field.detach()[c][None] for c in (0, 1)}
+    module = TVNet(iterations=10, field_height=6, field_width=8, **PORT)
+    loads(module, {home + name: v for name, v in state.items()}, tmp_path / "a.pth")
+    assert torch.equal(module(clip := clip_of(24, 32)), trained(clip))
+
+
+def test_weights_are_saved_and_loaded_by_their_own_names(tmp_path):
+    made = {"iterations": 4, "train_constants": True, "field_height": 3, "field_width": 4}
+    trained = random_weights(TVNet(**made))
+    state = {f"tvnet.{name}": value for name, value in trained.state_dict().items()}
+    names = ["divergence", "gradient", "initial_field", "log_tau", "log_strength", "log_theta"]
+    assert [name.removeprefix("tvnet.") for name in state] == names
+    module = loads(TVNet(**made), state | {"fc.weight": torch.zeros(2)}, tmp_path / "a.pth")
+    assert torch.equal(module(clip := clip_of(24, 32)), trained(clip))
+
+
+def test_names_that_miss_and_names_that_nobody_knows_are_listed(tmp_path):
+    state = official_state(TVNet(iterations=2), ":0") | {"tvl1_flow/extra": torch.zeros(1)}
+    message = refused(TVNet(iterations=3), state, tmp_path / "a.pth")
+    assert (
+        "a.pth does not fit TVNet: missing tvl1_flow/scale0/warping0/iter2/divergence/" in message
+    )
+    assert "and 3 more; unexpected tvl1_flow/extra" in message
+    message = refused(TVNet(iterations=2), port_state(TVNet(iterations=3)), tmp_path / "a.pth")
+    assert "does not fit TVNet: unexpected warpblock.iterblock3.divergence_x.div_conv_x" in message
+
+
+def test_kernels_of_another_shape_are_refused(tmp_path):
+    state = port_state(TVNet(iterations=2))
+    name = "warpblock.iterblock1.divergence_x.div_conv_y.weight"
+    state[name] = state[name].mT
+    message = refused(TVNet(iterations=2), state, tmp_path / "a.pth")
+    assert f"{name} is (1, 1, 1, 2), needs (1, 1, 2, 1)" in message
+
+
+def test_a_trained_centred_gradient_is_refused(tmp_path):
+    state = port_state(TVNet(iterations=2))
+    name = "warpblock.centered_gradient.center_conv_x.weight"
+    state[name] = state[name] * 1.01
+    message = refused(TVNet(iterations=2), state, tmp_path / "a.pth")
+    assert f"not as they are fixed here: {name}" in message
+
+
+def test_a_trained_field_asks_for_a_module_that_has_one(tmp_path):
+    trained = random_weights(TVNet(iterations=2, field_height=6, field_width=8))
+    message = refused(TVNet(iterations=2), official_state(trained, ""), tmp_path / "a.pth")
+    assert message.endswith("make the module with field_height=6, field_width=8")
+    other = TVNet(iterations=2, field_height=3, field_width=8)
+    message = refused(other, official_state(trained, ""), tmp_path / "a.pth")
+    assert "initial_field is (2, 6, 8), needs (2, 3, 8)" in message
+
+
+def test_the_port_fits_modules_of_one_scale_and_one_warp(tmp_path):
+    message = refused(
+        TVNet(scales=2, iterations=2), port_state(TVNet(iterations=2)), tmp_path / "a"
+    )
+    assert "one scale and one warp" in message

@@ -1,0 +1,235 @@
+"""The rows of TV-L1 as plain functions for numba: iterations, and an image's structure.
+
+One pass over the rows makes an iteration: the displacements of row y, then the dual fields of the
+row above, which need both rows. Fields lie with one row of zeros above them, one column of zeros on
+their left and one column on their right that repeats the last displacement: differences at the
+border then need no case of their own.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrx.kernels import compile_function
+
+Floats = NDArray[np.float32]
+
+_ONE = np.float32(1)
+
+
+def new_fields(count: int, height: int, width: int) -> Floats:
+    """Zeros for fields with their margins."""
+    return np.zeros((count, height + 1, width + 2), np.float32)
+
+
+@functools.cache
+def iterate() -> Callable[..., bool]:
+    """``(fields, term, count, depth, limit, theta, rate, enough)`` to whether it moved on.
+
+    Args:
+        fields: ``(6, H + 1, W + 2)``: u1, u2, p11, p12, p21, p22, changed in place
+        term: ``(4, H, W)``: the gradient x and y, rest and inverse of a `Linear`
+        count: iterations at most
+        depth: iterations that go over the rows together; above 1 they do not stop early
+        limit, theta, rate: of `data_step` and `dual_step`
+        enough: stop when the squared changes sum up to no more; below 0 never
+    """
+    return compile_function(_iterate, _move, _turn, _primal, _dual, trial=_try_iterate)
+
+
+@functools.cache
+def structure() -> Callable[..., None]:
+    """``(image, fields, weight, rounds)``: `mrx.ops.texture.structure` into the first field.
+
+    Args:
+        image: ``(H, W)``, in -1..1
+        fields: ``(3, H + 1, W + 2)`` zeros, for the structure and its dual fields
+    """
+    return compile_function(_structure, _smooth, _project, trial=_try_structure)
+
+
+def _iterate(
+    fields: Floats,
+    term: Floats,
+    count: int,
+    depth: int,
+    limit: np.float32,
+    theta: np.float32,
+    rate: np.float32,
+    enough: float,
+) -> bool:
+    height, width = term.shape[1], term.shape[2]
+    done = 0
+    while done < count:
+        waves = min(depth, count - done)
+        change = np.float64(0)
+        for front in range(height + waves):
+            for wave in range(max(0, front - height), min(waves, front + 1)):
+                y = front - wave
+                if y < height:
+                    change += _move(fields, term, y, width, limit, theta)
+                if y > 0:
+                    _turn(fields, y - 1, height, width, rate)
+        done += waves
+        if change <= enough:
+            return False
+    return True
+
+
+def _move(
+    fields: Floats, term: Floats, y: int, w: int, limit: np.float32, theta: np.float32
+) -> np.float32:
+    """Displace row y; how much it moved."""
+    r = y + 1
+    u1, u2 = fields[0, r], fields[1, r]
+    change = _primal(
+        u1[1 : w + 1],
+        u2[1 : w + 1],
+        term[0, y],
+        term[1, y],
+        term[2, y],
+        term[3, y],
+        fields[2, r, 1 : w + 1],
+        fields[2, r, :w],
+        fields[3, r, 1 : w + 1],
+        fields[3, y, 1 : w + 1],
+        fields[4, r, 1 : w + 1],
+        fields[4, r, :w],
+        fields[5, r, 1 : w + 1],
+        fields[5, y, 1 : w + 1],
+        limit,
+        theta,
+        w,
+    )
+    u1[w + 1] = u1[w]
+    u2[w + 1] = u2[w]
+    return change
+
+
+def _turn(fields: Floats, y: int, h: int, w: int, rate: np.float32) -> None:
+    """Update the dual fields of row y; below the last row lies itself."""
+    r = y + 1
+    below = min(r + 1, h)
+    for i in range(2):
+        u = fields[i]
+        _dual(
+            u[r, 1 : w + 1],
+            u[r, 2 : w + 2],
+            u[below, 1 : w + 1],
+            fields[2 + 2 * i, r, 1 : w + 1],
+            fields[3 + 2 * i, r, 1 : w + 1],
+            rate,
+            w,
+        )
+
+
+def _primal(
+    u1: Floats,
+    u2: Floats,
+    gx: Floats,
+    gy: Floats,
+    rest: Floats,
+    inverse: Floats,
+    p11: Floats,
+    p11_left: Floats,
+    p12: Floats,
+    p12_above: Floats,
+    p21: Floats,
+    p21_left: Floats,
+    p22: Floats,
+    p22_above: Floats,
+    limit: np.float32,
+    theta: np.float32,
+    n: int,
+) -> np.float32:
+    change = np.float32(0)
+    for x in range(n):
+        a, b, i, j = u1[x], u2[x], gx[x], gy[x]
+        residual = rest[x] + i * a + j * b
+        step = min(limit, max(-limit, -residual * inverse[x]))
+        c = a + step * i + theta * (p11[x] - p11_left[x] + p12[x] - p12_above[x])
+        d = b + step * j + theta * (p21[x] - p21_left[x] + p22[x] - p22_above[x])
+        u1[x] = c
+        u2[x] = d
+        change += (c - a) * (c - a) + (d - b) * (d - b)
+    return change
+
+
+def _dual(
+    u: Floats,
+    right: Floats,
+    below: Floats,
+    across: Floats,
+    down: Floats,
+    rate: np.float32,
+    n: int,
+) -> None:
+    for x in range(n):
+        i, j = right[x] - u[x], below[x] - u[x]
+        share = _ONE / (_ONE + rate * math.sqrt(i * i + j * j))
+        across[x] = (across[x] + rate * i) * share
+        down[x] = (down[x] + rate * j) * share
+
+
+def _structure(image: Floats, fields: Floats, weight: np.float32, rounds: int) -> None:
+    height, width = image.shape
+    rate = np.float32(0.25) / weight
+    for i in range(rounds + 1):  # the last one only makes the structure
+        for y in range(height + 1):
+            if y < height:
+                _smooth(
+                    image[y],
+                    fields[1, y + 1, 1 : width + 1],
+                    fields[1, y + 1, :width],
+                    fields[2, y + 1, 1 : width + 1],
+                    fields[2, y, 1 : width + 1],
+                    weight,
+                    fields[0, y + 1, 1 : width + 1],
+                )
+                fields[0, y + 1, width + 1] = fields[0, y + 1, width]
+            if y > 0 and i < rounds:
+                _project(
+                    fields[0, y, 1 : width + 1],
+                    fields[0, y, 2 : width + 2],
+                    fields[0, min(y + 1, height), 1 : width + 1],
+                    fields[1, y, 1 : width + 1],
+                    fields[2, y, 1 : width + 1],
+                    rate,
+                )
+
+
+def _smooth(
+    image: Floats,
+    across: Floats,
+    left: Floats,
+    down: Floats,
+    above: Floats,
+    weight: np.float32,
+    out: Floats,
+) -> None:
+    for x in range(len(out)):
+        out[x] = image[x] + weight * (across[x] - left[x] + down[x] - above[x])
+
+
+def _project(
+    u: Floats, right: Floats, below: Floats, across: Floats, down: Floats, rate: np.float32
+) -> None:
+    for x in range(len(u)):
+        i = across[x] + rate * (right[x] - u[x])
+        j = down[x] + rate * (below[x] - u[x])
+        length = math.sqrt(i * i + j * j)
+        share = _ONE / max(_ONE, np.float32(length))
+        across[x] = i * share
+        down[x] = j * share
+
+
+def _try_iterate(run: Callable[..., bool]) -> None:
+    one = np.float32(1)
+    run(new_fields(6, 3, 4), np.zeros((4, 3, 4), np.float32), 1, 1, one, one, one, 0.0)
+
+
+def _try_structure(run: Callable[..., None]) -> None:
+    run(np.zeros((3, 4), np.float32), new_fields(3, 3, 4), _ONE, 1)

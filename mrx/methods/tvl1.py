@@ -1,0 +1,164 @@
+"""TV-L1 optical flow."""
+
+import dataclasses
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mrx.kernels import backend, tvl1
+from mrx.methods.spec import Method, Representation, check_choice, flow_channels, full_precision
+from mrx.ops.flow import flow
+from mrx.ops.tvl1 import Gradient, MedianAt, Rules
+from mrx.ops.warp import Border
+
+Preset = Literal["accurate", "fast", "opencv", "opencv-cuda"]
+
+_ACCURATE = Rules(
+    tau=0.25,
+    strength=0.15,
+    theta=0.3,
+    zoom=0.7,
+    levels=99,
+    blur=True,
+    warps=5,
+    outer=1,
+    inner=20,
+    epsilon=0.0,
+    median=5,
+    median_at="warp",
+    gradient="mixed",
+    cubic=-0.5,
+    border="clamp",
+    masked=True,
+    texture=0.85,
+    texture_gain=3.0,
+    texture_rounds=40,
+)
+_OPENCV = dataclasses.replace(
+    _ACCURATE,
+    zoom=0.8,
+    levels=5,
+    blur=False,
+    outer=10,
+    inner=30,
+    epsilon=0.01,
+    median_at="round",
+    gradient="central",
+    cubic=-0.75,
+    border="zero",
+    masked=False,
+    texture=0.0,
+)
+PRESETS: dict[str, Rules] = {
+    "accurate": _ACCURATE,
+    "fast": dataclasses.replace(_ACCURATE, zoom=0.6, warps=3, inner=10, texture_rounds=20),
+    "opencv": _OPENCV,
+    "opencv-cuda": dataclasses.replace(
+        _OPENCV, outer=1, inner=300, median=1, cubic=-0.5, border="clamp"
+    ),
+}
+
+
+class TVL1(Representation):
+    """Displacements of every pixel from one frame to the next, by TV-L1 (`mrx.ops.tvl1`).
+
+    Gray values must be in 0..`white`: the weight of the data term means gray levels of 0..255, and
+    frames on another scale give next to no motion, without an error.
+
+    Presets: ``accurate`` has all levels, a blurred pyramid, texture, and the mean of both images'
+    gradients; ``fast`` the same with fewer iterations. ``opencv`` follows OpenCV 5's
+    DualTVL1OpticalFlow, which early stops make chaotic: agree in the mean, not in each pixel.
+    ``opencv-cuda`` follows the source of its CUDA class, which denseflow calls; it was never
+    compared with a run of it, and it tests for an end at every iteration. What is given beside a
+    preset goes before it.
+
+    Args:
+        preset: the rules to begin with
+        stack: displacements a window, of ``stack + 1`` frames
+        white: the gray value of white in the clips that `forward` is given
+        tau, strength, theta, zoom, levels, blur, warps, outer, inner, epsilon, median, median_at,
+            gradient, cubic, border, masked, texture, texture_gain, texture_rounds: of `Rules`;
+            None is the preset's
+
+    Shape:
+        - clip: ``(B, stack + 1, 1, H, W)``
+        - output: ``(B, 2 * stack, H, W)``, x right and y down of each pair in turn, in pixels
+    """
+
+    color = "gray"
+    units = "px"
+
+    def __init__(
+        self,
+        preset: Preset = "accurate",
+        stack: int = 1,
+        white: float = 255.0,
+        tau: float | None = None,
+        strength: float | None = None,
+        theta: float | None = None,
+        zoom: float | None = None,
+        levels: int | None = None,
+        blur: bool | None = None,
+        warps: int | None = None,
+        outer: int | None = None,
+        inner: int | None = None,
+        epsilon: float | None = None,
+        median: int | None = None,
+        median_at: MedianAt | None = None,
+        gradient: Gradient | None = None,
+        cubic: float | None = None,
+        border: Border | None = None,
+        masked: bool | None = None,
+        texture: float | None = None,
+        texture_gain: float | None = None,
+        texture_rounds: int | None = None,
+    ) -> None:
+        given = {name: value for name, value in locals().items() if name in _FIELDS}
+        super().__init__()
+        check_choice("preset", preset, Preset)
+        if stack < 1:
+            raise ValueError(f"stack={stack}: must be at least 1")
+        if not white > 0:
+            raise ValueError(f"white={white}: must be above 0")
+        chosen = {name: value for name, value in given.items() if value is not None}
+        self.rules = dataclasses.replace(PRESETS[preset], **chosen)
+        self.preset = preset
+        self.white = white
+        self.length = stack + 1
+        self.step = 1
+        self.channels = flow_channels(stack)
+        self.bound = 20.0
+
+    def prepare(self, frames: Tensor) -> Tensor:
+        """Bytes to 0..`white`."""
+        return frames.float() * (self.white / 255)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """The flow by plain tensors; gradients flow through all iterations."""
+        self.check(clip)
+        with full_precision(clip) as frames:
+            return flow(frames * (255 / self.white), self.rules)
+
+    def extract(self, frames: Tensor) -> Tensor:
+        """The flow of bytes: where no gradient is asked for, by the fastest way there is."""
+        if torch.is_grad_enabled() or len(frames) == 0:
+            return super().extract(frames)
+        self.check(frames)
+        return tvl1.flow(frames, self.rules, backend=backend())
+
+    def facts(self) -> dict[str, Any]:
+        """The preset, and every rule as it is with it."""
+        return {"preset": self.preset, **dataclasses.asdict(self.rules)}
+
+
+_FIELDS = {field.name for field in dataclasses.fields(Rules)}
+
+
+METHOD = Method(
+    name="tvl1",
+    module=TVL1,
+    summary="optical flow by TV-L1, in pixels",
+    paper="A Duality Based Approach for Realtime TV-L1 Optical Flow (Zach, Pock, Bischof; 2007)",
+    cost="heavy",
+)

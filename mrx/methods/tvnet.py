@@ -1,0 +1,400 @@
+"""TVNet: TV-L1 flow unrolled into layers that can be trained."""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mrx.methods.spec import (
+    Method,
+    Representation,
+    check_choice,
+    flow_channels,
+    full_precision,
+    weights_hash,
+)
+from mrx.methods.weights import shorten
+from mrx.ops.flow import neighbours
+from mrx.ops.tvnet import (
+    Constants,
+    Outside,
+    Pad,
+    Sampling,
+    Taps,
+    forward_gradient,
+    gray,
+    iterate,
+    iterate_plainly,
+    normalize_pair,
+    smooth,
+    smoothing_kernel,
+    unrolled_flow,
+    warp,
+)
+
+Preset = Literal["tvnet50", "multiscale"]
+
+
+class Depth(NamedTuple):
+    """How much is unrolled, and the ratio of sizes of neighbouring scales."""
+
+    scales: int
+    warps: int
+    iterations: int
+    zoom: float
+
+
+PRESETS: dict[str, Depth] = {
+    "tvnet50": Depth(scales=1, warps=1, iterations=50, zoom=0.5),
+    "multiscale": Depth(scales=5, warps=5, iterations=50, zoom=0.5),
+}
+"""TVNet-50 of the paper, and the depth that the authors' demo runs by default."""
+
+
+class TVNet(Representation):
+    """Optical flow by TV-L1, unrolled so that its differences are trained with a classifier.
+
+    An iteration: ``v = u + clip(-ρ/|∇I|², ±λθ) ∇I``, ``u = v + θ div p``, and eq. 11 of the paper
+    as its supplement repeats it, ``p = (p + τ/θ ∇u) / (1 + τ/θ √(|∇u|² + 1e-12))``. Its ``div``
+    and ``∇u`` have 16 taps of their own, untrained (-1, 1). Grey values, smoothing and sampling
+    are those of the official code. It computes in float32 at least, under autocast too.
+
+    **Frames are RGB in 0..255**, neither 0..1 nor normalised, and nothing tells them apart: in
+    0..1, rounding down leaves no picture, and without `normalize_pair` there is almost no flow.
+
+    Args:
+        preset: ``tvnet50``, or ``multiscale`` for 5 scales, 5 warps and 50 iterations
+        stack: flows in a window, of neighbouring frames; it takes one frame more
+        scales: at most; small frames have fewer. None is the preset's, also for the next three
+        warps: of the second frame at each scale
+        iterations: after each warp
+        zoom: size of a scale over that of the next finer one
+        floor_grey: round grey values down
+        normalize_pair: stretch the grey values of each pair of frames to 0..255
+        pad: what surrounds frames when they are smoothed; ``zero`` darkens 2 pixels at the border
+        outside: what is sampled there, see `mrx.ops.tvnet.warp`
+        short_shift: sample at (1 - 1/W) u, not u, as the official code does
+        tau: step of the dual, τ
+        strength: weight of the brightness error, λ
+        theta: coupling of the brightness error to the smooth flow, θ
+        train_constants: train τ, λ and θ as parameters ``log_tau``, .., which keeps them above 0
+        field_height: of a trained flow to start from, interpolated to the coarsest scale; 0 is none
+        field_width: of the same
+
+    Shape:
+        - clip: ``(B, stack + 1, 3, H, W)``, 0..255
+        - output: ``(B, 2 * stack, H, W)``: x (right), y (down) of each flow in turn, in pixels
+        - divergence, gradient: ``(scales, warps, iterations, 2, 2, 2)``: scale from the finest,
+          warp, iteration, component of the flow, axis of the difference, tap
+        - initial_field: ``(2, field_height, field_width)``, in pixels of its own grid
+    """
+
+    units = "px"
+    key_prefixes = ("", "tvnet.")
+    initial_field: nn.Parameter | None
+    kernel: Tensor
+
+    def __init__(
+        self,
+        preset: Preset = "tvnet50",
+        stack: int = 1,
+        scales: int | None = None,
+        warps: int | None = None,
+        iterations: int | None = None,
+        zoom: float | None = None,
+        floor_grey: bool = True,
+        normalize_pair: bool = True,
+        pad: Pad = "zero",
+        outside: Outside = "extrapolate",
+        short_shift: bool = True,
+        tau: float = 0.25,
+        strength: float = 0.15,
+        theta: float = 0.3,
+        train_constants: bool = False,
+        field_height: int = 0,
+        field_width: int = 0,
+    ) -> None:
+        super().__init__()
+        check_choice("preset", preset, Preset)
+        check_choice("pad", pad, Pad)
+        check_choice("outside", outside, Outside)
+        asked = {"scales": scales, "warps": warps, "iterations": iterations, "zoom": zoom}
+        given = {name: value for name, value in asked.items() if value is not None}
+        self.depth = Depth(**(PRESETS[preset]._asdict() | given))
+        self.constants = {"tau": tau, "strength": strength, "theta": theta}
+        _check_numbers(stack, self.depth, self.constants, (field_height, field_width))
+        self.floor_grey, self.normalize_pair, self.pad = floor_grey, normalize_pair, pad
+        self.sampling = Sampling(outside, shorten=short_shift)
+        self.train_constants = train_constants
+        taps = torch.tensor([-1.0, 1.0]).repeat(*self.depth[:3], 2, 2, 1)
+        self.divergence = nn.Parameter(taps)
+        self.gradient = nn.Parameter(taps.clone())
+        start = nn.Parameter(torch.zeros(2, field_height, field_width))
+        self.initial_field = start if field_height else None
+        for name, value in self.constants.items() if train_constants else ():
+            self.register_parameter(f"log_{name}", nn.Parameter(torch.tensor(math.log(value))))
+        self.register_buffer("kernel", smoothing_kernel().float(), persistent=False)
+        self._made = {name: value.detach().clone() for name, value in self.named_parameters()}
+        self.length = stack + 1
+        self.step = 1
+        self.channels = flow_channels(stack)
+        self.bound = 20.0
+        self.smallest = 2 if pad == "zero" else 3
+
+    def prepare(self, frames: Tensor) -> Tensor:
+        """Bytes as floats, 0..255 as they are."""
+        return frames.to(torch.promote_types(self.divergence.dtype, torch.float32))
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Flows between neighbouring frames of a clip of values in 0..255."""
+        self.check(clip)
+        with full_precision(clip) as frames:
+            return self._flows(frames, in_place=False)
+
+    def extract(self, frames: Tensor) -> Tensor:
+        """Flows from bytes: on the CPU without gradients one pair at a time, untrained in place.
+
+        It gives the bits of `forward`.
+        """
+        if frames.device.type != "cpu" or torch.is_grad_enabled() or len(frames) == 0:
+            return super().extract(frames)
+        self.check(frames)
+        in_place = not self._trained({"divergence", "gradient"})
+
+        def compute(before: Tensor, after: Tensor) -> Tensor:
+            return self._flows(self.prepare(torch.stack([before, after])[None]), in_place=in_place)
+
+        return neighbours(frames, compute)
+
+    def translate(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The official TensorFlow code's names, or the PyTorch port's, to this module's.
+
+        TensorFlow's are like ``tvl1_flow/scale0/warping0/iter0/divergence/div_p1_diff_x/kernel``,
+        with ``:0`` or without; the port's ``warpblock.iterblock1.divergence_x.div_conv_x.weight``.
+        Their ``u1`` and ``u2`` become the `initial_field`, which must be of that size here; without
+        one here they must be 0. What both do not train, the port's centred gradient among it, must
+        be as it was made; taps that only their loss uses are left out.
+
+        Raises:
+            ValueError: names are missing, unknown or of another shape, or fixed values differ
+        """
+        for marker, table in _TABLES.items():
+            home = next((k.partition(marker)[0] for k in state if marker in k), None)
+            if home is not None:
+                inside = {k.removeprefix(home): v for k, v in state.items() if k.startswith(home)}
+                found = {key.removesuffix(":0"): value for key, value in inside.items()}
+                own = {k: v for k, v in self.state_dict().items() if k.startswith("log_")}
+                return own | _read(table(self.depth), found, field=self.initial_field is not None)
+        return state
+
+    def facts(self) -> dict[str, Any]:
+        """What the preset and the weights come to, in numbers."""
+        present = dict(self.named_parameters())
+        logs = {k: present[f"log_{k}"] for k in self.constants if self.train_constants}
+        return {
+            **self.depth._asdict(),
+            **(self.constants | {name: log.exp().item() for name, log in logs.items()}),
+            "trained": self._trained(self._made),
+            "weights_sha256": weights_hash(self),
+        }
+
+    def _trained(self, names: Iterable[str]) -> bool:
+        """Whether any of these parameters is other than it was made."""
+        pairs = ((self.get_parameter(name), self._made[name]) for name in names)
+        return not all(torch.equal(now, made.to(now)) for now, made in pairs)
+
+    def _flows(self, frames: Tensor, *, in_place: bool) -> Tensor:
+        """Flows of ``(B, T, 3, H, W)``, as ``(B, 2 * (T - 1), H, W)``."""
+        grey = gray(frames, whole=self.floor_grey)
+        first, second = grey[:, :-1].flatten(0, 1), grey[:, 1:].flatten(0, 1)
+        if self.normalize_pair:
+            first, second = normalize_pair(first, second)
+        kernel = self.kernel.to(frames.dtype)
+        start = self.initial_field
+        flow, _ = unrolled_flow(
+            smooth(first, kernel, self.pad),
+            smooth(second, kernel, self.pad),
+            Taps(self.divergence.to(frames.dtype), self.gradient.to(frames.dtype)),
+            self._constants(frames),
+            zoom=self.depth.zoom,
+            sampling=self.sampling,
+            field=None if start is None else start.to(frames.dtype),
+            loop=iterate_plainly if in_place else iterate,
+        )
+        return flow.view(len(frames), 2 * (frames.shape[1] - 1), *flow.shape[2:])
+
+    def _constants(self, frames: Tensor) -> Constants:
+        if self.train_constants:
+            logs = (self.get_parameter(f"log_{name}") for name in self.constants)
+            return Constants(*(log.to(frames.dtype).exp() for log in logs))
+        return Constants(*(frames.new_full((), value) for value in self.constants.values()))
+
+
+def _check_numbers(
+    stack: int, depth: Depth, constants: dict[str, float], size: tuple[int, int]
+) -> None:
+    counts = {"stack": stack, **depth._asdict()}
+    zoom = counts.pop("zoom")
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+    for name, constant in constants.items():
+        if not constant > 0:
+            raise ValueError(f"{name}={constant}: must be above 0")
+    if not 0 < zoom < 1:
+        raise ValueError(f"zoom={zoom}: must be above 0 and below 1")
+    if (size[0] > 0) != (size[1] > 0) or min(size) < 0:
+        raise ValueError(
+            f"field_height={size[0]}, field_width={size[1]}: both above 0, or both 0 for none"
+        )
+
+
+@dataclass(frozen=True)
+class Table:
+    """How other code names what it saves, and which parameter and index here its taps belong to."""
+
+    shape: tuple[int, ...]
+    slots: Mapping[str, tuple[str, tuple[int, ...]]]
+    taps: tuple[tuple[int, ...], tuple[int, ...]]
+    fields: tuple[str, str]
+    fixed: dict[str, Tensor]
+    ignored: frozenset[str]
+
+
+_CENTRED = torch.tensor([-0.5, 0.0, 0.5])
+
+
+def _official_table(depth: Depth) -> Table:
+    """The variables of LijieFan/tvnet; scale 0 is the finest there too."""
+    scales, warps, iterations = (range(count) for count in depth[:3])
+    root, slots = "tvl1_flow/scale", {}
+    for s, w, i, c, a in itertools.product(scales, warps, iterations, range(2), range(2)):
+        scope, rest = f"{root}{s}/warping{w}/iter{i}", f"{c + 1}_diff_{'xy'[a]}/kernel"
+        slots[f"{scope}/divergence/div_p{rest}"] = "divergence", (s, w, i, c, a)
+        slots[f"{scope}/forward_gradient/u{rest}"] = "gradient", (s, w, i, c, a)
+    grey, kernel = torch.tensor([0.114, 0.587, 0.299]), smoothing_kernel()
+    names = [f"tvl1_flow/{name}/kernel" for name in ("conv2d", "conv2d_1", "conv2d_2", "conv2d_3")]
+    fixed = dict(zip(names, (grey, grey, kernel, kernel), strict=True))
+    for s, axis in itertools.product(scales, "xy"):
+        fixed[f"{root}{s}/centered_gradient/x2_diff_{axis}/kernel"] = _CENTRED
+    losses = (f"forward_gradient/u{c}_diff_{axis}/kernel" for c in "12" for axis in "xy")
+    return Table(
+        shape=(*depth[:3], 2, 2, 2),
+        slots=slots,
+        taps=((1, 2, 1, 1), (2, 1, 1, 1)),
+        fields=(f"{root}{depth.scales - 1}/u1", f"{root}{depth.scales - 1}/u2"),
+        fixed=fixed,
+        ignored=frozenset(losses),
+    )
+
+
+def _port_table(depth: Depth) -> Table:
+    """The keys of the PyTorch port in busy-quiet-net, which has one scale and one warp."""
+    if (depth.scales, depth.warps) != (1, 1):
+        raise ValueError("the port has one scale and one warp: make the module with 1 of each")
+    slots = {}
+    for i, c, a in itertools.product(range(depth.iterations), range(2), range(2)):
+        block, part, axis = f"warpblock.iterblock{i + 1}", "xy"[c], "xy"[a]
+        first = f"{block}.divergence_{part}.div_conv_{axis}.weight"
+        second = f"{block}.forward_gradient_{part}.forward_conv_{axis}.weight"
+        slots[first] = "divergence", (0, 0, i, c, a)
+        slots[second] = "gradient", (0, 0, i, c, a)
+    centred = (f"warpblock.centered_gradient.center_conv_{axis}.weight" for axis in "xy")
+    return Table(
+        shape=(1, 1, depth.iterations, 2, 2, 2),
+        slots=slots,
+        taps=((1, 1, 1, 2), (1, 1, 2, 1)),
+        fields=("u1", "u2"),
+        fixed=dict.fromkeys(centred, _CENTRED),
+        ignored=frozenset(f"forward_gradient.forward_conv_{axis}.weight" for axis in "xy"),
+    )
+
+
+_TABLES = {"tvl1_flow/": _official_table, "warpblock.": _port_table}
+"""By where a name begins that tells whose it is."""
+
+
+def _read(table: Table, state: dict[str, Tensor], *, field: bool) -> dict[str, Tensor]:
+    """This module's weights from those of other code, or what keeps them from fitting."""
+    problems = _compare(table, state)
+    if problems:
+        raise ValueError("; ".join(problems))
+    found = {name: torch.empty(table.shape) for name in ("divergence", "gradient")}
+    for key, (parameter, place) in table.slots.items():
+        found[parameter][place] = state[key].flatten().float()
+    parts = [state[key] for key in table.fields if key in state]
+    if not parts or not (field or any(part.any() for part in parts)):
+        return found
+    height, width = parts[0].shape[1:3]
+    if not field:
+        size = f"field_height={height}, field_width={width}"
+        raise ValueError(f"it starts from a trained field; make the module with {size}")
+    return found | {"initial_field": torch.cat(parts).view(2, height, width).float()}
+
+
+def _compare(table: Table, state: dict[str, Tensor]) -> list[str]:
+    known = table.slots.keys() | set(table.fields) | table.fixed.keys() | table.ignored
+    values = [(key, state[key], value) for key, value in table.fixed.items() if key in state]
+    lists = {
+        "missing": [key for key in table.slots if key not in state],
+        "unexpected": [key for key in state if key not in known],
+        "not as they are fixed here:": [k for k, now, made in values if not _alike(now, made)],
+    }
+    problems = [f"{word} {shorten(keys)}" for word, keys in lists.items() if keys]
+    needed = {key: table.taps[place[-1]] for key, (_, place) in table.slots.items()}
+    problems += [
+        f"{key} is {tuple(state[key].shape)}, needs {shape}"
+        for key, shape in needed.items()
+        if key in state and state[key].shape != shape
+    ][:1]
+    fields = [tuple(state[key].shape) for key in table.fields if key in state]
+    if fields and not (len(fields) == 2 and fields[0] == fields[1] and len(fields[0]) > 2):
+        problems.append(f"{' and '.join(table.fields)} must be two of one shape, they are {fields}")
+    return problems
+
+
+def _alike(now: Tensor, made: Tensor) -> bool:
+    """Whether the numbers are the same but for rounding, whatever the axes."""
+    return now.numel() == made.numel() and torch.allclose(now.to(made).flatten(), made.flatten())
+
+
+def flow_loss(
+    first: Tensor,
+    second: Tensor,
+    flow: Tensor,
+    *,
+    strength: float,
+    sampling: Sampling,
+    taps: Tensor | None = None,
+) -> Tensor:
+    """``λ mean|I2(x + u) - I1| + mean(|u1x| + |u1y| + |u2x| + |u2y|)``, the loss of TVNet.
+
+    What a network that classifies by the flow adds, times a weight, to its own loss. The authors'
+    code has λ = 0.15; the weight is not in it. `sampling` is a module's attribute.
+
+    Shape:
+        - first, second: ``(N, C, H, W)``, 0..255, neither gray nor smoothed
+        - flow: ``(N, 2, H, W)``, from the first to the second
+        - taps: ``(2, 2, 2)`` of the differences of the flow: component, axis, tap; None: (-1, 1)
+        - output: no axes
+    """
+    if taps is None:
+        taps = flow.new_tensor([-1.0, 1.0]).expand(2, 2, 2)
+    brightness = (warp(second.to(flow), flow, sampling) - first).abs().mean()
+    along_x, along_y = forward_gradient(flow, taps)
+    # Both components are summed at a pixel before the mean, hence the 2.
+    return strength * brightness + 2 * (along_x.abs() + along_y.abs()).mean()
+
+
+METHOD = Method(
+    name="tvnet",
+    module=TVNet,
+    summary="TV-L1 flow unrolled into trainable layers, 50 iterations",
+    paper="End-to-End Learning of Motion Representation for Video Understanding (Fan et al.; "
+    "CVPR 2018)",
+    cost="heavy",
+)

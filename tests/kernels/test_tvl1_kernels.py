@@ -1,0 +1,114 @@
+import flows
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("numba", reason="numba is not installed")
+
+from mrx.kernels import tvl1, tvl1_rows, warp_rows
+from mrx.methods.tvl1 import PRESETS, TVL1
+from mrx.ops.texture import WEIGHT, structure
+from mrx.ops.tvl1 import Linear, PlainLevel, data_step, divergence, dual_step
+
+RULES = {name: TVL1(name, outer=2, inner=6, warps=2, epsilon=0.0).rules for name in PRESETS}
+LEVELS = [tvl1.RowsLevel, tvl1.OpenCVLevel, tvl1.InPlaceLevel]
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("size", [(37, 53), (16, 16), (3, 40), (1, 7)])
+def test_a_level_is_that_of_the_formulas(level, size, rules):
+    frames = [torch.from_numpy(flows.texture(*size, dx=dx))[None, None].float() for dx in (0, 1.7)]
+    start = 3 * random(1, 2, *size)
+    found = level(*frames, start, rules)
+    expected = PlainLevel(*(frame.double() for frame in frames), start.double(), rules)
+    for _ in range(2):
+        found.warp()
+        expected.warp()
+    assert (found.flow() - expected.flow()).abs().max() < 2e-4
+
+
+@pytest.mark.parametrize("count", [8, 30])
+def test_rows_iterate_as_the_formulas_in_float64_do(count):
+    h, w = 37, 53
+    gradient, rest = 20 * random(2, h, w), 15 * random(1, h, w, seed=1)
+    gradient[:, :4, :6] = 0
+    square = gradient.square().sum(0, keepdim=True)
+    inverse = torch.where(square > 0, 1 / square.clamp(min=1e-9), 0.0)
+    start = 2 * random(2, h, w, seed=2)
+    fields = tvl1_rows.new_fields(6, h, w)
+    fields[:2, 1:, 1:-1] = start
+    fields[:2, 1:, -1] = start[..., -1]
+    term = torch.cat([gradient, rest, inverse]).numpy()
+    numbers = [np.float32(n) for n in (0.045, 0.3, 0.25 / 0.3)]
+    assert tvl1_rows.iterate()(fields, term, count, 1, *numbers, -1.0)
+    exact = Linear(gradient[None].double(), rest[None].double(), inverse[None].double())
+    flow, dual = start[None].double(), torch.zeros(1, 2, 2, h, w, dtype=torch.float64)
+    for _ in range(count):
+        flow = data_step(flow, exact, limit=0.045) + 0.3 * divergence(dual)
+        dual = dual_step(dual, flow, rate=0.25 / 0.3)
+    found = torch.from_numpy(fields[:, 1:, 1:-1])
+    expected = torch.cat([flow[0], dual[0].flatten(0, 1)])
+    assert (found - expected).norm() < 1e-6 * expected.norm()
+
+
+@pytest.mark.parametrize("depth", [2, 7, 10, 40])
+def test_iterations_that_go_over_the_rows_together_give_the_same(depth):
+    h, w = 23, 31
+    term = random(4, h, w).numpy()
+    numbers = [np.float32(n) for n in (0.045, 0.3, 0.25 / 0.3)]
+    fields = [tvl1_rows.new_fields(6, h, w) for _ in range(2)]
+    for one, together in zip(fields, (1, depth), strict=True):
+        tvl1_rows.iterate()(one, term, 25, together, *numbers, -1.0)
+    assert np.array_equal(*fields)
+
+
+def test_rows_stop_when_they_change_no_more():
+    fields, term = tvl1_rows.new_fields(6, 8, 9), np.zeros((4, 8, 9), np.float32)
+    numbers = [np.float32(n) for n in (0.045, 0.3, 0.25 / 0.3)]
+    assert not tvl1_rows.iterate()(fields, term, 5, 1, *numbers, 0.0)
+    assert tvl1_rows.iterate()(fields, term, 5, 1, *numbers, -1.0)
+
+
+def test_large_frames_take_the_same_way_as_small_ones(monkeypatch):
+    frames = flows.window(flows.texture(40, 50), flows.texture(40, 50, dx=1.5))
+    found = [tvl1.flow(frames, PRESETS["accurate"], backend="numba")]
+    monkeypatch.setattr(tvl1, "LARGE", 1)
+    found.append(tvl1.flow(frames, PRESETS["accurate"], backend="numba"))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (40, 33)])
+def test_the_structure_of_rows_is_that_of_the_formula(size):
+    image = random(1, 1, *size).clamp(-1, 1)
+    fields = tvl1_rows.new_fields(3, *size)
+    tvl1_rows.structure()(image[0, 0].numpy(), fields, np.float32(WEIGHT), 40)
+    expected = structure(image.double(), rounds=40)[0, 0]
+    assert np.abs(fields[0, 1:, 1:-1] - expected.numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize(("preset", "most"), [("accurate", 1e-4), ("fast", 1e-4), ("opencv", 0.03)])
+def test_all_ways_agree_in_the_mean(preset, most):
+    frames = flows.window(flows.texture(60, 70), flows.texture(60, 70, dx=2.3, dy=1.1))
+    found = [
+        tvl1.flow(frames, PRESETS[preset], backend=backend)
+        for backend in ("numba", "opencv", "torch")
+    ]
+    for other in found[1:]:
+        assert (other - found[0]).abs().mean() < most
+
+
+def test_rows_are_plain_python_that_runs_without_numba(monkeypatch):
+    frames = flows.window(flows.texture(16, 18), flows.texture(16, 18, dx=1))
+    rules = TVL1(warps=1, inner=3, texture_rounds=2).rules
+    expected = tvl1.flow(frames, rules, backend="numba")
+    monkeypatch.setattr(tvl1_rows, "iterate", lambda: tvl1_rows._iterate)
+    monkeypatch.setattr(tvl1_rows, "structure", lambda: tvl1_rows._structure)
+    monkeypatch.setattr(warp_rows, "warp", lambda: warp_rows._warp)
+    monkeypatch.setattr(warp_rows, "differentiate", lambda: warp_rows._differentiate)
+    found = tvl1.flow(frames, rules, backend="numba")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,268 @@
+import dataclasses
+
+import flows
+import numpy as np
+import pytest
+import torch
+
+from mrx import methods
+from mrx.errors import UsageError
+from mrx.methods.tvl1 import PRESETS, TVL1
+
+CROPS = ["mb_Grove2", "mb_RubberWhale", "syn_rot2deg", "syn_smallobj"]
+EXACT = {
+    "flow_one_iter": ({"warps": 1, "inner": 1}, 1e-5),
+    "flow_five_iter": ({"warps": 1, "inner": 5}, 1e-5),
+    "flow_warp2_i10": ({"warps": 2, "inner": 10}, 1e-3),
+}
+FULL = {
+    "flow_pyr3_w2_i10_o2_med5": (
+        {"levels": 3, "warps": 2, "inner": 10, "outer": 2, "epsilon": 0.0},
+        5e-3,
+    ),
+    "flow_half_step_lam03": (
+        {
+            "zoom": 0.5,
+            "levels": 3,
+            "warps": 3,
+            "inner": 20,
+            "outer": 2,
+            "median": 3,
+            "strength": 0.3,
+            "epsilon": 0.0,
+        },
+        0.03,
+    ),
+    "flow_default": ({}, 0.03),
+}
+
+
+@pytest.fixture(params=["numba", "opencv", "torch"])
+def backend(request, monkeypatch):
+    if request.param == "numba":
+        pytest.importorskip("numba", reason="numba is not installed")
+    monkeypatch.setenv("MRX_BACKEND", request.param)
+
+
+def extract(module, *frames):
+    with torch.inference_mode():
+        return module.extract(flows.window(*frames))
+
+
+def opencv_flow(golden, **parameters):
+    return flows.planes(extract(TVL1("opencv", **parameters), golden["I0"], golden["I1"]))
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("crop", CROPS)
+def test_few_iterations_are_those_of_opencv(crop, name, backend):
+    golden = flows.golden(f"tvl1_opencv5_exact_{crop}")
+    parameters, tolerance = EXACT[name]
+    found = opencv_flow(golden, levels=1, outer=1, median=1, epsilon=0.0, **parameters)
+    assert np.abs(found - golden[name]).max() < tolerance
+
+
+@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize("crop", CROPS)
+def test_whole_solutions_are_those_of_opencv_in_the_mean(crop, name, backend):
+    golden = flows.golden(f"tvl1_opencv5_full_{crop}")
+    parameters, tolerance = FULL[name]
+    found = opencv_flow(golden, **parameters)
+    distance = np.linalg.norm(found - golden[name], axis=-1)
+    assert distance.mean() < tolerance
+    assert np.median(distance) < 0.01
+    truths = [flows.error(flow, golden["gt"]) for flow in (found, golden[name])]
+    assert abs(truths[0] - truths[1]) < 0.01
+
+
+def test_the_default_of_opencv_is_met_by_most_pixels(backend):
+    distances = []
+    for crop in CROPS:
+        golden = flows.golden(f"tvl1_opencv5_full_{crop}")
+        distances.append(np.linalg.norm(opencv_flow(golden) - golden["flow_default"], axis=-1))
+    assert np.mean(distances) < 0.03
+    assert np.median(distances) < 0.005
+
+
+def test_the_formulas_in_float64_are_those_of_opencv():
+    golden = flows.golden("tvl1_opencv5_exact_syn_smallobj")
+    module = TVL1("opencv", levels=1, outer=1, median=1, epsilon=0.0, warps=1, inner=5).double()
+    clip = flows.window(golden["I0"], golden["I1"]).double()
+    with torch.no_grad():
+        found = flows.planes(module(clip))
+    assert np.abs(found - golden["flow_five_iter"]).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_the_default_is_more_accurate_than_dis_on_the_pairs_with_truth():
+    pytest.importorskip("numba", reason="numba is not installed")
+    errors = {}
+    for name in flows.PAIRS:
+        before, after, truth = flows.pair(name)
+        errors[name] = flows.error(flows.planes(extract(TVL1(), before, after)), truth)
+    assert np.mean(list(errors.values())) <= 0.29
+    assert errors["syn_brightness"] <= 0.62
+    assert sum(errors[name] < dis for name, dis in flows.PAIRS.items()) >= 12
+
+
+@pytest.mark.slow
+def test_the_fast_preset_keeps_most_of_the_accuracy():
+    pytest.importorskip("numba", reason="numba is not installed")
+    errors = []
+    for name in flows.PAIRS:
+        before, after, truth = flows.pair(name)
+        errors.append(flows.error(flows.planes(extract(TVL1("fast"), before, after)), truth))
+    assert np.mean(errors) <= 0.34
+
+
+@pytest.mark.parametrize("preset", ["accurate", "fast", "opencv"])
+def test_a_known_shift_is_found(preset, backend):
+    before, after = flows.texture(64, 80), flows.texture(64, 80, dx=1.3, dy=-0.6)
+    found = extract(TVL1(preset), before, after)[0, :, 8:-8, 8:-8]
+    assert found[0].median() == pytest.approx(1.3, abs=0.05)
+    assert found[1].median() == pytest.approx(-0.6, abs=0.05)
+    assert (found - torch.tensor([1.3, -0.6]).view(2, 1, 1)).abs().mean() < 0.1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_equal_frames_do_not_move_at_all(preset, backend):
+    frame = flows.texture(40, 50)
+    assert torch.equal(extract(TVL1(preset), frame, frame), torch.zeros(1, 2, 40, 50))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (10, 200), (255, 254)])
+def test_plain_frames_of_any_gray_do_not_move(preset, first, second, backend):
+    frames = (np.full((20, 24), gray, np.uint8) for gray in (first, second))
+    assert extract(TVL1(preset), *frames).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [(16, 16), (5, 7), (3, 200), (1, 9), (33, 47)])
+@pytest.mark.parametrize("preset", ["accurate", "opencv"])
+def test_any_size_is_taken_in_any_order(preset, size, backend):
+    module = TVL1(preset)
+    frames = flows.texture(*size), flows.texture(*size, dx=0.5)
+    first = extract(module, *frames)
+    extract(module, flows.texture(30, 20), flows.texture(30, 20, dx=1))
+    assert first.isfinite().all()
+    assert torch.equal(extract(module, *frames), first)
+
+
+@pytest.mark.slow
+def test_4k_is_taken():
+    pytest.importorskip("numba", reason="numba is not installed")
+    frames = (np.tile(flows.texture(240, 256, dx=dx), (9, 15)) for dx in (0, 2))
+    found = extract(TVL1("fast", warps=1, inner=3), *frames)
+    assert found.shape == (1, 2, 2160, 3840)
+    assert found[:, 0].median() == pytest.approx(2, abs=0.1)
+
+
+def test_turning_the_frames_turns_the_flow(backend):
+    before, after = flows.texture(48, 60), flows.texture(48, 60, dx=1.2, dy=0.4)
+    found = extract(TVL1(), before, after)
+    turned = extract(TVL1(), before.T.copy(), after.T.copy())
+    assert (found - turned.flip(1).transpose(2, 3)).abs().mean() < 1e-4
+
+
+def test_bytes_and_floats_of_any_declared_white_agree():
+    frames = flows.window(flows.texture(32, 40), flows.texture(32, 40, dx=1))
+    with torch.no_grad():
+        expected = TVL1()(frames.float())
+        found = TVL1(white=1.0)(frames.float() / 255)
+        assert (found - expected).abs().mean() < 1e-4
+        module = TVL1(white=1.0)
+        assert torch.equal(module.extract(frames), TVL1().extract(frames))
+        assert torch.equal(module.prepare(frames) <= 1, torch.ones_like(frames, dtype=torch.bool))
+
+
+def test_a_stack_has_the_pairs_in_turn(backend):
+    frames = [flows.texture(32, 40, dx=0.4 * i**2) for i in range(6)]
+    module = TVL1(stack=5)
+    assert module.channels == ("x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5")
+    found = extract(module, *frames)
+    pairs = [extract(TVL1(), *frames[i : i + 2]) for i in range(5)]
+    assert torch.equal(found, torch.cat(pairs, dim=1))
+
+
+def test_pairs_of_a_batch_stop_each_for_itself():
+    module = TVL1("opencv", levels=2, warps=2)
+    easy = flows.window(flows.texture(24, 30), flows.texture(24, 30, dx=0.1))
+    hard = flows.window(flows.texture(24, 30, seed=1), flows.texture(24, 30, dx=4, dy=3, seed=2))
+    with torch.no_grad():
+        both = module(torch.cat([easy, hard]).float())
+        for found, clip in zip(both, (easy, hard), strict=True):
+            assert (found - module(clip.float())[0]).abs().max() < 1e-5
+
+
+def test_windows_that_share_frames_give_what_single_pairs_give(backend):
+    video = torch.from_numpy(np.stack([flows.texture(24, 30, dx=i) for i in range(4)]))
+    windows = video.unfold(0, 2, 1).permute(0, 3, 1, 2)[:, :, None]
+    module = TVL1()
+    with torch.inference_mode():
+        found = module.extract(windows)
+        assert torch.equal(found, torch.cat([module.extract(w[None].clone()) for w in windows]))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("case", ["moving", "equal", "plain", "white noise"])
+def test_gradients_are_finite(preset, case):
+    frames = {
+        "moving": (flows.texture(17, 20), flows.texture(17, 20, dx=1)),
+        "equal": (flows.texture(17, 20), flows.texture(17, 20)),
+        "plain": (np.full((17, 20), 7, np.uint8), np.full((17, 20), 90, np.uint8)),
+        "white noise": np.random.default_rng(0).integers(0, 256, (2, 17, 20), np.uint8),
+    }[case]
+    module = TVL1(preset, inner=3, outer=1, warps=2, texture_rounds=4)
+    clip = flows.window(*frames).float().requires_grad_()
+    module(clip).square().sum().backward()
+    assert clip.grad.isfinite().all()
+
+
+def test_texture_keeps_flow_through_a_change_of_light():
+    before, after = flows.texture(64, 80), flows.texture(64, 80, dx=1)
+    brighter = np.clip(after * 1.08 + 6, 0, 255).astype(np.uint8)
+    errors = {}
+    for texture in (0.0, 0.85):
+        found = extract(TVL1(texture=texture), before, brighter)[0, 0, 8:-8, 8:-8]
+        errors[texture] = (found - 1).abs().mean()
+    assert errors[0.85] < 0.5 * errors[0.0]
+
+
+def test_presets_differ_as_documented():
+    accurate, fast, opencv, cuda = (
+        PRESETS[n] for n in ("accurate", "fast", "opencv", "opencv-cuda")
+    )
+    assert (opencv.tau, opencv.strength, opencv.theta) == (0.25, 0.15, 0.3)
+    assert (opencv.levels, opencv.zoom, opencv.warps) == (5, 0.8, 5)
+    assert (opencv.inner, opencv.outer, opencv.epsilon, opencv.median) == (30, 10, 0.01, 5)
+    assert (
+        dataclasses.replace(cuda, outer=10, inner=30, median=5, cubic=-0.75, border="zero")
+        == opencv
+    )
+    assert (accurate.epsilon, fast.epsilon) == (0, 0)
+    assert fast.warps * fast.inner < accurate.warps * accurate.inner
+
+
+def test_a_parameter_goes_before_its_preset_and_all_stand_in_the_facts():
+    facts = methods.find("tvl1").build({"preset": "fast", "warps": 7}).facts()
+    assert (facts["preset"], facts["warps"], facts["inner"]) == ("fast", 7, 10)
+    assert set(facts) == {"preset", *(f.name for f in dataclasses.fields(PRESETS["fast"]))}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"preset": "best"}, "preset=best: choose from accurate, fast, opencv, opencv-cuda"),
+        ({"stack": 0}, "stack=0: must be at least 1"),
+        ({"white": 0.0}, "white=0.0: must be above 0"),
+        ({"zoom": 1.0}, "zoom=1.0: must be above 0 and below 1"),
+        ({"median": 4}, "median=4: must be 1, 3 or 5"),
+        ({"warps": 0}, "warps=0: must be at least 1"),
+        ({"theta": 0.0}, "theta=0.0: must be above 0"),
+        ({"epsilon": -1.0}, "epsilon=-1.0: must be at least 0"),
+        ({"border": "mirror"}, "border=mirror: must be zero or clamp"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(parameters, message):
+    with pytest.raises(UsageError, match=f"tvl1: {message}"):
+        methods.find("tvl1").build(parameters)
