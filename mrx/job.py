@@ -171,12 +171,16 @@ def _is_whole(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Job:
-    """A whole run: the methods, the way in, and the way out."""
+    """A whole run: the methods, the way in, and the way out.
+
+    `stack` is the parameter of that name, for those of the methods that have it.
+    """
 
     output: str
     methods: tuple[str, ...] = ("mbpm",)
     parameters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
+    stack: int | None = None
     decoding: Decoding = Decoding()
     windowing: Windowing = Windowing()
     storage: Storage = Storage()

@@ -19,7 +19,15 @@ import torch
 
 from mrx import kernels, methods
 from mrx.decode import Video
-from mrx.errors import Cancelled, DecodeError, InputError, MissingError, MrxError, OutputError
+from mrx.errors import (
+    Cancelled,
+    DecodeError,
+    InputError,
+    MissingError,
+    MrxError,
+    OutputError,
+    UsageError,
+)
 from mrx.job import Job, Row
 from mrx.methods.spec import Method, Representation
 from mrx.methods.weights import load_weights
@@ -48,7 +56,9 @@ class Lane:
     def build(cls, job: Job, name: str, device: torch.device) -> "Lane":
         """Make a method ready, with the parameters, weights and windows that the job asks for."""
         method = methods.find(name)
-        parameters = method.complete(job.parameters.get(name, {}))
+        stacks = job.stack is not None and "stack" in method.parameters()
+        stack = {"stack": str(job.stack)} if stacks else {}
+        parameters = method.complete({**stack, **job.parameters.get(name, {})})
         module = method.build(parameters)
         if name in job.weights:
             parameters = {**parameters, "weights": load_weights(module, job.weights[name])}
@@ -115,6 +125,9 @@ class Extraction:
         self.job = job
         self.device = choose_device(job.device)
         self.lanes = [Lane.build(job, name, self.device) for name in job.methods]
+        if job.stack is not None and not any("stack" in lane.parameters for lane in self.lanes):
+            names = ", ".join(job.methods)
+            raise UsageError(f"stack={job.stack}: no method among these has stacks: {names}")
         self.settings = job.settings(
             {n.method.name: {**n.parameters, "step": n.rule.step} for n in self.lanes}
         )

@@ -29,6 +29,11 @@ from mrx.keys import parse_shard, split
     "--device", default="auto", metavar="auto|cpu|cuda:N|mps", help="Where methods compute."
 )
 @click.option(
+    "--backend",
+    type=click.Choice(["auto", "numba", "opencv", "torch"]),
+    help="Which kernels to use, for all methods.  [default: the fastest there]",
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=0),
     help="Processes; 0 works in this one.  [default: one for each core]",
@@ -72,6 +77,8 @@ def extract(ctx: click.Context, /, inputs: tuple[str, ...], **options: Any) -> N
     stdin, folders of numbered images, or URLs. What is done already is not done again: give the
     same command after a crash, or with more videos.
     """
+    if options["backend"]:
+        os.environ["MRX_BACKEND"] = options["backend"]  # workers inherit it
     job = _job(options)
     limits = Limits(
         timeout=_timeout(options["timeout"]),
@@ -109,6 +116,7 @@ def _job(options: dict[str, Any]) -> Job:
         methods=names,
         parameters=read.by_method(options["params"], names, option="-p"),
         weights=read.weights_by_method(options["weights"], names),
+        stack=options["stack"],
         decoding=read.decoding(options),
         windowing=read.windowing(options),
         storage=read.storage(options),

@@ -96,6 +96,11 @@ method_options = group(
         help="A parameter of the method; METHOD.NAME=VALUE where several have it.",
     ),
     click.option(
+        "--stack",
+        type=int,
+        help="Displacements a window, for methods of flow: N of N + 1 frames.  [default: 1]",
+    ),
+    click.option(
         "--weights",
         multiple=True,
         metavar="FILE",
