@@ -8,7 +8,7 @@ TV-L1 Optical Flow, 2007). u are the displacements, p their dual fields.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -76,7 +76,7 @@ class Rules:
     def __post_init__(self) -> None:
         counts, scales = ("levels", "warps", "outer", "inner"), ("tau", "strength", "theta")
         amounts = ("epsilon", "texture", "texture_gain", "texture_rounds")
-        limits = [
+        limits: list[tuple[str, Callable[[Any], bool], str]] = [
             ("zoom", lambda value: 0 < value < 1, "above 0 and below 1"),
             ("median", lambda value: value in (1, 3, 5), "1, 3 or 5"),
             *((name, lambda value: value >= 1, "at least 1") for name in counts),

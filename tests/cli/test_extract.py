@@ -137,7 +137,7 @@ def test_no_window_is_lost_at_any_length(tmp_path, out, n):
 
 
 def test_several_methods_in_one_decode_agree_with_one_at_a_time(clips, tmp_path):
-    names = ["mbpm", "dynamic-image", "pa"]
+    names = ["mbpm", "dynamic-image", "pa", "tvl1", "tvnet"]
     mrx("extract", clips, "-o", tmp_path / "all", *(w for n in names for w in ("-m", n)))
     for name in names:
         mrx("extract", clips, "-o", tmp_path / name, "-m", name)
@@ -154,6 +154,31 @@ def test_a_method_that_a_video_is_too_short_for_is_told_and_the_others_kept(tmp_
     assert "warning: a.mp4: no pa: too short (4 frames, needs 6)" in ran.stderr
     with library.open(out) as shards:
         assert list(shards["a.mp4"]) == ["mbpm"]
+
+
+def test_a_stack_is_a_parameter_of_the_methods_that_have_it(clips, out):
+    ran = mrx("extract", clips, "-o", out, "-m", "tvl1", "-m", "mbpm", "--stack", "5")
+    assert ran.code == 0, ran.stderr
+    with library.open(out) as shards:
+        assert shards["a.mp4"]["mbpm"].shape == (4, 3, 64, 80)
+        flow = shards["a.mp4"]["tvl1"]
+        assert flow.shape == (7, 10, 64, 80)
+        assert list(flow.attrs["channels"][:2]) == ["x1", "y1"]
+        assert (flow.attrs["units"], flow.attrs["preset"]) == ("px", "accurate")
+        assert np.array_equal(flow[0, 2:4], flow[1, :2])
+        assert json.loads(flow.attrs["params_json"])["stack"] == 5
+
+
+@pytest.mark.parametrize("backend", ["opencv", "torch"])
+def test_the_backend_that_is_asked_for_computes(clips, tmp_path, backend, monkeypatch):
+    monkeypatch.setenv("MRX_BACKEND", "auto")  # put back afterwards
+    flows = {}
+    for name in ("auto", backend):
+        mrx("extract", clips, "-o", tmp_path / name, "-m", "tvl1", "--backend", name)
+        assert os.environ["MRX_BACKEND"] == name
+        with library.open(tmp_path / name) as shards:
+            flows[name] = shards["a.mp4"]["tvl1"][:]
+    assert np.abs(flows["auto"] - flows[backend]).mean() < 0.01
 
 
 def test_segments_are_the_centres_of_equal_parts(tmp_path, out):
@@ -353,6 +378,10 @@ USAGE = [
     (["-p", "size=4"], 2, "odd"),
     (["-m", "pa", "-m", "mbpm", "-p", "sigma=1"], 2, "pa has no parameter sigma"),
     (["--weights", "nowhere.pt"], 2, "nowhere.pt"),
+    (["--stack", "5"], 2, "stack=5: no method among these has stacks: mbpm"),
+    (["-m", "tvl1", "--stack", "0"], 2, "tvl1: stack=0: must be at least 1"),
+    (["-m", "tvl1", "-p", "preset=best"], 2, "choose from accurate, fast, opencv, opencv-cuda"),
+    (["--backend", "abacus"], 2, "Invalid value for '--backend'"),
     (["--step", "0"], 2, "error: --step is a whole number of at least 1, not 0"),
     (["--short-side", "0"], 2, "error: --short-side is a whole number of at least 1, not 0"),
     (["--fps", "nan"], 2, "error: --fps is a finite number above 0, not nan"),
