@@ -18,6 +18,7 @@ MOST_LINES = 400
 DEVICE = re.compile(r"(?<!opencv-)cuda")  # a device, not what others call their code
 CHOOSER = ("pipeline.py", "choose_device")  # beside the options of cli, who may name a device
 OPEN_TO_ALL = {"errors", "job"}
+WITH_TRITON = "kernels/triton_tvl1.py"  # is only imported where Triton is there
 STAGES = {
     *("sources", "keys", "manifest", "records", "ops", "kernels", "methods", "windows", "decode"),
     "sinks",
@@ -91,6 +92,7 @@ def import_violations(path, source):
         return
     ours, ours_waiting = MAY_IMPORT[part]
     heavy, heavy_waiting = MAY_LOAD.get(part, (set(), set()))
+    heavy = heavy | ({"triton"} if path == WITH_TRITON else set())
     for name, waits in imports(ast.parse(source)):
         top, _, rest = name.partition(".")
         target = rest.partition(".")[0]

@@ -48,4 +48,5 @@ def examine() -> dict[str, Any]:
         "devices": ["cpu", *gpus, *mps],
         "decoders": codecs,
         "kernels": kernels.describe(),
+        "triton": kernels.version("triton") or "not installed",
     }

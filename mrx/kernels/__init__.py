@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 from collections.abc import Callable
+from importlib import metadata
 from typing import Any, Literal, get_args
 
 from mrx.errors import MissingError, UsageError
@@ -50,6 +51,14 @@ def describe() -> list[str]:
     used = backend()
     others = [name for name in get_args(Backend) if name != used and available(name)]
     return [used, *others]
+
+
+def version(package: str) -> str | None:
+    """The version of an optional package, without importing it; None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def compile_function(

@@ -1,20 +1,23 @@
 """TV-L1 from the decoder's bytes by the fastest way there is.
 
 On the CPU one pair at a time: its fields then stay in the cache. ``numba`` runs fused rows, and
-``opencv`` and ``torch`` whole planes in place, the first with OpenCV's resampling and median.
+``opencv`` and ``torch`` whole planes in place, the first with OpenCV's resampling and median. On
+other devices all pairs at once, by Triton kernels where they run.
 """
+
+import functools
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mrx.kernels import Backend, tvl1_rows, warp_rows
+from mrx.kernels import Backend, tvl1_gpu, tvl1_rows, warp_rows
 from mrx.kernels.tvl1_rows import Floats
-from mrx.ops.flow import neighbours
+from mrx.ops import flow as ops
 from mrx.ops.median import median_blur
 from mrx.ops.pyramid import blur_taps, pyramid, sizes
 from mrx.ops.texture import WEIGHT, structure, texture
-from mrx.ops.tvl1 import Level, Linear, Rules, gradients, linearize, solve
+from mrx.ops.tvl1 import Linear, MakeLevel, PlainLevel, Rules, gradients, linearize, solve
 from mrx.ops.warp import Border, positions, sample_cubic
 
 OPENCV_CUBIC = -0.75
@@ -25,15 +28,23 @@ LARGE = 480 * 640
 _DEPTH = 10
 
 
-def flow(frames: Tensor, rules: Rules, *, backend: Backend) -> Tensor:
+def flow(frames: Tensor, rules: Rules, *, backend: Backend, half: bool = False) -> Tensor:
     """The displacements between the neighbouring frames of each window.
 
-    Frames that windows share, as views of the same memory, are made ready once.
+    On the CPU frames that windows share, as views of the same memory, are made ready once.
+
+    Args:
+        frames: windows of them
+        rules: of the solution
+        backend: on the CPU; on other devices only ``torch`` means something, no Triton kernels
+        half: keep the state in half precision between the launches of Triton kernels
 
     Shape:
         - frames: ``(B, T, 1, H, W)`` uint8 or floating point, in 0..255
         - output: ``(B, 2 (T - 1), H, W)`` float32
     """
+    if frames.device.type != "cpu":
+        return ops.flow(frames.float(), rules, _device_level(frames, rules, backend, half=half))
     ready: dict[int, list[Tensor]] = {}
 
     def levels(frame: Tensor) -> list[Tensor]:
@@ -45,7 +56,15 @@ def flow(frames: Tensor, rules: Rules, *, backend: Backend) -> Tensor:
         return ready[place]
 
     kind = _LEVELS[backend]
-    return neighbours(frames, lambda a, b: solve(levels(a), levels(b), rules, kind))
+    return ops.neighbours(frames, lambda a, b: solve(levels(a), levels(b), rules, kind))
+
+
+def _device_level(frames: Tensor, rules: Rules, backend: Backend, *, half: bool) -> MakeLevel:
+    """What works on a batch of pairs: Triton kernels, or tensors where there are none."""
+    if backend != "torch" and tvl1_gpu.usable(frames):
+        state = torch.float16 if half else torch.float32
+        return functools.partial(tvl1_gpu.GpuLevel, dtype=state)
+    return PlainLevel if rules.epsilon else InPlaceLevel  # the first stops each pair for itself
 
 
 def _levels(frame: Tensor, rules: Rules, backend: Backend) -> list[Tensor]:
@@ -266,7 +285,7 @@ def _remap(planes: Tensor, flow: Tensor, *, a: float, border: Border) -> Tensor:
     return out
 
 
-_LEVELS: dict[str, type[Level]] = {
+_LEVELS: dict[str, MakeLevel] = {
     "numba": RowsLevel,
     "opencv": OpenCVLevel,
     "torch": InPlaceLevel,

@@ -73,10 +73,17 @@ class TVL1(Representation):
     compared with a run of it, and it tests for an end at every iteration. What is given beside a
     preset goes before it.
 
+    Texture buys robustness against changes of light. Over 13 pairs with true flow ``accurate`` is
+    off by 0.287 px in the mean, and with ``texture=0`` by 0.612, nearly all of it on the one pair
+    that grows brighter (4.59 px, else 0.58). Over the other 12 it is 0.263 against 0.280; clean
+    synthetic motion is better without it by up to 0.02 px. Above 0.85 large motion suffers: the
+    hardest pair goes from 1.65 px to 2.13 at 0.9, and to 3.26 at 0.95.
+
     Args:
         preset: the rules to begin with
         stack: displacements a window, of ``stack + 1`` frames
         white: the gray value of white in the clips that `forward` is given
+        half_state: let `extract` keep half precision between the launches of a GPU's kernels
         tau, strength, theta, zoom, levels, blur, warps, outer, inner, epsilon, median, median_at,
             gradient, cubic, border, masked, texture, texture_gain, texture_rounds: of `Rules`;
             None is the preset's
@@ -94,6 +101,7 @@ class TVL1(Representation):
         preset: Preset = "accurate",
         stack: int = 1,
         white: float = 255.0,
+        half_state: bool = False,
         tau: float | None = None,
         strength: float | None = None,
         theta: float | None = None,
@@ -125,6 +133,7 @@ class TVL1(Representation):
         self.rules = dataclasses.replace(PRESETS[preset], **chosen)
         self.preset = preset
         self.white = white
+        self.half_state = half_state
         self.length = stack + 1
         self.step = 1
         self.channels = flow_channels(stack)
@@ -145,7 +154,7 @@ class TVL1(Representation):
         if torch.is_grad_enabled() or len(frames) == 0:
             return super().extract(frames)
         self.check(frames)
-        return tvl1.flow(frames, self.rules, backend=backend())
+        return tvl1.flow(frames, self.rules, backend=backend(), half=self.half_state)
 
     def facts(self) -> dict[str, Any]:
         """The preset, and every rule as it is with it."""

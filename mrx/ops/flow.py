@@ -8,10 +8,10 @@ from torch import Tensor
 
 from mrx.ops.pyramid import pyramid
 from mrx.ops.texture import texture
-from mrx.ops.tvl1 import Level, PlainLevel, Rules, solve
+from mrx.ops.tvl1 import MakeLevel, PlainLevel, Rules, solve
 
 
-def flow(clip: Tensor, rules: Rules, level: type[Level] = PlainLevel) -> Tensor:
+def flow(clip: Tensor, rules: Rules, level: MakeLevel = PlainLevel) -> Tensor:
     """The displacements between the neighbouring frames of each window, as one batch.
 
     Shape:

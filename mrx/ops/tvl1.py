@@ -107,8 +107,12 @@ class Level(Protocol):
         """The displacements so far."""
 
 
+MakeLevel = Callable[[Tensor, Tensor, Tensor, Rules], Level]
+"""A class of levels, called with the images before and after, the flow and the rules."""
+
+
 def solve(
-    before: Sequence[Tensor], after: Sequence[Tensor], rules: Rules, level: type[Level]
+    before: Sequence[Tensor], after: Sequence[Tensor], rules: Rules, level: MakeLevel
 ) -> Tensor:
     """The flow from one image to the other, from the smallest level to the largest.
 

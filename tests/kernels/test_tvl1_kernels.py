@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from mrx.kernels import tvl1, tvl1_rows, warp_rows
+from mrx.kernels import tvl1, tvl1_gpu, tvl1_rows, warp_rows
 from mrx.methods.tvl1 import PRESETS, TVL1
 from mrx.ops.texture import WEIGHT, structure
 from mrx.ops.tvl1 import Linear, PlainLevel, data_step, divergence, dual_step
@@ -112,3 +112,41 @@ def test_rows_are_plain_python_that_runs_without_numba(monkeypatch):
     monkeypatch.setattr(warp_rows, "differentiate", lambda: warp_rows._differentiate)
     found = tvl1.flow(frames, rules, backend="numba")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_other_devices_take_a_way_of_tensors_alone(preset):
+    frames = flows.window(flows.texture(20, 24), flows.texture(20, 24, dx=1), flows.texture(20, 24))
+    rules = TVL1(preset, outer=1, inner=2, epsilon=0.0).rules
+    found = tvl1.flow(frames.to("meta"), rules, backend="numba")
+    assert (found.shape, found.device.type, found.dtype) == ((1, 4, 20, 24), "meta", torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("backend", "there", "epsilon", "expected"),
+    [
+        ("numba", True, 0.01, tvl1_gpu.GpuLevel),
+        ("torch", True, 0.0, tvl1.InPlaceLevel),
+        ("numba", False, 0.0, tvl1.InPlaceLevel),
+        ("numba", False, 0.01, PlainLevel),
+    ],
+)
+def test_triton_runs_where_it_can_and_is_not_forbidden(
+    backend, there, epsilon, expected, monkeypatch
+):
+    monkeypatch.setattr(tvl1_gpu, "usable", lambda frames: there)
+    rules = TVL1(epsilon=epsilon).rules
+    found = tvl1._device_level(torch.empty(1), rules, backend, half=True)
+    assert getattr(found, "func", found) is expected
+    assert not there or backend == "torch" or found.keywords == {"dtype": torch.float16}
+
+
+def test_planes_in_place_take_a_batch_of_pairs():
+    frames = [torch.rand(3, 1, 20, 24) * 255 for _ in range(2)]
+    rules = RULES["accurate"]
+    together = tvl1.InPlaceLevel(*frames, torch.zeros(3, 2, 20, 24), rules)
+    together.warp()
+    for i in range(3):
+        alone = tvl1.InPlaceLevel(*(f[i : i + 1] for f in frames), torch.zeros(1, 2, 20, 24), rules)
+        alone.warp()
+        assert (together.flow()[i] - alone.flow()[0]).abs().max() < 1e-5

@@ -1,0 +1,49 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis.strategies import integers, sampled_from
+
+from mrx.kernels import tvl1_gpu
+from mrx.kernels.tvl1_gpu import STEPS, TILES, choose_shape, launches, planes
+
+
+@settings(deadline=None)
+@given(integers(1, 1000), integers(1, 8))
+def test_launches_make_all_iterations_and_none_too_many(inner, most):
+    counts = launches(inner, most)
+    assert sum(counts) == inner
+    assert max(counts) <= most
+    assert max(counts) - min(counts) <= 1
+    assert len(counts) == -(-inner // most)
+
+
+@settings(deadline=None)
+@given(integers(1, 4000), integers(1, 4000), sampled_from(STEPS + TILES))
+def test_programs_cover_the_image_and_none_is_idle(height, width, shape):
+    rim = 2 * shape.iterations
+    for size, block, count in zip(
+        (width, height), (shape.columns, shape.rows), shape.grid(height, width), strict=True
+    ):
+        assert rim + count * (block - rim) >= size
+        assert count == 1 or rim + (count - 1) * (block - rim) < size
+
+
+@settings(deadline=None)
+@given(integers(1, 4000), integers(1, 4000), sampled_from(["step", "tile"]))
+def test_the_chosen_shape_wastes_little(height, width, kernel):
+    table = STEPS if kernel == "step" else TILES
+    chosen = choose_shape(height, width, kernel)
+    assert chosen in table
+    assert all(chosen.computed(height, width) <= 1.15 * s.computed(height, width) for s in table)
+
+
+@pytest.mark.parametrize("width", [1, 15, 16, 17, 340])
+def test_rows_of_planes_are_aligned(width):
+    field = planes(2, 3, 5, width, like=torch.empty(0))
+    assert field.shape == (2, 3, 5, width)
+    assert field.stride(-2) % 16 == 0
+    assert tvl1_gpu._pitch(field) == field.stride(-2)
+
+
+def test_images_on_the_cpu_are_not_for_the_kernels():
+    assert not tvl1_gpu.usable(torch.zeros(1))
