@@ -1,0 +1,324 @@
+"""All that a GPU is to be asked, in one command of under ten minutes: right first, then fast.
+
+What the machine is and what it can reach; every kernel and method against float64; then times, of
+variants in turn, with their ratios and the predictions that the design rests on. A variant that is
+wrong is not timed, and the exit status is 1. It needs torch and numpy; what else is missing is
+named and left out. It reads clocks and sets none.
+
+    python tests/benchmarks/gpu.py [--device cuda] [--json FILE] [--minutes 9] [--quick]
+
+With ``--device cpu --quick`` it runs anywhere, which shows that it runs, not how fast a GPU is.
+"""
+
+import argparse
+import dataclasses
+import functools
+import importlib
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mrx import methods
+from mrx.kernels import tvl1 as tvl1_kernels
+from mrx.kernels import tvl1_gpu
+from mrx.methods.tvl1 import PRESETS
+from mrx.ops import flow as ops
+from mrx.ops.tvl1 import PlainLevel
+
+# Five scales of 0.8, five warps, thirty iterations, no median: the work that predictions are for.
+WORK = dataclasses.replace(PRESETS["opencv-cuda"], inner=30, epsilon=0.0)
+LIGHT = ("mbpm", "dynamic-image", "pa")
+PREDICTED = {"eager": 4500, "compiled": 1000, "step": 575, "step half": 330, "tile": 320}
+"""Microseconds for a pair of 256x340 at the best batch, from counts of instructions and bytes."""
+
+
+class Report:
+    """Rows on stdout at once, and in a file at the end."""
+
+    def __init__(self, path, seconds):
+        self.path, self.rows, self.failed = path, [], False
+        self.ends = time.monotonic() + seconds
+
+    def row(self, part, name, **values):
+        self.rows.append({"part": part, "name": name, **values})
+        shown = "  ".join(f"{key} {_text(value)}" for key, value in values.items())
+        print(f"{part:<12} {name:<28} {shown}", flush=True)
+
+    def check(self, name, holds, **values):
+        self.failed |= not holds
+        self.row("correctness", name, **values, result="ok" if holds else "FAIL")
+        return holds
+
+    def late(self, part):
+        late = time.monotonic() > self.ends
+        if late:
+            self.row(part, "the rest", left_out="out of time")
+        return late
+
+    def close(self):
+        if self.path:
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+def _text(value):
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Machine:
+    """The device, and how long things take on it."""
+
+    def __init__(self, name, *, quick):
+        self.device, self.quick = torch.device(name), quick
+        self.gpu = self.device.type == "cuda"
+
+    def wait(self):
+        if self.gpu:
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, *functions, least=20):
+        """The median time of each function, run in turn, warm-up left out."""
+        for function in functions:
+            function()
+            function()
+        self.wait()
+        taken = [[] for _ in functions]
+        for _ in range(3 if self.quick else least):
+            for one, function in zip(taken, functions, strict=True):
+                began = time.perf_counter()
+                function()
+                self.wait()
+                one.append(time.perf_counter() - began)
+        return [statistics.median(one) for one in taken]
+
+
+def textured(batch, frames, size, *, seed=0, colors=1):
+    """Smooth random pictures that move, uint8 (B, T, C, H, W)."""
+    generator = torch.Generator().manual_seed(seed)
+    h, w = size
+    noise = torch.rand(batch, colors, h // 4 + 8, w // 4 + 8, generator=generator)
+    wide = torch.nn.functional.interpolate(noise, (h + 32, w + 32), mode="bicubic")
+    clips = [wide[..., 16 - t : 16 - t + h, 16 - 2 * t : 16 - 2 * t + w] for t in range(frames)]
+    return (torch.stack(clips, 1) * 255).clamp(0, 255).byte()
+
+
+def environment(machine, report):
+    """What it is, and what it reaches."""
+    versions = {"torch": torch.__version__, "numpy": np.__version__, "cores": os.cpu_count()}
+    try:
+        versions["triton"] = importlib.import_module("triton").__version__
+    except ImportError as error:
+        report.row("environment", "triton", left_out=str(error))
+    if machine.gpu:
+        facts = torch.cuda.get_device_properties(machine.device)
+        versions |= {"gpu": facts.name, "units": facts.multi_processor_count}
+    report.row("environment", "machine", **versions)
+    size = 2**20 if machine.quick else 2**29
+    source = torch.rand(size, device=machine.device)
+    target = torch.empty_like(source)
+    side = 256 if machine.quick else 8192
+    square = torch.rand(side, side, device=machine.device)
+    tiny = torch.zeros(1, device=machine.device)
+    copy, product, roots, launch = machine.seconds(
+        functools.partial(target.copy_, source),
+        functools.partial(torch.mm, square, square),
+        functools.partial(torch.rsqrt, source, out=target),
+        functools.partial(tiny.add_, 1),
+        least=10,
+    )
+    report.row("ceilings", "copy", gb_per_s=8 * size / copy / 1e9)
+    report.row("ceilings", "float32 product", tflop_per_s=2 * side**3 / product / 1e12)
+    report.row("ceilings", "reciprocal roots", gigaops_per_s=size / roots / 1e9)
+    report.row("ceilings", "one launch", us=launch * 1e6)
+
+
+def variants(machine):
+    """The ways to iterate TV-L1, by name."""
+    found = {"eager": PlainLevel, "in place": tvl1_kernels.InPlaceLevel}
+    if machine.gpu and tvl1_gpu.usable(torch.empty(1, device=machine.device)):
+        half = torch.float16
+        found["step"] = functools.partial(tvl1_gpu.GpuLevel, kernel="step")
+        found["step half"] = functools.partial(tvl1_gpu.GpuLevel, kernel="step", dtype=half)
+        found["tile"] = functools.partial(tvl1_gpu.GpuLevel, kernel="tile")
+        found["tile half"] = functools.partial(tvl1_gpu.GpuLevel, kernel="tile", dtype=half)
+    return found
+
+
+def distance(found, expected):
+    """Mean, 99th percentile and share above 0.1 px of the distance of two flows."""
+    error = (found.double().cpu() - expected.cpu()).norm(dim=1).flatten()
+    return {
+        "mean": error.mean().item(),
+        "p99": error.quantile(0.99).item() if error.numel() < 2**24 else float("nan"),
+        "above": (error > 0.1).double().mean().item(),
+    }
+
+
+def check_flow(machine, report):
+    """The ways that agree with float64; those that do not are not timed."""
+    right = {}
+    one = dataclasses.replace(WORK, levels=1, warps=1)
+    for name, level in variants(machine).items():
+        holds = True
+        for batch, size in ((1, (37, 53)), (3, (255, 341)), (2, (20, 20))):
+            frames = textured(batch, 2, size).to(machine.device)
+            exact = ops.flow(frames.double(), one)
+            # The same memory is used twice: the second result comes from a graph.
+            first, found = (ops.flow(frames.float(), one, level) for _ in range(2))
+            error = ((found - exact).norm() / exact.norm()).item()
+            close = error < (1e-2 if "half" in name else 1e-5)
+            label = f"{name} {batch}x{size[0]}x{size[1]}"
+            holds &= report.check(label, close and torch.equal(first, found), relative=error)
+        size = (64, 80) if machine.quick else (256, 340)
+        frames = textured(2, 2, size, seed=1).to(machine.device)
+        far = distance(ops.flow(frames.float(), WORK, level), ops.flow(frames.double(), WORK))
+        most = 0.02 if "half" in name else 0.01
+        holds &= report.check(f"{name} whole", far["mean"] < most and far["above"] < 0.01, **far)
+        if holds:
+            right[name] = level
+    return right
+
+
+def check_methods(machine, report):
+    """Every method on the device against float64 on the CPU."""
+    for name in methods.names():
+        module = methods.find(name).build({})
+        frames = textured(2, module.length, (64, 80), colors=3 if module.color == "rgb" else 1)
+        with torch.no_grad():
+            exact = module.double()(module.prepare(frames).double())
+        module = methods.find(name).build({}).to(machine.device)
+        with torch.inference_mode():
+            found = module.extract(frames.to(machine.device)).double().cpu()
+        error = (found - exact).abs()
+        share = (error.mean() / exact.abs().mean().clamp(min=1e-9)).item()
+        report.check(
+            f"{name} extract", share < (1e-2 if module.units == "px" else 1e-5), mean=share
+        )
+
+
+def time_flow(machine, report, right):
+    """Microseconds a pair, of all ways in turn; the best for each way."""
+    best = {}
+    sizes = ((64, 80),) if machine.quick else ((256, 340), (224, 224))
+    for size in sizes:
+        for batch in (1, 2) if machine.quick else (1, 8, 32, 128):
+            if report.late("time flow"):
+                return best
+            frames = textured(batch, 2, size, seed=2).to(machine.device).float()
+            runs = [functools.partial(ops.flow, frames, WORK, way) for way in right.values()]
+            taken = machine.seconds(*runs, least=5 if batch < 128 else 3)
+            for name, seconds in zip(right, taken, strict=True):
+                us = seconds / batch * 1e6
+                row = {"us": us, "per_s": 1e6 / us, "to_eager": taken[0] / seconds}
+                predicted = PREDICTED.get(name) if size == (256, 340) else None
+                if predicted:
+                    row |= {"predicted": predicted, "of_predicted": us / predicted}
+                    best[name] = min(us, best.get(name, float("inf")))
+                report.row("time flow", f"{name} {size[0]}x{size[1]} B{batch}", **row)
+    return best
+
+
+def time_compiled(machine, report, best):
+    """torch.compile of the plain formulas: tens of seconds to compile, so once, and last."""
+    if report.late("compiled") or machine.quick:
+        return
+    frames = textured(32, 2, (256, 340), seed=2).to(machine.device).float()
+    run = torch.compile(functools.partial(ops.flow, rules=WORK, level=PlainLevel))
+    try:
+        (seconds,) = machine.seconds(functools.partial(run, frames), least=3)
+    except Exception as error:  # noqa: BLE001 - whatever the compiler says is the result
+        report.row("compiled", "eager", left_out=f"{type(error).__name__}: {str(error)[:120]}")
+        return
+    best["compiled"] = seconds / 32 * 1e6
+    report.row("compiled", "256x340 B32", us=best["compiled"])
+
+
+def time_methods(machine, report):
+    """Each method's extraction on the device, and on one core of the same machine."""
+    rates = {}
+    size = (64, 80) if machine.quick else (256, 340)
+    for name in methods.names():
+        if report.late("methods"):
+            return rates
+        module = methods.find(name).build({})
+        batch = 2 if machine.quick else 32
+        frames = textured(batch, module.length, size, colors=3 if module.color == "rgb" else 1)
+        with torch.inference_mode():
+            (alone,) = Machine("cpu", quick=True).seconds(
+                lambda m=module, f=frames: m.extract(f[:1])
+            )
+            moved, there = module.to(machine.device), frames.to(machine.device)
+            (taken,) = machine.seconds(lambda m=moved, f=there: m.extract(f), least=8)
+        rates[name] = batch * module.step / taken
+        ratio = alone * batch / taken
+        report.row("methods", name, frames_per_s=rates[name], to_one_core=ratio)
+    return rates
+
+
+def time_raft(machine, report):
+    """Learned flow of the same size, for scale; its weights are random, which costs the same."""
+    try:
+        from torchvision.models.optical_flow import raft_small
+    except (ImportError, RuntimeError) as error:
+        report.row("raft", "small", left_out=str(error).splitlines()[0])
+        return
+    net = raft_small().eval().to(machine.device)
+    frames = torch.rand(8, 3, 256, 344, device=machine.device) * 2 - 1
+    with torch.inference_mode():
+        (taken,) = machine.seconds(lambda: net(frames, frames, num_flow_updates=12), least=5)
+    report.row("raft", "small 256x344 B8", us=taken / 8 * 1e6)
+
+
+def verdict(report, best, rates):
+    """What was predicted, what was found, and what follows."""
+    lines = [
+        ("step takes 550-600 us", best.get("step"), lambda us: us <= 660),
+        ("a pair takes at most 400 us", min(best.values(), default=None), lambda us: us <= 400),
+        ("eager takes 4-5 ms at batch 32", best.get("eager"), lambda us: 3500 <= us <= 5500),
+        ("torch.compile takes about 1 ms", best.get("compiled"), lambda us: 700 <= us <= 1400),
+    ]
+    if {"step", "tile"} <= best.keys():
+        ratio = best["step"] / best["tile"]
+        lines.append(("tile is 1.5-2.1 times step; below 1.3 ship step", ratio, lambda r: r >= 1.3))
+    slowest = min((rates[name] for name in LIGHT if name in rates), default=None)
+    lines.append(("light methods above 25000 frames/s", slowest, lambda rate: rate > 25000))
+    for name, found, holds in lines:
+        told = "not measured" if found is None else "holds" if holds(found) else "falsified"
+        report.row("verdict", name, found=found, verdict=told)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    options = parser.parse_args()
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("torch sees no CUDA device; --device cpu --quick shows that this runs")
+    torch.backends.cudnn.allow_tf32 = False
+    machine = Machine(options.device, quick=options.quick)
+    report = Report(options.json, 60 * options.minutes)
+    try:
+        with torch.inference_mode():
+            environment(machine, report)
+            right = check_flow(machine, report)
+        check_methods(machine, report)
+        with torch.inference_mode():
+            best = time_flow(machine, report, right)
+        rates = time_methods(machine, report)
+        with torch.inference_mode():
+            time_compiled(machine, report, best)
+        time_raft(machine, report)
+        verdict(report, best, rates)
+    finally:
+        report.close()
+    raise SystemExit(1 if report.failed else 0)
+
+
+if __name__ == "__main__":
+    main()
