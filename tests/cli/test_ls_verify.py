@@ -14,6 +14,7 @@ import videos
 from command import mrx
 
 import mrx as library
+from mrx.methods.table import MODULES
 
 
 @pytest.fixture
@@ -185,7 +186,7 @@ def test_a_shard_that_another_process_writes_to_is_named(out):
 
 def test_methods_lists_each_with_its_windows():
     names = [line.split()[0] for line in mrx("methods").stdout.splitlines()]
-    assert names == ["mbpm", "dynamic-image", "pa"]
+    assert names == list(MODULES)
 
 
 def test_methods_tells_the_parameters_of_one():
@@ -205,6 +206,7 @@ def test_doctor_tells_versions_devices_and_kernels():
     facts = json.loads(mrx("doctor", "--json").stdout)
     assert "cpu" in facts["devices"]
     assert facts["kernels"][-1] == "torch"
+    assert facts["triton"]
     assert "libavcodec" in mrx("doctor").stdout
 
 
