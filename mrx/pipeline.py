@@ -38,7 +38,9 @@ from mrx.sinks.hdf5 import Entry, ShardWriter
 from mrx.sinks.resume import Held, adopt, look
 from mrx.sources import Source
 from mrx.windows.plan import Rule, count
-from mrx.windows.stack import Stack
+from mrx.windows.stack import GATHER_BYTES, Stack
+
+LIGHT_BATCH_VALUES = 2**19  # the maps of more would leave the CPU's cache before they are stored
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ class Extraction:
     def _stream(self, video: Video, entry: Entry) -> dict[str, str]:
         """Every frame once through all methods; the methods that it is too small for."""
         frames = video.count() if self.job.windowing.segments else None
-        stacks = [Stack(lane.rule, frames=frames) for lane in self.lanes]
+        stacks = [self._stack(lane, frames) for lane in self.lanes]
         wanted = None if frames is None else {p for s in stacks for p in s.wanted()}
         colors = sorted({lane.module.color for lane in self.lanes})
         small: dict[str, str] = {}
@@ -238,6 +240,12 @@ class Extraction:
             for clips in stack.finish():
                 self._put(lane, clips, entry)
         return small
+
+    def _stack(self, lane: Lane, frames: int | None) -> Stack:
+        """The windows of a lane; heavy methods take many at once, and share work among them."""
+        small = self.device.type == "cpu" and lane.method.cost == "light"
+        most = LIGHT_BATCH_VALUES if small else GATHER_BYTES
+        return Stack(lane.rule, frames=frames, batch_values=most)
 
     def _put(self, lane: Lane, clips: Clips, entry: Entry) -> None:
         if self._cancelled():

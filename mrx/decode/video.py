@@ -23,7 +23,7 @@ from mrx.job import Decoding
 from mrx.records import Frames
 from mrx.sources import Source, numbered_images, problem
 
-CHUNK_FRAMES = 6  # a multiple of the usual window lengths; few, to stay in the CPU's cache
+CHUNK_FRAMES = 24  # a multiple of the usual window lengths: fewer cost Python, more cost memory
 CHUNK_BYTES = 32 * 2**20
 SEEK_SECONDS = 10.0  # a start nearer than this is reached by decoding
 DEFAULT_RATE = 25.0

@@ -15,6 +15,7 @@ them fast, at 256x340 (0.22 ms a window, where the same sums over whole rows tak
 """
 
 import functools
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -30,6 +31,9 @@ RADIUS = 4
 
 Floats = NDArray[np.float32]
 Taps = tuple[np.float32, np.float32, np.float32, np.float32, np.float32]
+Scratch = tuple[NDArray[np.int16], Floats, Floats, Floats]
+
+_kept = threading.local()
 
 _STRIP = 384
 _BLOCK = 32
@@ -120,16 +124,24 @@ def _run(
     gains: tuple[np.float32, ...],
     out: Tensor,
 ) -> None:
-    """Give the rows their scratch memory, aligned to cache lines as torch aligns it."""
+    """Call the rows with flat arrays, and the scratch memory that they need."""
     b, _, h, w, _ = images.shape
-    strips = -(-3 * w // _STRIP)
-    row, ring, pair = (
-        torch.zeros(n).numpy() for n in (strips * _STRIP + 128, strips * _SIZE, 1024)
-    )
-    difference = np.empty(3 * w, np.int16)
     flat = images.reshape(b, 3, 3 * h * w)
     planes = out.numpy().reshape(b, 3 * h * w)
-    windows(flat, w, *sums, gains, planes, difference, row, ring, pair)
+    windows(flat, w, *sums, gains, planes, *_scratch(w))
+
+
+def _scratch(width: int) -> Scratch:
+    """A difference, a row, the ring and a pair of rows; kept for the thread's next frames.
+
+    They are aligned to cache lines, as torch aligns them.
+    """
+    if getattr(_kept, "width", None) != width:
+        strips = -(-3 * width // _STRIP)
+        sizes = (strips * _STRIP + 128, strips * _SIZE, 1024)
+        row, ring, pair = (torch.zeros(n).numpy() for n in sizes)
+        _kept.width, _kept.arrays = width, (np.empty(3 * width, np.int16), row, ring, pair)
+    return _kept.arrays
 
 
 @functools.cache

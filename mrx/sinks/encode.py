@@ -9,8 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mrx import kernels
 from mrx.errors import InputError
 from mrx.job import Storage
+from mrx.kernels.summary import summarize
 
 PIXEL_FRACTION = 64  # q16 keeps displacements in 1/64 px
 HALF_MAX = 65504.0
@@ -68,6 +70,16 @@ class Statistics:
     low: float = field(default=np.inf)
     high: float = field(default=-np.inf)
 
+    def add(self, values: Tensor) -> tuple[float, float]:
+        """Count float32 values in; the least and the greatest of them."""
+        found = summarize(values) if kernels.backend() == "numba" else None
+        low, high, total = found or _summarize(values)
+        self.count += values.numel()
+        self.low = min(self.low, low)
+        self.high = max(self.high, high)
+        self.total += total
+        return low, high
+
     def attributes(self) -> dict[str, Any]:
         """As attributes; an empty dataset has none but its count."""
         if not self.count:
@@ -80,6 +92,11 @@ class Statistics:
         }
 
 
+def _summarize(values: Tensor) -> tuple[float, float, float]:
+    low, high = (float(v) for v in torch.aminmax(values))
+    return low, high, cv2.norm(values.numpy().reshape(1, -1), cv2.NORM_L1)
+
+
 def encode(
     values: Tensor, encoding: Encoding, statistics: Statistics, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
@@ -89,11 +106,7 @@ def encode(
         - values: ``(..., C, H, W)`` float32
         - out, returned: the same shape, of the encoding's raw type; made where it is not given
     """
-    low, high = (float(v) for v in torch.aminmax(values))
-    statistics.count += values.numel()
-    statistics.low = min(statistics.low, low)
-    statistics.high = max(statistics.high, high)
-    statistics.total += cv2.norm(values.numpy().reshape(1, -1), cv2.NORM_L1)
+    low, high = statistics.add(values)
     raw = np.empty(values.shape, encoding.dtype) if out is None else out
     if encoding.dtype in ("f4", "f2"):
         if low < encoding.low or high > encoding.high:

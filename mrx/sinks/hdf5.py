@@ -25,6 +25,7 @@ from mrx.job import Job, Storage, settings_hash
 from mrx.kernels.checksum import fletcher32
 from mrx.keys import group_name
 from mrx.records import Motion
+from mrx.sinks.attributes import write_attributes
 from mrx.sinks.encode import Encoding, Statistics, encode
 from mrx.sinks.layout import FINAL, FORMAT, INDEX, ITEM, ITEMS, PARTIAL, STAMP, host, shards
 
@@ -215,14 +216,14 @@ class Entry:
         """
         shard = self.shard
         with writing(shard.path):
-            self.group.attrs.update(key=self.key, status="ok", **attributes)
+            write_attributes(self.group, {"key": self.key, "status": "ok", **attributes})
             stored = 0
             for name, series in self._series.items():
                 items = series.items()
                 self.group.create_dataset(
                     name + ITEMS, data=items, chunks=items.shape, fletcher32=True
                 )
-                series.dataset.attrs.update(**series.attributes(), **methods[name])
+                write_attributes(series.dataset, {**series.attributes(), **methods[name]})
                 stored += series.dataset.id.get_storage_size()
             target = f"videos/{group_name(self.key)}"
             shard.file.pop(target, None)

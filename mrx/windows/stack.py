@@ -21,12 +21,16 @@ class Stack:
     Args:
         rule: which windows
         frames: the length of the stream, which only segments need to know before its end
+        batch_values: the most in the maps of a batch, where each has as many as a frame
     """
 
-    def __init__(self, rule: Rule, *, frames: int | None = None) -> None:
+    def __init__(
+        self, rule: Rule, *, frames: int | None = None, batch_values: int = GATHER_BYTES
+    ) -> None:
         if rule.segments is not None and frames is None:
             raise ValueError("windows by segments need to know how many frames there are")
         self.rule = rule
+        self._batch_values = batch_values
         self._chosen = None if frames is None else plan(frames, rule)
         self._held: Frames | None = None
         self._next = 0
@@ -75,7 +79,8 @@ class Stack:
             views = held.data[skip:].unfold(0, rule.span, rule.step)[:count, ..., :: rule.dilation]
             ends = skip + np.arange(count)[:, None] * rule.step + [0, rule.span - 1]
             data = views.permute(0, 4, 3, 1, 2)  # (B, H, W, C, T) → (B, T, C, H, W)
-            yield Clips(data, held.index[ends], held.time[ends])
+            for part in self._batches(count, held):
+                yield Clips(data[part], held.index[ends[part]], held.time[ends[part]])
             self._next += count * rule.step
         self._held = held[max(self._next - int(held.position[0]), 0) :]
 
@@ -93,9 +98,13 @@ class Stack:
         if not windows or held is None:
             return
         every = np.searchsorted(held.position, np.array(windows))
-        most = max(1, GATHER_BYTES // (self.rule.length * held.data.shape[1:].numel()))
-        for begin in range(0, len(every), most):
-            places = every[begin : begin + most]
+        for part in self._batches(len(every), held):
+            places = every[part]
             data = held.data[torch.from_numpy(places)].permute(0, 1, 4, 2, 3)
             ends = places[:, [0, -1]]
             yield Clips(data, held.index[ends], held.time[ends])
+
+    def _batches(self, count: int, frames: Frames) -> Iterator[slice]:
+        size = frames.data[0].numel()
+        most = max(1, min(self._batch_values // size, GATHER_BYTES // (self.rule.length * size)))
+        return (slice(begin, begin + most) for begin in range(0, count, most))

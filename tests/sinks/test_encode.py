@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from hypothesis.strategies import floats
 
@@ -19,16 +19,19 @@ def round_trip(values, *, units="px", **storage):
     return decode(raw, scale=encoding.scale, offset=encoding.offset), raw, statistics
 
 
+@settings(deadline=None)
 @given(maps)
 def test_float32_is_exact(values):
     assert np.array_equal(round_trip(values, dtype="float32")[0], values)
 
 
+@settings(deadline=None)
 @given(maps)
 def test_float16_is_within_its_rounding(values):
     assert np.allclose(round_trip(values, dtype="float16")[0], values, rtol=2**-11, atol=2**-24)
 
 
+@settings(deadline=None)
 @given(maps)
 def test_q16_is_within_half_of_a_64th_pixel(values):
     back, raw, _ = round_trip(values, dtype="q16")
@@ -36,6 +39,7 @@ def test_q16_is_within_half_of_a_64th_pixel(values):
     assert abs(back - values).max() <= 1 / 128 + 1e-6
 
 
+@settings(deadline=None)
 @given(maps)
 def test_uint8_is_within_half_a_step_inside_the_bound(values):
     back, raw, statistics = round_trip(values, dtype="uint8")

@@ -109,3 +109,13 @@ def test_frames_that_change_their_size_are_refused():
     list(stack.push(Frames(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), one, one, one / 1)))
     with pytest.raises(ShapeError, match="changed from"):
         list(stack.push(Frames(torch.zeros(1, 5, 4, 3, dtype=torch.uint8), two, two, two / 1)))
+
+
+@pytest.mark.parametrize(("values", "sizes"), [(24, [2, 2, 1]), (1, [1] * 5), (60, [5])])
+def test_a_batch_has_no_more_maps_than_asked_for_but_one(values, sizes):
+    frames = Frames(torch.zeros(15, 2, 2, 3, dtype=torch.uint8), *[np.arange(15)] * 3)
+    clips = list(Stack(Rule(length=3, step=3), batch_values=values).push(frames))
+    assert [len(clip.data) for clip in clips] == sizes
+    assert np.concatenate([clip.index for clip in clips]).tolist() == [
+        [first, first + 2] for first in range(0, 15, 3)
+    ]
