@@ -1,0 +1,208 @@
+"""MotionSqueeze: displacement and confidence by matching features of neighbouring frames."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mrx.errors import ShapeError
+from mrx.methods.spec import check_choice
+from mrx.ops.matching import (
+    Tie,
+    confidence,
+    correlate,
+    normalize_features,
+    pair_up,
+    reach,
+    repeat_last,
+    soft_argmax,
+)
+
+Transformation = Literal["separable", "one-1x1", "one-3x3", "four-3x3"]
+
+_MOST = 2**22  # values of a correlation that are held at once: 16 MB of float32
+
+
+class Match(NamedTuple):
+    """What matching finds for pairs of frames.
+
+    Shape:
+        - displacement: ``(N, 2, H, W)``: x right, y down, in cells, from the first to the second
+        - confidence: ``(N, 1, H, W)``, in 0..1
+    """
+
+    displacement: Tensor
+    confidence: Tensor
+
+
+class Matching(nn.Module):
+    """Match each cell of a frame with those around it in the next (MotionSqueeze, section 2).
+
+    Cosines of features, negative ones as 0; the displacement is their kernel soft-argmax, see
+    `mrx.ops.matching.soft_argmax`, and the confidence their maximum. It computes in float32 at
+    least, under autocast too, and keeps no state.
+
+    Where the picture is flat all displacements match equally well: as released, the displacement
+    there is arbitrary and the confidence 1. ``tie="smallest"`` makes it 0 inside flat regions
+    larger than the patch.
+
+    Args:
+        patch: displacements along each axis, odd; 15 is 7 cells each way
+        sigma: of the Gaussian around the best match, in displacements
+        temperature: factor of the cosines in the softmax
+        dilation: cells from one displacement to the next; the released code knows 1 only
+        tie: which of equally good matches counts
+
+    Shape:
+        - first, second: ``(N, C, H, W)``
+        - output: see `Match`
+    """
+
+    def __init__(
+        self,
+        patch: int = 15,
+        sigma: float = 5.0,
+        temperature: float = 100.0,
+        dilation: int = 1,
+        tie: Tie = "first",
+    ) -> None:
+        super().__init__()
+        check_choice("tie", tie, Tie)
+        for name, value in (("sigma", sigma), ("temperature", temperature)):
+            if not value > 0:
+                raise ValueError(f"{name}={value}: must be above 0")
+        if patch == 1:
+            raise ValueError("patch=1: leaves nothing to choose from; must be at least 3")
+        self.reach = reach(patch=patch, dilation=dilation)
+        self.patch, self.sigma, self.temperature = patch, sigma, temperature
+        self.dilation, self.tie = dilation, tie
+
+    def forward(self, first: Tensor, second: Tensor) -> Match:
+        """Match pairs of frames."""
+        most = max(1, _MOST // (self.patch**2 * first.shape[-2] * first.shape[-1]))
+        parts = zip(torch.split(first, most), torch.split(second, most), strict=True)
+        found = [self._match(some, others) for some, others in parts]
+        if len(found) == 1:
+            return found[0]
+        return Match(*(torch.cat(maps) for maps in zip(*found, strict=True)))
+
+    def extra_repr(self) -> str:
+        """What `print` shows of it."""
+        names = ("patch", "sigma", "temperature", "dilation", "tie")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
+    def _match(self, first: Tensor, second: Tensor) -> Match:
+        a, b = normalize_features(first), normalize_features(second)
+        cosines = correlate(a, b, patch=self.patch, dilation=self.dilation).relu()
+        displacement = soft_argmax(
+            cosines,
+            patch=self.patch,
+            dilation=self.dilation,
+            sigma=self.sigma,
+            temperature=self.temperature,
+            tie=self.tie,
+        )
+        return Match(displacement, confidence(cosines))
+
+
+class MotionSqueeze(nn.Module):
+    """Add to a network's features what their motion tells, as a layer of a classifier (MS module).
+
+    Neighbouring frames are matched; displacement, over the largest possible one, and confidence
+    become features by convolutions, and are added to the features that came in. There is no ReLU
+    after the sum. The last pair's maps stand for the last frame too.
+
+    Its state dict has the names of the released code, which keeps ``chnl_reduction`` and
+    ``flow_refinement`` at the top of its network; weights are drawn as there, from Kaiming's
+    normal distribution by outputs. Autocast applies to the convolutions, not to the matching.
+
+    Args:
+        channels: C, of the features; the released networks have 128 (ResNet-18) or 512 (-50)
+        segments: T, frames of a clip, at least 2
+        reduced: channels that are matched, after a 1x1 convolution; None matches all as they are,
+            as in MobileNet-V2
+        transformation: to features, a form of table 1 of the supplement: four depthwise
+            ``separable`` convolutions as released, ``one-1x1``, ``one-3x3``, or ``four-3x3``, the
+            first three of 64 channels, a width that fits the supplement's FLOPs
+        matching: other than by `Matching`'s defaults
+
+    Shape:
+        - features: ``(B * T, C, H, W)``, the frames of a clip one after the other; output: the same
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        segments: int,
+        *,
+        reduced: int | None = 64,
+        transformation: Transformation = "separable",
+        matching: Matching | None = None,
+    ) -> None:
+        super().__init__()
+        if segments < 2:
+            raise ValueError(f"segments={segments}: a pair needs at least 2 frames")
+        check_choice("transformation", transformation, Transformation)
+        self.channels, self.segments = channels, segments
+        self.chnl_reduction = (
+            nn.Identity() if reduced is None else nn.Sequential(*_layer(channels, reduced, 1))
+        )
+        self.matching = Matching() if matching is None else matching
+        self.flow_refinement = _FORMS[transformation](channels)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The features, with those of their motion added."""
+        found = self.match(features)
+        maps = torch.cat([found.displacement / self.matching.reach, found.confidence], 1)
+        motion = self.flow_refinement(repeat_last(maps, self.segments).to(features.dtype))
+        return features + motion
+
+    def match(self, features: Tensor) -> Match:
+        """What the matching finds, to be looked at: a map for each pair, B (T - 1) of them.
+
+        Displacements are in cells; times the network's stride they are in pixels of its input. In
+        training, a forward hook on ``matching`` sees the same without a second computation.
+        """
+        if features.ndim != 4 or features.shape[1] != self.channels:
+            raise ShapeError(
+                f"MotionSqueeze takes features (B * {self.segments}, {self.channels}, H, W), "
+                f"got {tuple(features.shape)}"
+            )
+        return self.matching(*pair_up(self.chnl_reduction(features), self.segments))
+
+
+def _layer(inputs: int, outputs: int, size: int, *, groups: int = 1) -> list[nn.Module]:
+    """Convolution, normalisation, ReLU."""
+    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+def _stack(layers: list[list[nn.Module]]) -> nn.Sequential:
+    named = ((f"conv{i}", nn.Sequential(*layer)) for i, layer in enumerate(layers, 1))
+    return nn.Sequential(OrderedDict(named))
+
+
+def _separable(channels: int) -> nn.Sequential:
+    """Four pairs of a depthwise convolution and a pointwise one."""
+    widths = (3, 16, 32, 64, channels)
+    parts = zip(pairwise(widths), (7, 3, 3, 3), strict=True)
+    return _stack([_layer(i, i, k, groups=i) + _layer(i, o, 1) for (i, o), k in parts])
+
+
+def _standard(*widths: int, size: int) -> nn.Sequential:
+    """Convolutions from each width to the next."""
+    return _stack([_layer(i, o, size) for i, o in pairwise(widths)])
+
+
+_FORMS: dict[Transformation, Callable[[int], nn.Sequential]] = {
+    "separable": _separable,
+    "one-1x1": lambda channels: _standard(3, channels, size=1),
+    "one-3x3": lambda channels: _standard(3, channels, size=3),
+    "four-3x3": lambda channels: _standard(3, 64, 64, 64, channels, size=3),
+}

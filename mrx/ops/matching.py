@@ -1,0 +1,313 @@
+"""Matching of feature maps: local correlation, where its peak lies, and how high it is.
+
+Formulas of MotionSqueeze (Kwon et al., Neural Motion Feature Learning for Video Understanding,
+ECCV 2020), as its released code has them. A cell is a position of the maps. Displacements are in
+cells, x right and y down, from the first frame to the second; the released code divides them by
+`reach`, to -1..1. Everything is computed in float32 at least, under autocast too.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mrx.errors import ShapeError
+
+Tie = Literal["first", "smallest"]
+
+_EPSILON = 1e-6
+_TIE = 1e-5  # equal features correlate equally up to this, in float32
+_HIGH, _WIDE = 4, 32  # cells of a block; timed on maps of 14 to 128 cells a side
+_HIGH_ON_A_GPU = 32  # which waits for launches, not for products
+_MOST = 2**22  # values held at once, for as many pairs as fit: 16 MB of float32
+_WASTE = 10  # products for each one kept, from which on shifting is faster
+
+
+def normalize_features(features: Tensor) -> Tensor:
+    """Features of length 1 at each cell, ``x / √(Σ_c x_c² + 1e-6)``; zeros stay zeros.
+
+    Shape:
+        - features: ``(N, C, H, W)``; output: the same
+
+    >>> normalize_features(torch.tensor([3.0, 0.0, 4.0, 0.0]).view(1, 2, 1, 2))[0, :, 0, 0]
+    tensor([0.6000, 0.8000])
+    """
+    values = features.to(torch.promote_types(features.dtype, torch.float32))
+    return values / (values.square().sum(1, keepdim=True) + _EPSILON).sqrt()
+
+
+def reach(*, patch: int, dilation: int = 1) -> int:
+    """The largest displacement, in cells; the released code's unit.
+
+    Raises:
+        ValueError: the patch is even, or one of the two is below 1
+
+    >>> reach(patch=15), reach(patch=7, dilation=2)
+    (7, 6)
+    """
+    if patch < 1 or patch % 2 == 0:
+        raise ValueError(f"patch={patch}: must be odd, for as many displacements each way")
+    if dilation < 1:
+        raise ValueError(f"dilation={dilation}: must be at least 1")
+    return patch // 2 * dilation
+
+
+def correlate(first: Tensor, second: Tensor, *, patch: int, dilation: int = 1) -> Tensor:
+    """Inner products of each cell's features with those of the second frame around it.
+
+    ``S[(i + r) patch + (j + r), y, x] = Σ_c first[c, y, x] second[c, y + i d, x + j d]`` for i and
+    j in -r..r, with r = ``patch // 2`` and d = ``dilation``; a target outside the map gives 0.
+
+    There are two exact forms. *Blocks*: the inner products of 4x32 cells with all cells that any
+    of them reaches, as one matrix product, of which a band is kept. *Shifts*: a product of whole
+    maps for each displacement. They are taken where blocks would compute 10 times what they keep:
+    at a patch of 3 on maps of 15 cells a side and more, and at 5 from 32 cells on.
+
+    As many pairs are done at once as fit 16 MB of float32, at least one: with a block, its
+    products and copies of the features it needs; with shifts, all products before their sums.
+    Beside that it holds twice the output, and copies of inputs of half precision or for dilation.
+
+    Args:
+        first: features of the frame that displacements start from
+        second: features of the frame that they lead to
+        patch: displacements along each axis, odd
+        dilation: cells from one displacement to the next
+
+    Shape:
+        - first, second: ``(N, C, H, W)``
+        - output: ``(N, patch * patch, H, W)``, dy outer, dx inner
+
+    Raises:
+        ValueError: see `reach`
+        ShapeError: the maps are of two shapes
+
+    >>> row = torch.tensor([1.0, 2.0, 3.0]).view(1, 1, 1, 3)
+    >>> correlate(row, row, patch=3)[0, 3:6, 0]
+    tensor([[0., 2., 6.],
+            [1., 4., 9.],
+            [2., 6., 0.]])
+    """
+    reach(patch=patch, dilation=dilation)
+    if first.ndim != 4 or first.shape != second.shape:
+        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise ShapeError(f"correlate takes two maps of one shape (N, C, H, W), got {shapes}")
+    h, w = first.shape[2:]
+    # Cells whose coordinates leave the same rest meet only each other: they are maps by themselves.
+    apart = min(dilation, max(h, w))
+    dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
+    with torch.autocast(first.device.type, enabled=False):
+        source, target = (_take_apart(maps.to(dtype), apart) for maps in (first, second))
+        return _put_together(_correlate(source, target, patch), apart)[..., :h, :w]
+
+
+def soft_argmax(
+    correlation: Tensor,
+    *,
+    patch: int,
+    dilation: int = 1,
+    sigma: float,
+    temperature: float,
+    tie: Tie = "first",
+) -> Tensor:
+    """The displacement around the peak, weighed by a softmax: the kernel soft-argmax.
+
+    ``Σ_d d softmax_d(temperature · G_d · S_d)`` over the displacements d, where G is 1 at the peak
+    of S and falls off as a Gaussian. Gradients pass through S, not through where the peak is.
+    Where S is 0 for all displacements, so is the result. Where all are equal the peak is
+    anywhere, and so is the result, unless ties are told to fall to the ``smallest``.
+
+    Args:
+        correlation: S, of `correlate`, without negative values
+        patch: displacements along each axis
+        dilation: cells from one displacement to the next
+        sigma: of the Gaussian, in displacements, which are ``dilation`` cells apart
+        temperature: factor of the products; the larger, the closer to the peak's displacement
+        tie: which of equal peaks counts, the ``first``, as released, or the ``smallest``
+            displacement among all within 1e-5 of the largest value
+
+    Shape:
+        - correlation: ``(N, patch * patch, H, W)``
+        - output: ``(N, 2, H, W)``: x, y, in cells; over `reach`, the released code's -1..1
+    """
+    reach(patch=patch, dilation=dilation)
+    if correlation.ndim != 4 or correlation.shape[1] != patch * patch:
+        shape = tuple(correlation.shape)
+        raise ShapeError(f"patch={patch}: needs maps (N, {patch * patch}, H, W), got {shape}")
+    values = correlation.to(torch.promote_types(correlation.dtype, torch.float32))
+    steps = torch.arange(patch, dtype=values.dtype, device=values.device) - patch // 2
+    peak = _find_peak(values.detach(), steps, tie)
+    fall = [
+        (-(steps.view(-1, 1, 1) - steps[index][:, None]).square() / (2 * sigma**2)).exp()
+        for index in (peak // patch, peak % patch)
+    ]
+    down, across = fall  # the Gaussian's factors, (N, patch, H, W) each
+    square = values.reshape(len(values), patch, patch, *values.shape[2:])
+    logits = square * (temperature * down)[:, :, None] * across[:, None]
+    weights = logits.flatten(1, 2).softmax(1).view(square.shape)
+    cells = dilation * steps.view(-1, 1, 1)
+    x, y = ((weights.sum(axis) * cells).sum(1) for axis in (1, 2))
+    return torch.stack([x, y], 1)
+
+
+def confidence(correlation: Tensor) -> Tensor:
+    """The height of the peak, at least 0: for features of length 1 a cosine in 0..1.
+
+    Shape:
+        - correlation: ``(N, D, H, W)``, of all displacements
+        - output: ``(N, 1, H, W)``
+    """
+    return correlation.max(1, keepdim=True).values.relu()
+
+
+def pair_up(features: Tensor, segments: int) -> tuple[Tensor, Tensor]:
+    """The features of each frame that has a next one in its clip, and those of the next ones.
+
+    Shape:
+        - features: ``(B * segments, C, H, W)``, the frames of a clip one after the other
+        - output: ``(B * (segments - 1), C, H, W)`` twice
+
+    Raises:
+        ShapeError: the frames are no whole clips
+
+    >>> first, second = pair_up(torch.arange(6).view(6, 1, 1, 1), 3)
+    >>> first.flatten().tolist(), second.flatten().tolist()
+    ([0, 1, 3, 4], [1, 2, 4, 5])
+    """
+    if features.ndim != 4 or len(features) % segments:
+        shape = tuple(features.shape)
+        raise ShapeError(f"matching takes features (B * {segments}, C, H, W), got {shape}")
+    clips = features.reshape(len(features) // segments, segments, *features.shape[1:])
+    return clips[:, :-1].flatten(0, 1), clips[:, 1:].flatten(0, 1)
+
+
+def repeat_last(maps: Tensor, segments: int) -> Tensor:
+    """A map for each frame from one for each pair: the last pair's stands for the last frame too.
+
+    Shape:
+        - maps: ``(B * (segments - 1), C, H, W)``; output: ``(B * segments, C, H, W)``
+
+    >>> repeat_last(torch.arange(4).view(4, 1, 1, 1), 3).flatten().tolist()
+    [0, 1, 1, 2, 3, 3]
+    """
+    clips = maps.reshape(len(maps) // (segments - 1), segments - 1, *maps.shape[1:])
+    return torch.cat([clips, clips[:, -1:]], 1).flatten(0, 1)
+
+
+def _find_peak(values: Tensor, steps: Tensor, tie: Tie) -> Tensor:
+    """The channel of the largest value, ``(N, H, W)``."""
+    largest, first = values.max(1, keepdim=True)
+    if tie == "first":
+        return first[:, 0]
+    distance = steps.square()[:, None] + steps.square()
+    near = values >= largest - _TIE
+    return torch.where(near, distance.view(-1, 1, 1), torch.inf).argmin(1)
+
+
+def _take_apart(maps: Tensor, apart: int) -> Tensor:
+    """Each rest of the coordinates as a map: to ``(N * apart², C, ceil(H / apart), ...)``."""
+    if apart == 1:
+        return maps
+    n, c, h, w = maps.shape
+    high, wide = -(-h // apart), -(-w // apart)
+    padded = F.pad(maps, [0, wide * apart - w, 0, high * apart - h])
+    split = padded.reshape(n, c, high, apart, wide, apart).permute(0, 3, 5, 1, 2, 4)
+    return split.reshape(n * apart**2, c, high, wide)
+
+
+def _put_together(maps: Tensor, apart: int) -> Tensor:
+    """What `_take_apart` undoes; the padding stays."""
+    if apart == 1:
+        return maps
+    n, d, h, w = maps.shape
+    split = maps.reshape(n // apart**2, apart, apart, d, h, w).permute(0, 3, 4, 1, 5, 2)
+    return split.reshape(n // apart**2, d, h * apart, w * apart)
+
+
+def _correlate(source: Tensor, target: Tensor, patch: int) -> Tensor:
+    """In the faster form, as many pairs at a time as `_MOST` allows."""
+    c, h, w = source.shape[1:]
+    if _shifting_is_faster(source, patch):
+        form, held = _shifts, patch**2 * c * h * w
+    else:
+        high = _block_height(source)
+        form, held = _blocks, _reached(source, high=high, patch=patch) * (c + high * _WIDE)
+    most = max(1, _MOST // held)
+    parts = zip(torch.split(source, most), torch.split(target, most), strict=True)
+    return _join([form(some, others, patch) for some, others in parts], 0)
+
+
+def _shifting_is_faster(maps: Tensor, patch: int) -> bool:
+    return _reached(maps, high=_HIGH, patch=patch) >= _WASTE * patch**2
+
+
+def _reached(maps: Tensor, *, high: int, patch: int) -> int:
+    """How many cells a block of this height reaches at most."""
+    h, w = maps.shape[2:]
+    return min(h, high + patch - 1) * min(w, _WIDE + patch - 1)
+
+
+def _block_height(maps: Tensor) -> int:
+    return _HIGH if maps.device.type == "cpu" else _HIGH_ON_A_GPU
+
+
+def _shifts(source: Tensor, target: Tensor, patch: int) -> Tensor:
+    h, w = source.shape[2:]
+    padded = F.pad(target, [patch // 2] * 4)
+    products = [
+        (source * padded[:, :, i : i + h, j : j + w]).sum(1)
+        for i in range(patch)
+        for j in range(patch)
+    ]
+    return torch.stack(products, 1)
+
+
+def _blocks(source: Tensor, target: Tensor, patch: int) -> Tensor:
+    h, w = source.shape[2:]
+    high = _block_height(source)
+    columns = [range(left, min(w, left + _WIDE)) for left in range(0, w, _WIDE)]
+    strips = []
+    for top in range(0, h, high):
+        rows = range(top, min(h, top + high))
+        strips.append(_join([_block(source, target, patch, rows, span) for span in columns], 3))
+    return _join(strips, 2)
+
+
+def _block(source: Tensor, target: Tensor, patch: int, rows: range, columns: range) -> Tensor:
+    """The correlation of the cells in these rows and columns."""
+    h, w = source.shape[2:]
+    high, wide = (_within(span, patch, size) for span, size in ((rows, h), (columns, w)))
+    here = source[:, :, rows.start : rows.stop, columns.start : columns.stop].flatten(2)
+    there = target[:, :, high.start : high.stop, wide.start : wide.stop].flatten(2)
+    products = torch.bmm(there.transpose(1, 2), here)
+    y, no_y = _targets(rows, high, patch, source.device)
+    x, no_x = _targets(columns, wide, patch, source.device)
+    # (patch, patch, rows, columns), and then (patch², cells)
+    index = (y * len(wide))[:, None, :, None] + x[None, :, None, :]
+    outside = no_y[:, None, :, None] | no_x[None, :, None, :]
+    shape = patch**2, len(rows) * len(columns)
+    band = products.gather(1, index.view(shape).expand(len(products), -1, -1))
+    kept = band.masked_fill(outside.view(shape), 0)
+    return kept.view(len(kept), patch**2, len(rows), len(columns))
+
+
+def _within(span: range, patch: int, size: int) -> range:
+    """What these cells reach along an axis and is inside the map."""
+    return range(max(0, span.start - patch // 2), min(size, span.stop + patch // 2))
+
+
+def _targets(span: range, inside: range, patch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where each displacement leads from each cell, counted inside, and whether it leads out.
+
+    Shape:
+        - output: ``(patch, len(span))`` twice
+    """
+    steps = torch.arange(patch, device=device)[:, None] - patch // 2
+    place = steps + torch.arange(span.start - inside.start, span.stop - inside.start, device=device)
+    last = len(inside) - 1
+    return place.clamp(0, last), (place < 0) | (place > last)
+
+
+def _join(parts: Sequence[Tensor], axis: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), axis)

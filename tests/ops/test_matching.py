@@ -1,0 +1,309 @@
+import itertools
+
+import flows
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mrx.errors import ShapeError
+from mrx.ops import matching
+from mrx.ops.matching import (
+    confidence,
+    correlate,
+    normalize_features,
+    pair_up,
+    reach,
+    repeat_last,
+    soft_argmax,
+)
+
+RANDOM = ["random_p15_t100", "random_p15_t20", "random_p5_t100"]
+
+
+def load(name):
+    return {
+        key: torch.from_numpy(value)
+        for key, value in flows.golden(f"matching_{name}").items()
+        if value.dtype.kind in "fi"
+    }
+
+
+def cosines(golden):
+    first, second = pair_up(normalize_features(golden["feat"]), int(golden["T"]))
+    return correlate(first, second, patch=int(golden["patch"])).relu()
+
+
+def settings(golden):
+    return {
+        "patch": int(golden["patch"]),
+        "sigma": float(golden["sigma"]),
+        "temperature": float(golden["temperature"]),
+    }
+
+
+def released_flow(golden):
+    found = soft_argmax(cosines(golden), **settings(golden))
+    return found / reach(patch=int(golden["patch"]))
+
+
+def random_pair(*shape, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, *shape, dtype=dtype, generator=generator).unbind()
+
+
+def by_loops(first, second, patch, dilation):
+    n, _, h, w = first.shape
+    radius, found = patch // 2, first.new_zeros(n, patch, patch, h, w)
+    for i, j, y, x in itertools.product(range(patch), range(patch), range(h), range(w)):
+        row, column = y + (i - radius) * dilation, x + (j - radius) * dilation
+        if 0 <= row < h and 0 <= column < w:
+            found[:, i, j, y, x] = (first[:, :, y, x] * second[:, :, row, column]).sum(1)
+    return found.flatten(1, 2)
+
+
+def by_unfolding(first, second, patch):
+    n, c, h, w = first.shape
+    around = F.unfold(second, patch, padding=patch // 2).view(n, c, patch**2, h, w)
+    return (around * first[:, :, None]).sum(1)
+
+
+class Sizes(TorchDispatchMode):
+    """The bytes of the largest tensor that each operation gave, other than views of the input."""
+
+    def __init__(self, given):
+        super().__init__()
+        self.given, self.of = given.untyped_storage().data_ptr(), {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        values = found if isinstance(found, list | tuple) else [found]
+        for value in (v for v in values if isinstance(v, torch.Tensor)):
+            storage, name = value.untyped_storage(), func.overloadpacket.__name__
+            if storage.data_ptr() != self.given:
+                self.of[name] = max(storage.nbytes(), self.of.get(name, 0))
+        return found
+
+
+def test_features_have_length_one_and_zeros_stay_zeros():
+    features = torch.randn(2, 16, 3, 4) * 5
+    features[1] = 0
+    found = normalize_features(features)
+    torch.testing.assert_close(found[0].norm(dim=0), torch.ones(3, 4))
+    assert torch.equal(found[1], features[1])
+    expected = features / (features.square().sum(1, keepdim=True) + 1e-6).sqrt()
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_unrelated_features_correlate_and_move_as_in_the_released_code(name):
+    golden = load(name)
+    found = cosines(golden)
+    assert (found.flatten(2) - golden["corr"]).abs().max() <= 2e-6
+    assert (released_flow(golden) - golden["flow"]).abs().max() <= 1e-5
+    assert (confidence(found) - golden["conf"]).abs().max() <= 2e-6
+
+
+def test_known_shifts_are_found_wherever_the_target_is_inside():
+    golden = load("known_shift")
+    found, (h, w) = cosines(golden), golden["feat"].shape[2:]
+    assert (found[1].flatten(1) - golden["corr_first"]).abs().max() <= 2e-6
+    assert (released_flow(golden) - golden["flow"]).abs().max() <= 1e-5
+    assert (confidence(found) - golden["conf"]).abs().max() <= 1e-5
+    cells = soft_argmax(found, **settings(golden))
+    for i, (dx, dy) in enumerate(golden["shifts"].tolist()):
+        y, x = slice(max(0, -dy), min(h, h - dy)), slice(max(0, -dx), min(w, w - dx))
+        expected = torch.tensor([dx, dy], dtype=torch.float32).view(2, 1, 1)
+        assert (cells[i, :, y, x] - expected).abs().max() <= 1e-6
+        assert confidence(found)[i, :, y, x].min() >= 0.99999
+
+
+def test_nothing_to_match_gives_no_displacement_and_no_confidence():
+    golden = load("degenerate")
+    found = cosines(golden)
+    flow, height = released_flow(golden), confidence(found)
+    for case in (0, 2, 3):
+        assert flow[case].abs().max() < 1e-6
+        assert height[case].eq(0).all()
+    assert flow[1].isfinite().all()
+    assert flow[1].abs().max() <= 1
+    assert (height[1] - 1).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("form", [matching._blocks, matching._shifts])
+@pytest.mark.parametrize(
+    ("patch", "dilation", "size"),
+    [(1, 1, (3, 4)), (3, 1, (5, 70)), (5, 2, (9, 8)), (7, 3, (4, 11)), (5, 40, (6, 3))],
+)
+def test_both_forms_are_the_loop_over_cells_and_displacements(
+    form, patch, dilation, size, monkeypatch
+):
+    monkeypatch.setattr(matching, "_shifting_is_faster", lambda *_: form is matching._shifts)
+    first, second = random_pair(2, 3, *size)
+    found = correlate(first, second, patch=patch, dilation=dilation)
+    torch.testing.assert_close(found, by_loops(first, second, patch, dilation))
+
+
+@pytest.mark.parametrize("size", [(28, 28), (41, 67), (3, 2)])
+def test_blocks_and_shifts_are_the_unfolded_form_in_float32(size):
+    first, second = random_pair(2, 16, *size, dtype=torch.float32)
+    first, second = normalize_features(first), normalize_features(second)
+    expected = by_unfolding(first, second, 15)
+    for form in (matching._blocks, matching._shifts):
+        assert (form(first, second, 15) - expected).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("patch", "size", "shifted"),
+    [
+        *((15, 28, False), (15, 128, False), (7, 128, False), (5, 31, False), (5, 32, True)),
+        *((3, 14, False), (3, 15, True), (1, 4, True)),
+    ],
+)
+def test_shifting_is_taken_for_patches_that_are_small_beside_the_map(patch, size, shifted):
+    assert matching._shifting_is_faster(torch.zeros(1, 1, size, size), patch) == shifted
+
+
+@pytest.mark.parametrize(("high", "wide", "most"), [(1, 1, 1), (2, 9, 500), (99, 99, 2**30)])
+def test_blocks_make_the_whole_whatever_their_size(high, wide, most, monkeypatch):
+    first, second = random_pair(3, 4, 11, 13)
+    expected = by_unfolding(first, second, 5)
+    for name, value in {"_HIGH": high, "_WIDE": wide, "_MOST": most}.items():
+        monkeypatch.setattr(matching, name, value)
+    torch.testing.assert_close(matching._correlate(first, second, 5), expected)
+
+
+@pytest.mark.parametrize("shape", [(24, 512, 28, 28), (3, 512, 72, 72)])
+def test_blocks_stay_within_the_bound_and_nothing_is_larger_than_the_output(shape):
+    features = torch.zeros(shape)
+    with Sizes(features) as sizes:
+        found = correlate(features, features, patch=15)
+    assert sizes.of["bmm"] <= 4 * matching._MOST
+    assert max(sizes.of.values()) == 4 * found.numel() < 4 * features.numel()
+
+
+def test_a_pair_correlates_alone_as_in_a_batch():
+    first, second = random_pair(5, 24, 14, 17, dtype=torch.float32)
+    together = correlate(first, second, patch=9)
+    for i in range(5):
+        alone = correlate(first[i : i + 1], second[i : i + 1], patch=9)
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-5, atol=1e-5)
+    assert correlate(first[:0], second[:0], patch=9).shape == (0, 81, 14, 17)
+
+
+def test_the_layout_in_memory_does_not_matter():
+    first, second = random_pair(2, 6, 10, 45)
+    expected = correlate(first, second, patch=7)
+    last = [maps.contiguous(memory_format=torch.channels_last) for maps in (first, second)]
+    torch.testing.assert_close(correlate(*last, patch=7), expected)
+    torch.testing.assert_close(correlate(first, second.mT.contiguous().mT, patch=7), expected)
+
+
+@pytest.mark.parametrize(("patch", "dilation"), [(5, 1), (3, 1), (3, 2)])
+def test_gradients_of_the_correlation_are_those_of_finite_differences(patch, dilation):
+    pair = [maps.requires_grad_() for maps in random_pair(2, 2, 4, 5)]
+    assert torch.autograd.gradcheck(
+        lambda *maps: correlate(*maps, patch=patch, dilation=dilation), pair
+    )
+    assert torch.autograd.gradgradcheck(
+        lambda *maps: correlate(*maps, patch=patch, dilation=dilation), pair
+    )
+
+
+@pytest.mark.parametrize("tie", ["first", "smallest"])
+def test_gradients_of_the_soft_argmax_are_those_of_finite_differences(tie):
+    # Distinct values 0.01 apart: no step of the check moves the peak.
+    values = torch.randperm(2 * 25 * 6).to(torch.float64).view(2, 25, 2, 3) / 300
+    assert torch.autograd.gradcheck(
+        lambda maps: soft_argmax(maps, patch=5, sigma=2.0, temperature=8.0, tie=tie),
+        values.requires_grad_(),
+    )
+
+
+def test_the_soft_argmax_is_its_formula():
+    patch, sigma, temperature = 5, 1.5, 7.0
+    values = torch.rand(25, dtype=torch.float64)
+    steps = torch.arange(patch, dtype=torch.float64) - 2
+    y, x = steps.repeat_interleave(patch), steps.repeat(patch)
+    peak = values.argmax()
+    gauss = (-((x - x[peak]) ** 2 + (y - y[peak]) ** 2) / (2 * sigma**2)).exp()
+    weights = (temperature * gauss * values).softmax(0)
+    expected = torch.stack([(weights * x).sum(), (weights * y).sum()])
+    maps = values.view(1, 25, 1, 1)
+    settings = {"patch": patch, "sigma": sigma, "temperature": temperature}
+    torch.testing.assert_close(soft_argmax(maps, **settings).flatten(), expected)
+    torch.testing.assert_close(soft_argmax(maps, **settings, dilation=3).flatten(), 3 * expected)
+
+
+def test_the_first_of_equal_peaks_wins_unless_the_smallest_shall():
+    peaks = torch.zeros(1, 5, 5, 1, 1)
+    peaks[0, 0, 1] = peaks[0, 4, 4] = peaks[0, 2, 3] = 1
+    peaks[0, 0, 1] += 5e-6  # rounding
+    maps = peaks.flatten(1, 2)
+    settings = {"patch": 5, "sigma": 0.3, "temperature": 100.0}
+    assert soft_argmax(maps, **settings).flatten().round().tolist() == [-1, -2]
+    smallest = soft_argmax(maps, **settings, tie="smallest")
+    torch.testing.assert_close(smallest.flatten(), torch.tensor([1.0, 0.0]))
+
+
+def test_half_precision_is_computed_in_float32_and_float64_kept():
+    first, second = (maps.half() for maps in random_pair(1, 8, 6, 7))
+    found = correlate(first, second, patch=5)
+    assert torch.equal(found, correlate(first.float(), second.float(), patch=5))
+    assert normalize_features(first).dtype == torch.float32
+    assert soft_argmax(found.half(), patch=5, sigma=5, temperature=9).dtype == torch.float32
+    assert correlate(first.double(), second, patch=5).dtype == torch.float64
+
+
+def test_autocast_leaves_the_numbers_as_they_are():
+    first, second = random_pair(1, 8, 6, 7, dtype=torch.float32)
+
+    def compute():
+        maps = correlate(normalize_features(first), normalize_features(second), patch=5)
+        return soft_argmax(maps, patch=5, sigma=5, temperature=100), confidence(maps)
+
+    expected = compute()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = compute()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_frames_are_paired_within_their_clips_only():
+    features = torch.arange(8).view(8, 1, 1, 1)
+    first, second = pair_up(features, 4)
+    assert first.flatten().tolist() == [0, 1, 2, 4, 5, 6]
+    assert second.flatten().tolist() == [1, 2, 3, 5, 6, 7]
+    assert repeat_last(first, 4).flatten().tolist() == [0, 1, 2, 2, 4, 5, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("patch", "dilation", "message"),
+    [(4, 1, "patch=4: must be odd"), (0, 1, "patch=0: must be odd"), (3, 0, "dilation=0: must")],
+)
+def test_patches_and_dilations_that_cannot_be_meant_are_refused(patch, dilation, message):
+    maps = torch.zeros(1, patch**2, 5, 5)
+    with pytest.raises(ValueError, match=message):
+        correlate(maps, maps, patch=patch, dilation=dilation)
+    with pytest.raises(ValueError, match=message):
+        soft_argmax(maps, patch=patch, dilation=dilation, sigma=1, temperature=1)
+
+
+def test_maps_of_the_wrong_shape_are_refused():
+    maps = torch.zeros(2, 3, 5, 6)
+    with pytest.raises(ShapeError, match=r"two maps of one shape \(N, C, H, W\), got .* and"):
+        correlate(maps, maps[:1], patch=3)
+    with pytest.raises(ShapeError, match=r"patch=3: needs maps \(N, 9, H, W\), got \(2, 3, 5, 6\)"):
+        soft_argmax(maps, patch=3, sigma=1, temperature=1)
+    with pytest.raises(ShapeError, match=r"matching takes features \(B \* 3, C, H, W\), got"):
+        pair_up(maps, 3)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_what_the_cpu_gives(device, monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    first, second = random_pair(3, 64, 41, 67, dtype=torch.float32)
+    first, second = normalize_features(first), normalize_features(second)
+    for patch in (3, 15):
+        expected = correlate(first, second, patch=patch)
+        found = correlate(first.to(device), second.to(device), patch=patch)
+        assert (found.cpu() - expected).abs().max() <= 1e-5
