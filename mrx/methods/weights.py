@@ -28,7 +28,7 @@ def load_weights(module: Representation, path: str | Path) -> str:
     """
     path = Path(path)
     try:
-        state = module.translate(_read(path))
+        state = module.translate(read_state(path))
     except ValueError as error:
         raise UsageError(f"{path} does not fit {type(module).__name__}: {error}") from error
     wanted = module.state_dict()
@@ -43,7 +43,7 @@ def load_weights(module: Representation, path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint, without the prefixes that wrappers put before their names."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

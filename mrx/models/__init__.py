@@ -1,0 +1,1 @@
+"""Classifiers built from the methods' modules and well-known backbones."""

@@ -1,0 +1,119 @@
+"""Weights of whole networks by the names of MotionSqueeze's, TSM's and torchvision's code."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from mrx.errors import UsageError
+from mrx.methods.weights import read_state, shorten
+
+_OTHER_HEADS = {"new_fc", "fc1", "fc", "classifier"}
+_UNUSED = "bn2."
+"""A batch norm of MotionSqueeze's code that it makes, saves and never applies."""
+
+_REDUCTION = "chnl_reduction."
+_COUNTER = "num_batches_tracked"
+_FLAT_BLOCK = re.compile(r"(features\.\d+\.conv)\.(\d+)\.(\w+)")
+_WIDENING = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
+_NOT_WIDENING = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
+"""Places in a MobileNet block of TSM's code, which has no units in it, and in torchvision's."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file held.
+
+    Attributes:
+        sha256: of the file
+        reduction: whether it holds a trained channel reduction of MotionSqueeze; weights of images
+            do not, and their maps are matched as they are
+    """
+
+    sha256: str
+    reduction: bool
+
+
+def load_checkpoint(net: nn.Module, path: str | Path, *, skip: tuple[str, ...] = ()) -> Checkpoint:
+    """Load a network's weights from a file of MotionSqueeze's, TSM's or torchvision's code.
+
+    Every name must be in both, but for those that `skip` leaves out, the counters of batches, which
+    old files do not have, and a batch norm ``bn2`` that MotionSqueeze's code never applies.
+
+    Args:
+        net: a network of this package; where it is refused it stays as it was
+        path: a state dict, or ``{"state_dict": ...}`` as training programs save it
+        skip: beginnings of names that are neither read nor wanted: ``("fc.",)`` for a head of one's
+            own classes, ``("chnl_reduction.", "flow_refinement.")`` to start MSNet from images
+
+    Raises:
+        UsageError: the file is not there, cannot be read safely, or does not fit
+    """
+    path = Path(path)
+    state = translate(read_state(path), net)
+    wanted = {key: value for key, value in net.state_dict().items() if not key.startswith(skip)}
+    found = {key: value for key, value in state.items() if not key.startswith(skip)}
+    problems = _problems(found, wanted)
+    if problems:
+        raise UsageError(f"{path} does not fit {type(net).__name__}: {'; '.join(problems)}")
+    net.load_state_dict(net.state_dict() | found)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Checkpoint(digest, reduction=any(key.startswith(_REDUCTION) for key in state))
+
+
+def translate(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+    """A state dict by this package's names, from one by those of other code.
+
+    The shift's wrapper ``.net.`` goes; a head ``fc1`` or ``new_fc``, a layer or a convolution of
+    size 1, becomes the network's own; blocks of TSM's MobileNet get torchvision's names.
+    """
+    found = {
+        key.replace(".net.", "."): value
+        for key, value in state.items()
+        if not key.startswith(_UNUSED)
+    }
+    head = _head(net)
+    own = {key for key in net.state_dict() if key.startswith(head)}
+    flat = "features.1.conv.0.weight" in found
+    named = {}
+    for key, value in found.items():
+        name = _unit_name(key) if flat else key
+        stem, _, rest = name.rpartition(".")
+        if key not in own and stem in _OTHER_HEADS:
+            name = head + rest
+        is_head = name.startswith(head) and value.ndim == 3
+        named[name] = value.squeeze(2) if is_head and value.shape[2] == 1 else value
+    return named
+
+
+def _head(net: nn.Module) -> str:
+    """Where a network keeps its last layer."""
+    return [name for name, module in net.named_modules() if isinstance(module, nn.Linear)][-1] + "."
+
+
+def _unit_name(key: str) -> str:
+    """TSM's name of a MobileNet weight as torchvision's."""
+    match = _FLAT_BLOCK.fullmatch(key)
+    if match is None:
+        return key
+    block, place, rest = match.groups()
+    places = _NOT_WIDENING if block.startswith("features.1.") else _WIDENING
+    return f"{block}.{places.get(place, place)}.{rest}"
+
+
+def _problems(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
+    """What keeps the weights from fitting, in words."""
+    shapes = [
+        f"{key} is {tuple(found[key].shape)}, needs {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in found and found[key].shape != value.shape
+    ]
+    lists = {
+        "missing ": [k for k in wanted if k not in found and not k.endswith(_COUNTER)],
+        "unexpected ": [key for key in found if key not in wanted],
+        "": shapes,
+    }
+    return [word + shorten(keys) for word, keys in lists.items() if keys]

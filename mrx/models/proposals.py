@@ -1,0 +1,144 @@
+"""Correspondence proposals: each point of a clip, joined to its nearest points in other frames."""
+
+import torch
+from torch import Tensor, nn
+
+from mrx.errors import ShapeError
+from mrx.methods.spec import full_precision
+from mrx.models.segments import as_clips, frame_major
+
+_PAIRS_AT_ONCE = 2**24
+_EPSILON = 1e-3
+"""Of the batch norm, the default of the TensorFlow layer that the authors' code uses."""
+
+
+class CorrespondenceProposal(nn.Module):
+    """Learn from the k points of other frames that look most alike (CP, Liu et al., 2019).
+
+    Of the ``N = T H W`` points of a clip, each one's k neighbours are those of least squared
+    distance ``|a|² + |b|² - 2 a·b`` in other frames; the choice has no gradient. For each pair
+    ``[position of the neighbour - its own, its own features, the neighbour's]``, positions being
+    ``(t/T, y/H, x/W)``, passes two 1x1 convolutions with ReLU; the maximum over the pairs, through
+    a third convolution and a batch norm that starts at 0, is added to the input. No ReLU follows.
+    Distances are computed a block of points at a time, never all N² together.
+
+    Args:
+        channels: C of the maps
+        segments: frames of a clip, T
+        k: neighbours of a point, at most ``N - H W``
+        widths: outputs of the two convolutions of pairs; None is ``(C // 4, C // 2)``
+        shrink: take maps of 1/shrink the height and width, and enlarge what comes out
+
+    Shape:
+        - maps, output: ``(B * segments, C, H, W)``, the frames of a clip one after another
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        segments: int,
+        *,
+        k: int = 8,
+        widths: tuple[int, int] | None = None,
+        shrink: int = 1,
+    ) -> None:
+        super().__init__()
+        if k < 1 or shrink < 1:
+            raise ValueError(f"k={k}, shrink={shrink}: both must be at least 1")
+        first, second = widths or (channels // 4, channels // 2)
+        self.channels, self.segments, self.k, self.shrink = channels, segments, k, shrink
+        self.mlp = nn.Sequential(
+            nn.Conv2d(2 * channels + 3, first, 1),
+            nn.BatchNorm2d(first, eps=_EPSILON),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(first, second, 1),
+            nn.BatchNorm2d(second, eps=_EPSILON),
+            nn.ReLU(inplace=True),
+        )
+        last = nn.BatchNorm2d(channels, eps=_EPSILON)
+        self.project = nn.Sequential(nn.Conv2d(second, channels, 1), last)
+        nn.init.zeros_(last.weight)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Add what the proposed correspondences say."""
+        maps = frame_major(maps, self.segments)
+        h, w = maps.shape[2:]
+        small = (h // self.shrink, w // self.shrink)
+        if maps.shape[1] != self.channels or self.k > (self.segments - 1) * small[0] * small[1]:
+            raise ShapeError(
+                f"CorrespondenceProposal takes {self.channels} channels and at least k={self.k} "
+                f"points in the other {self.segments - 1} frames, got {tuple(maps.shape)}"
+                + (f" at 1/{self.shrink} the size" if self.shrink > 1 else "")
+            )
+        inside = resize(maps, *small) if self.shrink > 1 else maps
+        pairs = self._pairs(inside)
+        found = self.mlp(pairs).amax(3)
+        found = found.view(*found.shape[:2], self.segments, *small).transpose(1, 2).flatten(0, 1)
+        change = self.project(found)
+        return maps + (resize(change, h, w) if self.shrink > 1 else change)
+
+    def _pairs(self, maps: Tensor) -> Tensor:
+        """What is told of each point and neighbour, ``(B, 3 + 2 C, N, k)``."""
+        clips = as_clips(maps, self.segments)
+        points = clips.transpose(1, 2).flatten(2)  # (B, C, N)
+        index = nearest_elsewhere(clips, self.k).flatten(1)
+        places = _positions(clips).expand(len(clips), -1, -1)
+        own = torch.cat([places, points], dim=1)
+        other = own.gather(2, index[:, None].expand(-1, own.shape[1], -1))
+        own = own[..., None].expand(-1, -1, -1, self.k)
+        other = other.view(own.shape)
+        return torch.cat([other[:, :3] - own[:, :3], own[:, 3:], other[:, 3:]], dim=1)
+
+
+@torch.no_grad()
+def nearest_elsewhere(clips: Tensor, k: int, *, most: int = _PAIRS_AT_ONCE) -> Tensor:
+    """For each point the k most alike in other frames of its clip, in no given order.
+
+    Args:
+        clips: the maps
+        k: how many
+        most: distances that are held at a time
+
+    Shape:
+        - clips: ``(B, T, C, H, W)``
+        - output: ``(B, T * H * W, k)``, indices into the points ``T * H * W``
+    """
+    with full_precision(clips) as exact:
+        frames = exact.flatten(3).transpose(2, 3)  # (B, T, H * W, C)
+        points = frames.flatten(1, 2)
+        squares = points.square().sum(2)
+        size = frames.shape[2]
+        rows = max(1, most // max(1, points.shape[:2].numel()))
+        found = []
+        for t in range(frames.shape[1]):
+            for block in torch.split(frames[:, t], rows, dim=1):
+                # The point's own square is the same for all its neighbours: no need of it.
+                likeness = torch.baddbmm(-squares[:, None], block, points.mT, alpha=2)
+                likeness[:, :, t * size : (t + 1) * size] = -torch.inf
+                found.append(likeness.topk(k, dim=2, sorted=False).indices)
+    return torch.cat(found, dim=1)
+
+
+def resize(maps: Tensor, height: int, width: int) -> Tensor:
+    """Resize by bilinear sampling at ``i * old / new``, as TensorFlow 1 does.
+
+    Shape:
+        - maps: ``(B, C, H, W)``; output: ``(B, C, height, width)``
+    """
+    for axis, size in ((2, height), (3, width)):
+        old = maps.shape[axis]
+        steps = torch.arange(size, device=maps.device)
+        low = steps * old // size
+        share = (steps * old % size).to(maps.dtype) / size
+        share = share.view(-1, *(1,) * (3 - axis))
+        near = maps.index_select(axis, low)
+        far = maps.index_select(axis, (low + 1).clamp(max=old - 1))
+        maps = near + share * (far - near)
+    return maps
+
+
+def _positions(clips: Tensor) -> Tensor:
+    """``(t/T, y/H, x/W)`` of each point, ``(1, 3, N)``."""
+    t, _, h, w = clips.shape[1:]
+    axes = (torch.arange(size, device=clips.device, dtype=clips.dtype) / size for size in (t, h, w))
+    return torch.stack([grid.flatten() for grid in torch.meshgrid(*axes, indexing="ij")])[None]

@@ -1,0 +1,160 @@
+import hashlib
+import re
+
+import pytest
+import torch
+from official import wrapped_by_tsm
+
+from mrx.errors import UsageError
+from mrx.models.checkpoints import load_checkpoint
+from mrx.models.mobilenet import MobileNetV2
+from mrx.models.resnet import ResNet
+
+
+def trained(kind=ResNet, **options):
+    """A small network with other weights than it was made with."""
+    net = kind(classes=5, segments=2, **options)
+    with torch.no_grad():
+        for value in net.state_dict().values():
+            value.add_(torch.rand_like(value) if value.is_floating_point() else 7)
+    return net
+
+
+def tsm_resnet():
+    return trained(depth=18, shift="zero")
+
+
+def same(net, other):
+    return all(torch.equal(value, other.state_dict()[k]) for k, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("prefix", "key"), [("", None), ("module.", None), ("module.base_model.", "state_dict")]
+)
+def test_names_load_from_under_every_official_prefix(tmp_path, prefix, key):
+    net, other = tsm_resnet(), ResNet(18, 5, segments=2, shift="zero")
+    state = {prefix + name: value for name, value in net.state_dict().items()}
+    torch.save(state if key is None else {"epoch": 3, key: state}, tmp_path / "a.pth")
+    found = load_checkpoint(other, tmp_path / "a.pth")
+    assert same(net, other)
+    assert found.sha256 == hashlib.sha256((tmp_path / "a.pth").read_bytes()).hexdigest()
+    assert not found.reduction
+
+
+@pytest.mark.parametrize(
+    ("head", "convolution"),
+    [
+        ("module.new_fc", True),
+        ("module.new_fc", False),
+        ("module.base_model.fc1", True),
+        ("module.base_model.fc", False),
+    ],
+)
+def test_the_head_may_be_a_convolution_of_another_name(tmp_path, head, convolution):
+    net, other = tsm_resnet(), ResNet(18, 5, segments=2, shift="zero")
+    state = {f"module.base_model.{k}": v for k, v in net.state_dict().items() if "fc." not in k}
+    state[f"{head}.weight"] = net.fc.weight[..., None] if convolution else net.fc.weight
+    state[f"{head}.bias"] = net.fc.bias
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    load_checkpoint(other, tmp_path / "a.pth")
+    assert same(net, other)
+
+
+def test_the_wrapper_of_tsms_shift_goes(tmp_path):
+    net, other = tsm_resnet(), ResNet(18, 5, segments=2, shift="zero")
+    state = wrapped_by_tsm(net, net.state_dict())
+    assert "layer4.1.conv1.net.weight" in state
+    torch.save(
+        {"state_dict": {f"module.base_model.{k}": v for k, v in state.items()}}, tmp_path / "a"
+    )
+    load_checkpoint(other, tmp_path / "a")
+    assert same(net, other)
+
+
+def test_the_batch_norm_that_is_never_applied_is_left_out(tmp_path):
+    net, other = tsm_resnet(), ResNet(18, 5, segments=2, shift="zero")
+    torch.save(net.state_dict() | {"bn2.weight": torch.ones(128)}, tmp_path / "a.pth")
+    load_checkpoint(other, tmp_path / "a.pth")
+    assert same(net, other)
+
+
+def test_old_files_without_counters_of_batches_load(tmp_path):
+    net, other = trained(depth=18), ResNet(18, 5, segments=2)
+    state = {k: v for k, v in net.state_dict().items() if "num_batches" not in k}
+    torch.save(state, tmp_path / "a.pth")
+    load_checkpoint(other, tmp_path / "a.pth")
+    assert torch.equal(other.layer4[1].bn2.running_var, net.layer4[1].bn2.running_var)
+    assert other.bn1.num_batches_tracked == 0
+
+
+FLAT = {"0.0": "0", "0.1": "1", "1.0": "3", "1.1": "4", "2": "6", "3": "7"}
+FLAT_FIRST = {"0.0": "0", "0.1": "1", "1": "3", "2": "4"}
+
+
+def flat_names(state):
+    """MobileNet's weights as TSM's code names them, whose blocks have no units in them."""
+    renamed = {}
+    for key, value in state.items():
+        found = re.fullmatch(r"features\.(\d+)\.conv\.([\d.]+)\.(\w+)", key)
+        if found:
+            places = FLAT_FIRST if found[1] == "1" else FLAT
+            key = f"features.{found[1]}.conv.{places[found[2]]}.{found[3]}"
+        renamed[key.replace("classifier.1", "classifier")] = value
+    return renamed
+
+
+@pytest.mark.parametrize("layout", ["torchvision", "tsm"])
+def test_mobilenet_loads_by_the_names_of_both_codes(tmp_path, layout):
+    net = trained(MobileNetV2, shift="zero")
+    other = MobileNetV2(5, segments=2, shift="zero")
+    state = net.state_dict()
+    if layout == "tsm":
+        state = wrapped_by_tsm(net, flat_names(state))
+        assert {"features.3.conv.0.net.weight", "features.1.conv.3.weight"} < state.keys()
+    torch.save(
+        {"state_dict": {f"module.base_model.{k}": v for k, v in state.items()}}, tmp_path / "a"
+    )
+    load_checkpoint(other, tmp_path / "a")
+    assert same(net, other)
+
+
+def test_a_head_of_other_classes_is_skipped_on_request(tmp_path):
+    net, other = ResNet(18, 1000), ResNet(18, 5)
+    before = other.fc.weight.clone()
+    torch.save(net.state_dict(), tmp_path / "a.pth")
+    load_checkpoint(other, tmp_path / "a.pth", skip=("fc.",))
+    assert torch.equal(other.fc.weight, before)
+    assert torch.equal(other.layer4[1].conv2.weight, net.layer4[1].conv2.weight)
+
+
+def refused(net, state, path):
+    torch.save(state, path)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises(UsageError) as caught:
+        load_checkpoint(net, path)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    return str(caught.value)
+
+
+def test_a_refused_file_names_what_differs(tmp_path):
+    state = ResNet(18, 7).state_dict() | {f"extra{i}": torch.zeros(1) for i in range(7)}
+    del state["layer1.0.conv1.weight"]
+    message = refused(ResNet(18, 5), state, tmp_path / "a.pth")
+    assert "a.pth does not fit ResNet: missing layer1.0.conv1.weight; unexpected extra0" in message
+    assert "extra4 and 2 more; fc.weight is (7, 512), needs (5, 512), fc.bias is (7,)" in message
+
+
+@pytest.mark.parametrize("other", [ResNet, MobileNetV2])
+def test_weights_of_another_network_are_refused_in_one_line(tmp_path, other):
+    net = MobileNetV2(5) if other is ResNet else ResNet(18, 5)
+    message = refused(net, other(classes=5).state_dict(), tmp_path / "a.pth")
+    assert re.search(r"missing \S+, .* and \d+ more; unexpected .* and \d+ more", message)
+    assert len(message) < 800
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"hello")
+    with pytest.raises(UsageError, match="not a file of weights that torch can load safely"):
+        load_checkpoint(ResNet(18, 5), tmp_path / "a.pth")
+    with pytest.raises(UsageError, match="cannot read weights: No such file"):
+        load_checkpoint(ResNet(18, 5), tmp_path / "none.pth")
