@@ -101,7 +101,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Windowing:
-    """Which windows the user asked for; None leaves the method's own step.
+    """Which windows the user asked for; None leaves the method's own step and dilation.
 
     Attributes:
         step: frames from one window to the next
@@ -111,7 +111,7 @@ class Windowing:
     """
 
     step: int | None = None
-    dilation: int = 1
+    dilation: int | None = None
     segments: int | None = None
     tail: Literal["drop", "repeat"] = "drop"
 
@@ -208,12 +208,13 @@ class Job:
         return f"{self.share[0]}of{self.share[1]}" if self.share else ""
 
     def settings(self, methods: Mapping[str, Any]) -> dict[str, Any]:
-        """All that decides the numbers in the output, given each method's parameters and step.
+        """All that decides the numbers in the output, given each method's parameters and windows.
 
         Two runs may share an output folder only where these agree.
         """
         decoding = {k: v for k, v in asdict(self.decoding).items() if k != "max_pixels"}
-        windowing = {k: v for k, v in asdict(self.windowing).items() if k != "step"}
+        own = ("step", "dilation")  # each method has its own
+        windowing = {k: v for k, v in asdict(self.windowing).items() if k not in own}
         integers = self.storage.dtype in ("q16", "uint8")
         storage = {"dtype": self.storage.dtype, "bound": self.storage.bound if integers else None}
         every = {**decoding, **windowing, **storage}

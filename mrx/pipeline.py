@@ -68,13 +68,17 @@ class Lane:
         rule = Rule(
             length=module.length,
             step=module.step if asked.step is None else asked.step,
-            dilation=asked.dilation,
+            dilation=module.dilation if asked.dilation is None else asked.dilation,
             segments=asked.segments,
             tail=asked.tail,
         )
         encoding = Encoding.choose(job.storage, units=module.units, bound=module.bound)
         stored = filters(job.storage.compression, cost=method.cost)
         return cls(method, module.to(device), parameters, rule, encoding, stored)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the numbers, beside what all methods share."""
+        return {**self.parameters, "step": self.rule.step, "dilation": self.rule.dilation}
 
     def attributes(self) -> dict[str, Any]:
         """What a stranger needs to know about the numbers."""
@@ -130,9 +134,7 @@ class Extraction:
         if job.stack is not None and not any("stack" in lane.parameters for lane in self.lanes):
             names = ", ".join(job.methods)
             raise UsageError(f"stack={job.stack}: no method among these has stacks: {names}")
-        self.settings = job.settings(
-            {n.method.name: {**n.parameters, "step": n.rule.step} for n in self.lanes}
-        )
+        self.settings = job.settings({lane.method.name: lane.settings() for lane in self.lanes})
         kernels.backend()  # refuses a wrong choice before any work
         self._cancelled = cancelled
         self._progress = progress

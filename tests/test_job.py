@@ -120,8 +120,9 @@ def test_a_choice_is_one_of_those_offered(part, name):
 
 def test_none_stands_only_where_it_means_something():
     Decoding(short_side=None, fps=None, size=None)
-    with pytest.raises(UsageError, match="dilation is a whole number"):
-        dataclasses.replace(Windowing(), dilation=None)
+    Windowing(step=None, dilation=None, segments=None)
+    with pytest.raises(UsageError, match="image_fps is a finite number"):
+        dataclasses.replace(Decoding(), image_fps=None)
 
 
 @pytest.mark.parametrize("output", ["", " ", "s3://b/x", "file:///tmp/x"])

@@ -32,12 +32,14 @@ def describe(name: str) -> dict[str, Any]:
     module = method.build(parameters)
     color = "RGB" if module.color == "rgb" else "gray"
     maps = len(module.channels)
+    apart = "" if module.dilation == 1 else f" {module.dilation} apart"
     return {
         "name": name,
         "summary": method.summary,
-        "window": f"{module.length} {color} frames, step {module.step} -> {maps}",
+        "window": f"{module.length} {color} frames{apart}, step {module.step} -> {maps}",
         "length": module.length,
         "step": module.step,
+        "dilation": module.dilation,
         "color": module.color,
         "channels": list(module.channels),
         "units": module.units,

@@ -113,7 +113,9 @@ window_options = group(
         "--step", type=int, help="Frames from one window to the next.  [default: the method's own]"
     ),
     click.option(
-        "--dilation", type=int, default=1, help="Frames from one frame of a window to the next."
+        "--dilation",
+        type=int,
+        help="Frames from one frame of a window to the next.  [default: the method's own]",
     ),
     click.option(
         "--segments",

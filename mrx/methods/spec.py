@@ -32,6 +32,7 @@ class Representation(nn.Module):
     Attributes:
         length: frames in a window
         step: frames from one window to the next, unless the user says otherwise
+        dilation: frames from one frame of a window to the next, likewise
         channels: names of the output's channels
         bound: absolute values rarely above this; what `uint8` storage clips at by default
         smallest: smallest height and width that the formula can take
@@ -51,6 +52,7 @@ class Representation(nn.Module):
     step: int
     channels: tuple[str, ...]
     bound: float
+    dilation: int = 1
     smallest: int = 1
 
     def prepare(self, frames: Tensor) -> Tensor:
