@@ -1,23 +1,11 @@
 import os
 import tarfile
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-GOLDEN = Path(__file__).parent / "golden"
-REAL_CLIPS = {
-    "apple_roll.mp4": 50,
-    "armwrestling.mp4": 280,
-    "chaplin_bw.mp4": 241,
-    "eyemakeup.avi": 164,
-    "pancake.mkv": 310,
-    "pillow_hands.mp4": 147,
-    "weightlifting.mp4": 355,
-}
+from places import SHARED
 
 
 def pytest_configure(config):

@@ -1,13 +1,10 @@
 """Pairs of frames whose flow is known: made here, golden vectors, and those of ../shared."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from places import GOLDEN, SHARED
 
-HERE = Path(__file__).parent / "golden"
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 PAIRS = {
     "mb_Grove2": 0.322,
     "mb_RubberWhale": 0.229,
@@ -28,7 +25,7 @@ PAIRS = {
 
 def golden(name):
     """A golden vector; one that is not ours to publish lies beside the checkout only."""
-    for folder in (HERE, SHARED / "golden"):
+    for folder in (GOLDEN, SHARED / "golden"):
         if (folder / f"{name}.npz").is_file():
             with np.load(folder / f"{name}.npz") as file:
                 return dict(file)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from command import mrx, process, summary
-from conftest import REAL_CLIPS
+from places import REAL_CLIPS
 
 import mrx as library
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import videos
-from conftest import REAL_CLIPS
+from places import REAL_CLIPS
 
 from mrx.decode import images, open_video
 from mrx.decode.tally import Tally

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from conftest import GOLDEN
 from hypothesis import given
 from hypothesis.strategies import integers, none, sampled_from
+from places import GOLDEN
 
 from mrx.errors import UsageError
 from mrx.windows.plan import Rule, count, plan
