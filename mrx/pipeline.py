@@ -58,9 +58,12 @@ class Lane:
     def build(cls, job: Job, name: str, device: torch.device) -> "Lane":
         """Make a method ready, with the parameters, weights and windows that the job asks for."""
         method = methods.find(name)
-        stacks = job.stack is not None and "stack" in method.parameters()
-        stack = {"stack": str(job.stack)} if stacks else {}
-        parameters = method.complete({**stack, **job.parameters.get(name, {})})
+        given = job.parameters.get(name, {})
+        if job.stack is not None and "stack" in method.parameters():
+            if given.get("stack", str(job.stack)) != str(job.stack):
+                raise UsageError(f"{name}: stack={job.stack} and stack={given['stack']}: say one")
+            given = {**given, "stack": str(job.stack)}
+        parameters = method.complete(given)
         module = method.build(parameters)
         if name in job.weights:
             parameters = {**parameters, "weights": load_weights(module, job.weights[name])}
@@ -104,7 +107,7 @@ class Lane:
 
     def compute(self, clips: Clips, device: torch.device) -> Motion:
         """The method on a batch of windows."""
-        data = self.module.extract(clips.data.to(device))
+        data = self.module.extract(move(clips.data, device))
         return Motion(data.float().cpu().contiguous(), clips.index, clips.time)
 
 
@@ -304,13 +307,25 @@ def _source_attributes(source: Source) -> dict[str, Any]:
     return {name: value for name, value in known.items() if value is not None}
 
 
+def move(windows: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Windows on a device, sharing there the frames that they share here; each is copied once."""
+    if windows.device == device or not windows.numel():
+        return windows.to(device)
+    shape, strides = windows.shape, windows.stride()
+    extent = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    memory = windows.as_strided((extent,), (1,))
+    return memory.to(device).as_strided(shape, strides)
+
+
 def versions() -> dict[str, str]:
     """The libraries whose version may move a number."""
     libraries = {
         n: ".".join(map(str, av.library_versions[n])) for n in ("libavcodec", "libswscale")
     }
     packages = {"torch": torch, "av": av, "opencv": cv2, "numpy": np}
-    return {n: str(package.__version__) for n, package in packages.items()} | libraries
+    optional = {n: kernels.version(n) or "none" for n in ("numba", "triton")}
+    used = {"kernels": kernels.backend(), **optional}
+    return {n: str(package.__version__) for n, package in packages.items()} | libraries | used
 
 
 def choose_device(name: str) -> torch.device:

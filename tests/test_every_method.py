@@ -110,6 +110,14 @@ def test_a_batch_is_its_windows_one_by_one(module, close):
         assert_close(module(module.prepare(frames)), computed, close)
 
 
+def test_no_windows_give_no_maps(module):
+    frames = random_frames(module)[:0]
+    shape = (0, *module.output_shape(HEIGHT, WIDTH))
+    with torch.inference_mode():
+        assert module.extract(frames).shape == shape
+        assert module(module.prepare(frames)).shape == shape
+
+
 def test_frames_stay_as_they_were(module):
     frames = random_frames(module)
     clip = module.prepare(frames)
@@ -143,8 +151,13 @@ def test_gradients_are_those_of_finite_differences(name):
 
 def test_autocast_leaves_the_numbers_as_they_are(module):
     clip = module.prepare(random_frames(module))
+    frames = random_frames(module)
+    with torch.no_grad():
+        extracted = module.extract(frames)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = module(clip)
+        with torch.no_grad():
+            assert torch.equal(module.extract(frames), extracted)
     assert found.dtype == torch.float32
     assert torch.equal(found, module(clip))
 

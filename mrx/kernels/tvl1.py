@@ -31,7 +31,7 @@ _DEPTH = 10
 def flow(frames: Tensor, rules: Rules, *, backend: Backend, half: bool = False) -> Tensor:
     """The displacements between the neighbouring frames of each window.
 
-    On the CPU frames that windows share, as views of the same memory, are made ready once.
+    Frames that windows share, as views of the same memory, are made ready once.
 
     Args:
         frames: windows of them
@@ -44,7 +44,7 @@ def flow(frames: Tensor, rules: Rules, *, backend: Backend, half: bool = False) 
         - output: ``(B, 2 (T - 1), H, W)`` float32
     """
     if frames.device.type != "cpu":
-        return ops.flow(frames.float(), rules, _device_level(frames, rules, backend, half=half))
+        return ops.shared_flow(frames, rules, _device_level(frames, rules, backend, half=half))
     ready: dict[int, list[Tensor]] = {}
 
     def levels(frame: Tensor) -> list[Tensor]:

@@ -354,7 +354,8 @@ def _take(key: _Key, like: Tensor) -> _Work:
             if work.key == key:
                 return work
             _idle.append(work)
-    return _Work(key, like)
+    with torch.inference_mode(False):  # so that they can be written to in any mode
+        return _Work(key, like)
 
 
 class GpuLevel:

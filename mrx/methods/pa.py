@@ -85,7 +85,8 @@ class PA(Representation):
         size = 1 if frames.device.type == "cpu" else len(frames)
         parts = torch.split(frames.to(torch.int16), size)
         differences = [(part[:, :-1] - part[:, 1:]).float() for part in parts]
-        return torch.cat([self._distance(part, scaled) for part in differences])
+        with full_precision(scaled) as filters:
+            return torch.cat([self._distance(part, filters) for part in differences])
 
     def gauge(self) -> float:
         """A share of the largest distance that colors in 0..1 can give."""

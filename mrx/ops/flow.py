@@ -18,13 +18,37 @@ def flow(clip: Tensor, rules: Rules, level: MakeLevel = PlainLevel) -> Tensor:
         - clip: ``(B, T, 1, H, W)``, floating point in 0..255
         - output: ``(B, 2 (T - 1), H, W)``, x and y of each pair in turn
     """
-    images = clip.flatten(0, 1)
+    b, t = clip.shape[:2]
+    return _solve(clip.flatten(0, 1), torch.arange(b * t).view(b, t), rules, level)
+
+
+def shared_flow(frames: Tensor, rules: Rules, level: MakeLevel = PlainLevel) -> Tensor:
+    """The same of windows that may share frames, as views of the same memory, each done once.
+
+    Shape:
+        - frames: ``(B, T, 1, H, W)``, of any type, in 0..255
+        - output: ``(B, 2 (T - 1), H, W)``
+    """
+    distinct: dict[int, Tensor] = {frame.data_ptr(): frame for window in frames for frame in window}
+    if not distinct:
+        return flow(frames.float(), rules, level)
+    numbers = {place: number for number, place in enumerate(distinct)}
+    windows = [[numbers[frame.data_ptr()] for frame in window] for window in frames]
+    images = torch.stack(list(distinct.values())).float()
+    return _solve(images, torch.tensor(windows), rules, level)
+
+
+def _solve(images: Tensor, windows: Tensor, rules: Rules, level: MakeLevel) -> Tensor:
+    """The flow of windows (B, T) of numbers of images (N, 1, H, W); equal pairs are solved once."""
     if rules.texture:
         images = texture(images, rules)
     levels = pyramid(images, zoom=rules.zoom, most=rules.levels, smooth=rules.blur)
-    windows = [image.view(*clip.shape[:2], *image.shape[1:]).unbind(1) for image in levels]
-    moments = zip(*windows, strict=True)
-    return torch.cat([solve(a, b, rules, level) for a, b in pairwise(moments)], dim=1)
+    neighbours = torch.stack([windows[:, :-1], windows[:, 1:]], dim=-1).flatten(0, 1)
+    pairs, places = torch.unique(neighbours, dim=0, return_inverse=True)
+    first, second = ([size[side] for size in levels] for side in pairs.to(images.device).unbind(1))
+    found = solve(first, second, rules, level)
+    b, t = windows.shape
+    return found[places.to(images.device)].view(b, 2 * (t - 1), *images.shape[2:])
 
 
 def neighbours(clip: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

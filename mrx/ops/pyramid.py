@@ -19,7 +19,7 @@ def sizes(height: int, width: int, *, zoom: float, most: int) -> list[tuple[int,
     found = [(height, width)]
     while len(found) < most:
         smaller = tuple(round(side * zoom) for side in found[-1])
-        if min(smaller) < SMALLEST_LEVEL:
+        if min(smaller) < SMALLEST_LEVEL or smaller == found[-1]:
             break
         found.append((smaller[0], smaller[1]))
     return found

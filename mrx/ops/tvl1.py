@@ -37,7 +37,7 @@ class Rules:
         strength: weight of the data term, lambda in the paper
         theta: how closely v follows u
         zoom: size of a level as a share of the one above
-        levels: most levels
+        levels: most levels, of at least 16 pixels a side
         blur: whether an image is blurred before it is made smaller
         warps, outer, inner: linearisations a level, rounds a linearisation, iterations a round
         epsilon: a linearisation ends when u changes by less than this, root mean square, in an
@@ -82,6 +82,8 @@ class Rules:
             *((name, lambda value: value >= 1, "at least 1") for name in counts),
             *((name, lambda value: 0 < value < math.inf, "above 0") for name in scales),
             *((name, lambda value: 0 <= value < math.inf, "at least 0") for name in amounts),
+            ("texture", lambda value: value <= 1, "at most 1"),
+            ("cubic", lambda value: -2 <= value <= 0, "in -2..0"),
             *((n, get_args(k).__contains__, " or ".join(get_args(k))) for n, k in _CHOICES.items()),
         ]
         for name, holds, words in limits:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mrx.ops.stencils import central_difference
+
 Pad = Literal["zero", "reflect"]
 Outside = Literal["extrapolate", "clamp"]
 Pair = tuple[Tensor, Tensor]
@@ -107,23 +109,6 @@ def smooth(image: Tensor, kernel: Tensor, pad: Pad) -> Tensor:
     """
     padded = F.pad(image, (2, 2, 2, 2), mode="constant" if pad == "zero" else "reflect")
     return F.conv2d(padded, kernel[None, None])
-
-
-def centered_gradient(image: Tensor) -> Tensor:
-    """Half the difference of both neighbours, along x and y; at borders half of one side's.
-
-    Shape:
-        - image: ``(N, 1, H, W)``
-        - output: ``(N, 2, H, W)``
-
-    >>> centered_gradient(torch.tensor([[[[0.0, 2.0, 6.0]]]]))[0, 0]
-    tensor([[1., 3., 2.]])
-    """
-    wide = F.pad(image, (1, 1, 0, 0), mode="replicate")
-    tall = F.pad(image, (0, 0, 1, 1), mode="replicate")
-    along_x = wide[..., 2:] - wide[..., :-2]
-    along_y = tall[..., 2:, :] - tall[..., :-2, :]
-    return 0.5 * torch.cat([along_x, along_y], dim=1)
 
 
 def warp(maps: Tensor, flow: Tensor, sampling: Sampling) -> Tensor:
@@ -374,7 +359,7 @@ def unrolled_flow(
         if level < len(sizes) - 1:
             flow = resize(flow, sizes[level]) / zoom
         start, end = resize(first, sizes[level]), resize(second, sizes[level])
-        maps = torch.cat([end, centered_gradient(end)], dim=1)
+        maps = torch.cat([end, central_difference(end)], dim=1)
         dual = torch.zeros_like(flow), torch.zeros_like(flow)
         for kernels in zip(taps.divergence[level], taps.gradient[level], strict=True):
             data = linearize(start, warp(maps, flow, sampling), flow)

@@ -60,7 +60,7 @@ def sample_cubic(planes: Tensor, flow: Tensor, *, a: float, border: Border) -> T
         - flow: ``(B, 2, H, W)``
         - output: ``(B, C, H, W)``
     """
-    b, c, h, w = planes.shape
+    _, c, h, w = planes.shape
     x, y = positions(flow)
     # Beyond four pixels outside, all taps are of the border, and whole numbers could overflow.
     x, y = x.clamp(-4, w + 3), y.clamp(-4, h + 3)
@@ -77,6 +77,6 @@ def sample_cubic(planes: Tensor, flow: Tensor, *, a: float, border: Border) -> T
                 held = (row >= 0) & (row < h) & (column >= 0) & (column < w)
                 weight = weight * held
             place = row.clamp(0, h - 1) * w + column.clamp(0, w - 1)
-            taps = flat.gather(2, place.view(b, 1, -1).expand(-1, c, -1))
+            taps = flat.gather(2, place.flatten(1)[:, None].expand(-1, c, -1))
             total = total + weight[:, None] * taps.view_as(planes)
     return total

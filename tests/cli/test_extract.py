@@ -379,6 +379,8 @@ USAGE = [
     (["-m", "pa", "-m", "mbpm", "-p", "sigma=1"], 2, "pa has no parameter sigma"),
     (["--weights", "nowhere.pt"], 2, "nowhere.pt"),
     (["--stack", "5"], 2, "stack=5: no method among these has stacks: mbpm"),
+    (["-m", "tvl1", "--stack", "5", "-p", "stack=3"], 2, "tvl1: stack=5 and stack=3: say one"),
+    (["-m", "tvl1", "-p", "cubic=nan"], 2, "tvl1: cubic=nan: must be in -2..0"),
     (["-m", "tvl1", "--stack", "0"], 2, "tvl1: stack=0: must be at least 1"),
     (["-m", "tvl1", "-p", "preset=best"], 2, "choose from accurate, fast, opencv, opencv-cuda"),
     (["--backend", "abacus"], 2, "Invalid value for '--backend'"),

@@ -1,4 +1,5 @@
 import cv2
+import flows
 import numpy as np
 import pytest
 import torch
@@ -6,12 +7,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis.strategies import floats, integers, sampled_from
 
+from mrx.methods.tvl1 import TVL1
 from mrx.ops import stencils
-from mrx.ops.flow import neighbours
+from mrx.ops.flow import flow, neighbours, shared_flow
 from mrx.ops.median import median, median_blur
 from mrx.ops.pyramid import blur, blur_sigma, blur_taps, enlarge, pyramid, shrink, sizes
 from mrx.ops.texture import structure
-from mrx.ops.tvl1 import Linear, data_step, divergence, dual_step, forward_difference
+from mrx.ops.tvl1 import Linear, PlainLevel, data_step, divergence, dual_step, forward_difference
 from mrx.ops.warp import cubic_weights, inside, sample_cubic
 
 
@@ -104,14 +106,16 @@ def test_shrinking_and_blurring_are_opencvs(zoom, shape):
     assert np.abs(blur(image, blur_taps(zoom))[0, 0].numpy() - smooth).max() < 1e-3
 
 
-@given(integers(1, 300), integers(1, 300), sampled_from([0.5, 0.7, 0.8]), integers(1, 9))
+@given(integers(1, 300), integers(1, 300), sampled_from([0.5, 0.7, 0.97]), integers(1, 99))
 def test_levels_end_before_they_are_too_small(height, width, zoom, most):
     found = sizes(height, width, zoom=zoom, most=most)
     assert found[0] == (height, width)
     assert len(found) <= most
     assert all(min(size) >= 16 for size in found[1:])
+    assert len(set(found)) == len(found)
     if len(found) < most:
-        assert min(round(side * zoom) for side in found[-1]) < 16
+        smaller = tuple(round(side * zoom) for side in found[-1])
+        assert min(smaller) < 16 or smaller == found[-1]
 
 
 def test_a_pyramid_has_each_size():
@@ -135,6 +139,13 @@ def test_differences_of_a_slope_are_the_slope():
         inner = difference(image)[..., 2:-2, 2:-2]
         torch.testing.assert_close(inner[:, 0], torch.full_like(inner[:, 0], 3))
         torch.testing.assert_close(inner[:, 1], torch.full_like(inner[:, 1], -2))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 6)])
+def test_differences_of_what_is_plain_are_exactly_nothing(shape):
+    image = torch.full((1, 1, *shape), 93.7)
+    for difference in (stencils.central_difference, stencils.five_point_difference):
+        assert torch.equal(difference(image), torch.zeros(1, 2, *shape))
 
 
 def test_the_divergence_is_minus_the_adjoint_of_the_difference():
@@ -188,3 +199,21 @@ def test_pairs_that_windows_share_are_computed_once():
     assert found[:, :, 0, 0].tolist() == [[1, 12], [12, 23], [23, 34], [34, 45]]
     assert computed == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
     assert torch.equal(neighbours(windows.clone(), compute), found)
+
+
+def test_windows_that_share_frames_solve_each_pair_once():
+    rules = TVL1(warps=1, inner=3, texture_rounds=2).rules
+    video = torch.from_numpy(np.stack([flows.texture(20, 24, dx=i) for i in range(6)]))
+    windows = video.unfold(0, 3, 1).permute(0, 3, 1, 2)[:, :, None]
+    batches = []
+
+    class Counted(PlainLevel):
+        def __init__(self, before, *rest):
+            batches.append(len(before))
+            super().__init__(before, *rest)
+
+    found = shared_flow(windows, rules, Counted)
+    assert set(batches) == {5}
+    expected = flow(windows.float().contiguous(), rules)
+    assert (found - expected).abs().max() < 1e-5
+    assert set(batches) == {5}

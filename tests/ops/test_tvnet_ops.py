@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from mrx.ops import tvnet as ops
+from mrx.ops.stencils import central_difference
 
 CLAMP = ops.Sampling("clamp", shorten=False)
 OFFICIAL = ops.Sampling("extrapolate", shorten=True)
@@ -98,7 +99,7 @@ def masked_step(flow, data, limit):
 def test_clipping_is_the_threshold_of_the_papers(name):
     _, (first, second) = port_pair(name)
     flow = first.new_zeros(1, 2, *first.shape[2:])
-    maps = torch.cat([second, ops.centered_gradient(second)], 1)
+    maps = torch.cat([second, central_difference(second)], 1)
     data, dual = ops.linearize(first, maps, flow), (flow, flow)
     for _ in range(10):
         smoothed = 0.3 * ops.divergence(*dual, untrained().gradient)
@@ -220,26 +221,6 @@ def test_smoothing_darkens_two_pixels_of_the_border_unless_it_reflects():
     torch.testing.assert_close(kept, torch.ones(6, 7), rtol=0, atol=1e-5)
     assert (dark[:, 1] < 0.99).all()
     assert (dark[2:-2, 2:-2] > 0.9999).all()
-
-
-def test_the_centered_gradient_of_a_ramp_is_halved_at_the_border():
-    ramp = 2 * torch.arange(4.0).expand(1, 1, 3, 4) + 5 * torch.arange(3.0).view(3, 1)
-    found = ops.centered_gradient(ramp)[0]
-    assert found[0].tolist() == [[1, 2, 2, 1]] * 3
-    assert found[1].T.tolist() == [[2.5, 5, 2.5]] * 4
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        ((256, 340), [(256, 340), (128, 170), (64, 85), (32, 43), (16, 21)]),
-        ((2, 2), [(2, 2)]),
-        ((3, 200), [(3, 200), (2, 100)]),
-        ((11, 13), [(11, 13), (6, 7), (3, 3)]),
-    ],
-)
-def test_levels_are_rounded_half_up_and_keep_two_pixels(size, expected):
-    assert ops.level_sizes(*size, most=5, zoom=0.5) == expected
 
 
 def test_a_field_to_start_from_is_resized_with_its_displacements():

@@ -108,7 +108,9 @@ def compile_kernel(kernel, target, *, storage="fp32", width_of_sixteens=False):
         else TYPES.get(parameter, f"*{storage if parameter in STATE else 'fp32'}")
         for parameter in function.arg_names
     }
-    aligned = [i for i, (n, kind) in enumerate(signature.items()) if kind[0] == "*" or n == "pitch"]
+    sixteens = {"pitch", "width"} if width_of_sixteens else {"pitch"}
+    kinds = enumerate(signature.items())
+    aligned = [i for i, (n, kind) in kinds if kind[0] == "*" or n in sixteens]
     source = ASTSource(
         fn=function,
         signature=signature,

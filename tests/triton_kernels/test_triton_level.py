@@ -141,3 +141,13 @@ def test_the_inputs_are_left_alone(rng):
     before = [field.clone() for field in fields]
     solved(*fields, replace(ACCURATE, warps=1)).zero_()
     assert all(torch.equal(a, b) for a, b in zip(before, fields, strict=True))
+
+
+def test_levels_made_in_inference_mode_are_used_outside_it_and_the_other_way(rng):
+    fields, rules = pairs(rng, 1, 20, 30), replace(ACCURATE, warps=1, inner=1, median=1)
+    found = []
+    for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode):
+        with mode():
+            found.append(solved(*fields, rules).clone())
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
