@@ -1,0 +1,49 @@
+"""What a person looks at: tensors and arrays in, pictures out, as uint8 ``(H, W, 3)`` RGB.
+
+`picture` draws the maps of any method; the functions below it each draw one thing. Values beyond
+the bound of the colors are told apart, and unknown ones are gray (`UNKNOWN`). No display is used.
+
+Example:
+    >>> import numpy as np
+    >>> scale = Scale()  # one for the whole clip: nothing flickers
+    >>> clip = np.random.default_rng(0).normal(size=(8, 2, 24, 32))
+    >>> for flow in clip:
+    ...     scale.add(magnitude(flow))
+    >>> pictures = [flow_to_rgb(flow, max_flow=scale.bound) for flow in clip]
+    >>> pictures[0].shape, pictures[0].dtype
+    ((24, 32, 3), dtype('uint8'))
+"""
+
+from mrx.render.arrays import UNKNOWN as UNKNOWN
+from mrx.render.arrays import Picture as Picture
+from mrx.render.arrays import Values as Values
+from mrx.render.arrays import frame_to_rgb as frame_to_rgb
+from mrx.render.choose import STYLES as STYLES
+from mrx.render.choose import Style as Style
+from mrx.render.choose import kind_of as kind_of
+from mrx.render.choose import legend as legend
+from mrx.render.choose import measure as measure
+from mrx.render.choose import new_scale as new_scale
+from mrx.render.choose import parts as parts
+from mrx.render.choose import picture as picture
+from mrx.render.heat import confidence_to_rgb as confidence_to_rgb
+from mrx.render.heat import heat_to_rgb as heat_to_rgb
+from mrx.render.heat import magnitude as magnitude
+from mrx.render.legends import arrow_legend as arrow_legend
+from mrx.render.legends import bar_legend as bar_legend
+from mrx.render.legends import inset as inset
+from mrx.render.legends import wheel_legend as wheel_legend
+from mrx.render.over import overlay as overlay
+from mrx.render.over import quiver as quiver
+from mrx.render.pages import grid as grid
+from mrx.render.scale import Scale as Scale
+from mrx.render.scale import robust_maximum as robust_maximum
+from mrx.render.signed import signed_to_rgb as signed_to_rgb
+from mrx.render.text import draw_text as draw_text
+from mrx.render.text import label as label
+from mrx.render.text import to_ascii as to_ascii
+from mrx.render.wheel import color_wheel as color_wheel
+from mrx.render.wheel import displacement_to_rgb as displacement_to_rgb
+from mrx.render.wheel import flow_to_hsv as flow_to_hsv
+from mrx.render.wheel import flow_to_rgb as flow_to_rgb
+from mrx.render.wheel import hue_to_rgb as hue_to_rgb

@@ -1,0 +1,124 @@
+"""What the colors mean: the wheel with its radius, a bar with its two ends."""
+
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from mrx.errors import UsageError
+from mrx.render.arrays import Picture
+from mrx.render.heat import heat_table
+from mrx.render.text import HEIGHT, draw_text, text_size, to_text
+from mrx.render.wheel import colors_at, flow_to_hsv, flow_to_rgb
+
+Corner = Literal["top left", "top right", "bottom left", "bottom right"]
+Bar = Literal["heat", "signed", "gray", "hue"]
+
+_MARGIN = 4
+
+
+def wheel_legend(
+    max_flow: float, *, units: str = "px", size: int = 72, black: bool = False
+) -> Picture:
+    """The wheel as `flow_to_rgb` draws it, on white, and its radius as text below.
+
+    Args:
+        max_flow: what the radius stands for
+        units: of it, for the text
+        size: pixels of the wheel's diameter
+        black: the disc of `flow_to_hsv` instead
+
+    Shape:
+        - output: ``(H, W, 3)`` uint8, a little larger than the wheel
+    """
+    fine = 4 * size
+    axis = (np.arange(fine) + 0.5) * 2 / fine - 1
+    flow = np.stack(np.meshgrid(axis, axis))
+    draw = flow_to_hsv if black else flow_to_rgb
+    disc = draw(flow, max_flow=1)
+    disc[np.hypot(*flow) > 1] = 255
+    center, radius = fine // 2, fine // 2 - 4
+    ink = (255, 255, 255) if black else (0, 0, 0)
+    cv2.line(disc, (center, center), (center + radius, center), ink, 4)
+    cv2.circle(disc, (center, center), 8, ink, -1)
+    small = cv2.resize(disc, (size, size), interpolation=cv2.INTER_AREA)
+    return _under(np.asarray(small, np.uint8), f"radius {to_text(max_flow, units)}")
+
+
+def bar_legend(
+    low: float, high: float, *, kind: Bar = "heat", units: str = "", length: int = 128
+) -> Picture:
+    """A bar of colors, on white, with the values of its two ends below.
+
+    Args:
+        low: the value at the left end
+        high: the value at the right end
+        kind: of `heat_to_rgb`, `signed_to_rgb`, `confidence_to_rgb`, or `hue_to_rgb`: there the
+            length of the vector grows to the right, and the hues lie below each other
+        units: of the values, for the text
+        length: of the bar in pixels
+
+    Shape:
+        - output: ``(H, W, 3)`` uint8
+    """
+    if kind not in ("heat", "signed", "gray", "hue"):
+        raise UsageError(f"kind={kind}: choose from heat, signed, gray, hue")
+    steps = np.linspace(0, 1, length)
+    levels = np.rint(255 * steps).astype(int)
+    if kind == "heat":
+        row = heat_table()[levels][None]
+    elif kind == "hue":
+        hues = colors_at(np.linspace(0, 1, 24))[:, None]
+        row = np.floor(255 * (1 - steps[:, None] * (1 - hues)))
+    else:
+        row = np.maximum(levels, 1 if kind == "signed" else 0)[None, :, None]
+    bar = np.empty((24 if kind == "hue" else 12, length, 3), np.uint8)
+    bar[:] = row
+    bar[[0, -1]] = bar[:, [0, -1]] = 128
+    return _under(bar, to_text(low), to_text(high, units))
+
+
+def arrow_legend(max_flow: float, *, units: str = "px", spacing: int = 20) -> Picture:
+    """An arrow of `quiver` as long as `max_flow` is drawn, and how much that is.
+
+    Shape:
+        - output: ``(H, W, 3)`` uint8
+    """
+    picture = np.full((9, spacing + 4, 3), 255, np.uint8)
+    cv2.arrowedLine(picture, (2, 4), (2 + spacing, 4), (0, 0, 0), 1, cv2.LINE_AA, tipLength=0.3)
+    return _under(picture, to_text(max_flow, units))
+
+
+def inset(picture: Picture, legend: Picture, corner: Corner = "bottom right") -> Picture:
+    """Put a legend into a corner of a picture: a copy; what is too large is cut off.
+
+    Shape:
+        - picture: ``(H, W, 3)`` uint8; output: the same
+    """
+    if corner not in ("top left", "top right", "bottom left", "bottom right"):
+        raise UsageError(f"corner={corner}: say top or bottom, then left or right")
+    whole = picture.copy()
+    height, width = (min(a, b) for a, b in zip(legend.shape, picture.shape[:2], strict=False))
+    rows = slice(height) if corner.startswith("top") else slice(len(whole) - height, None)
+    columns = slice(width) if corner.endswith("left") else slice(whole.shape[1] - width, None)
+    whole[rows, columns] = legend[:height, :width]
+    return whole
+
+
+def _under(drawing: Picture, left: str, right: str = "") -> Picture:
+    """A drawing with one word in the middle below, or two at its ends, and a margin around."""
+    height, width = drawing.shape[:2]
+    words = [word for word in (left, right) if word]
+    widths = [text_size(word)[1] for word in words]
+    inner = max(width, sum(widths) + 8 * (len(words) - 1))
+    size = (height + HEIGHT + 3 * _MARGIN, inner + 2 * _MARGIN, 3)
+    picture = np.full(size, 255, np.uint8)
+    start = _MARGIN + (inner - width) // 2
+    picture[_MARGIN : _MARGIN + height, start : start + width] = drawing
+    y = height + 2 * _MARGIN
+    if not right:
+        draw_text(picture, left, (y, _MARGIN + (inner - widths[0]) // 2))
+    else:
+        draw_text(picture, left, (y, _MARGIN))
+        draw_text(picture, right, (y, _MARGIN + inner - widths[1]))
+    return picture

@@ -1,0 +1,102 @@
+"""Many pictures as one, for papers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mrx.errors import ShapeError, UsageError
+from mrx.render.arrays import Picture
+from mrx.render.text import HEIGHT, draw_text, text_size
+
+_LINE = 1.25
+
+
+def grid(
+    rows: Sequence[Sequence[Picture | None]],
+    *,
+    names: Sequence[str] = (),
+    titles: Sequence[str] = (),
+    margin: int = 4,
+    height: int = HEIGHT,
+) -> Picture:
+    """Put pictures on white, in rows and columns, with names at the left and titles on top.
+
+    A column is as wide as its widest picture and a row as tall as its tallest; smaller pictures
+    stand in the middle. Rows may differ in length; None leaves a gap. Frames on top, a row for
+    each method and time from left to right makes figure 4 of the supplement of Busy-Quiet.
+
+    Args:
+        rows: of pictures, from top to bottom
+        names: of the rows, at their left; a line break makes another line
+        titles: of the columns, above them
+        margin: pixels between pictures and around all
+        height: of a line of text, in pixels
+
+    Shape:
+        - rows: of pictures ``(H, W, 3)`` uint8
+        - output: ``(H', W', 3)`` uint8
+    """
+    shapes = [[_size(picture) for picture in row] for row in rows]
+    columns = max(map(len, shapes), default=0)
+    if not columns:
+        raise ShapeError("a grid needs at least one picture")
+    _check(names, len(rows), "names", "rows")
+    _check(titles, columns, "titles", "columns")
+    heights = [max((h for h, _ in row), default=0) for row in shapes]
+    widths = [max(row[i][1] if i < len(row) else 0 for row in shapes) for i in range(columns)]
+    widths = [max(width, _width(title, height)) for width, title in _padded(widths, titles)]
+    side = max((_width(name, height) for name in names), default=0)
+    tops = _starts(heights, margin, margin + (round(_LINE * height) if any(titles) else 0))
+    lefts = _starts(widths, margin, margin + (side + margin if side else 0))
+    page = np.full((tops[-1], lefts[-1], 3), 255, np.uint8)
+    for row, top, tall in zip(rows, tops, heights, strict=False):
+        for picture, left, wide in zip(row, lefts, widths, strict=False):
+            _put(page, picture, top + tall / 2, left + wide / 2)
+    for title, left, wide in zip(titles, lefts, widths, strict=False):
+        _write(page, title, margin + height / 2, left + wide / 2, height)
+    for name, top, tall in zip(names, tops, heights, strict=False):
+        _write(page, name, top + tall / 2, margin + side / 2, height)
+    return page
+
+
+def _size(picture: Picture | None) -> tuple[int, int]:
+    if picture is None:
+        return 0, 0
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ShapeError(f"a picture is uint8 (H, W, 3), got {picture.dtype} {picture.shape}")
+    return picture.shape[0], picture.shape[1]
+
+
+def _check(texts: Sequence[str], count: int, what: str, of: str) -> None:
+    if texts and len(texts) != count:
+        raise UsageError(f"{what}: {len(texts)} for {count} {of}; give one for each, or none")
+
+
+def _width(text: str, height: int) -> int:
+    return max(text_size(line, height)[1] for line in text.split("\n"))
+
+
+def _padded(widths: Sequence[int], titles: Sequence[str]) -> list[tuple[int, str]]:
+    return list(zip(widths, titles or [""] * len(widths), strict=True))
+
+
+def _starts(sizes: Sequence[int], margin: int, first: int) -> list[int]:
+    """Where each of them starts, and after the last the whole length."""
+    return [first, *(first + int(s) for s in np.cumsum([size + margin for size in sizes]))]
+
+
+def _put(page: Picture, picture: Picture | None, y: float, x: float) -> None:
+    """Put a picture with its middle at (y, x)."""
+    if picture is None:
+        return
+    top, left = int(y - picture.shape[0] / 2), int(x - picture.shape[1] / 2)
+    page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+
+
+def _write(page: Picture, text: str, y: float, x: float, height: int) -> None:
+    """Write lines with their middle at (y, x)."""
+    lines = text.split("\n")
+    top = y - _LINE * height * len(lines) / 2 + (_LINE - 1) * height / 2
+    for i, line in enumerate(lines):
+        start = int(x - text_size(line, height)[1] / 2)
+        draw_text(page, line, (int(top + i * _LINE * height), start), height=height)

@@ -1,0 +1,118 @@
+"""Words on pictures."""
+
+import unicodedata
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from mrx.errors import UsageError
+from mrx.render.arrays import Picture
+
+Color = tuple[int, int, int]
+BLACK: Color = (0, 0, 0)
+WHITE: Color = (255, 255, 255)
+HEIGHT = 14
+"""Pixels of a line of text, tails of letters included, unless said otherwise."""
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_FINER = 4  # drawn larger, then averaged: strokes of Hershey's fonts stay even
+_STROKE = 1 if hasattr(cv2, "FontFace") else _FINER + 1  # OpenCV 5 has a font with its own
+_SIGNS = str.maketrans(
+    {"×": "x", "−": "-", "–": "-", "—": "-", "→": "->", "…": "...", "·": "."}  # noqa: RUF001
+    | {"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "ß": "ss", "ø": "o", "µ": "u"}  # noqa: RUF001
+)
+
+
+def to_ascii(text: str) -> str:
+    """What the fonts of OpenCV can draw: letters without accents, Greek ones by name.
+
+    Signs with a twin in ASCII become it, everything else a question mark.
+
+    >>> to_ascii("σ=0.9 — café №1 日本")
+    'sigma=0.9 - cafe No1 ??'
+    """
+    letters = unicodedata.normalize("NFKD", text.translate(_SIGNS))
+    return "".join(_to_ascii(letter) for letter in letters if not unicodedata.combining(letter))
+
+
+def _to_ascii(letter: str) -> str:
+    if " " <= letter <= "~":
+        return letter
+    kind, _, name = unicodedata.name(letter, "").rpartition(" LETTER ")
+    name = {"LAMDA": "LAMBDA"}.get(name, name)  # Unicode's spelling
+    return name.lower() if kind.startswith("GREEK") and name.isalpha() else "?"
+
+
+def text_size(text: str, height: int = HEIGHT) -> tuple[int, int]:
+    """Height and width in pixels of a line of text."""
+    return _mask(to_ascii(text), height).shape
+
+
+def draw_text(
+    picture: Picture, text: str, at: tuple[int, int], *, height: int = HEIGHT, color: Color = BLACK
+) -> None:
+    """Write a line into a picture, in place; what lies outside is left out.
+
+    Args:
+        picture: written to
+        text: one line, see `to_ascii`
+        at: y and x of the line's upper left corner
+        height: of the line, in pixels
+        color: red, green and blue
+    """
+    mask = _mask(to_ascii(text), height)
+    y, x = at
+    top, left, bottom, right = max(0, y), max(0, x), y + mask.shape[0], x + mask.shape[1]
+    rows, columns = slice(top, max(top, bottom)), slice(left, max(left, right))
+    height, width = picture[rows, columns].shape[:2]
+    share = mask[top - y : top - y + height, left - x : left - x + width, None]
+    under = picture[rows, columns].astype(np.float32)
+    picture[rows, columns] = np.rint(under + (np.asarray(color, np.float32) - under) * share)
+
+
+def label(picture: Picture, text: str, *, height: int = HEIGHT) -> Picture:
+    """Name a panel: white on a dark box in its upper left corner.
+
+    Shape:
+        - picture: ``(H, W, 3)`` uint8; output: the same, a copy
+    """
+    written = picture.copy()
+    if not text:
+        return written
+    _, width = text_size(text, height)
+    box = written[: height + 4, : width + 8]
+    box[:] = box * 0.3
+    draw_text(written, text, (2, 4), height=height, color=WHITE)
+    return written
+
+
+@lru_cache(256)
+def _mask(text: str, height: int) -> NDArray[np.float32]:
+    """How much of each pixel a line covers, ``(height, width)`` in 0..1; not to be written to."""
+    if height < 6:
+        raise UsageError(f"text of {height} pixels cannot be read: use at least 6")
+    (_, tall), deep = cv2.getTextSize("Hg", _FONT, 1, 1)
+    scale = height * _FINER / (tall + deep + 2)
+    (width, _), _ = cv2.getTextSize(text, _FONT, scale, _STROKE)
+    columns = -(-width // _FINER) + 1 if text else 0
+    large = np.zeros((height * _FINER, columns * _FINER), np.uint8)
+    if not text:
+        return large.astype(np.float32)
+    base = round(height * _FINER - scale * (deep + 1))
+    cv2.putText(large, text, (_FINER // 2, base), _FONT, scale, 255, _STROKE, cv2.LINE_AA)
+    small = cv2.resize(large, (columns, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float32) / np.float32(255)
+
+
+def to_text(value: float, units: str = "") -> str:
+    """A number in three digits, with its units.
+
+    >>> to_text(8.3666, "px"), to_text(1271.6), to_text(0.00412), to_text(0)
+    ('8.37 px', '1270', '0.00412', '0')
+    """
+    number = f"{value:.3g}"
+    if "e" in number and 1e-4 <= abs(value) < 1e6:
+        number = f"{float(number):.0f}"
+    return f"{number} {units}".rstrip()
