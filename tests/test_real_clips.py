@@ -7,13 +7,20 @@ from places import REAL_CLIPS
 
 import mrx as library
 
-METHODS = {"mbpm": (3, 3), "dynamic-image": (6, 6), "pa": (6, 6), "tvl1": (2, 1), "tvnet": (2, 1)}
-"""The length and the step of each method's windows."""
+METHODS = {
+    "mbpm": (3, 3),
+    "dynamic-image": (6, 6),
+    "pa": (6, 6),
+    "tvl1": (2, 1),
+    "tvnet": (2, 1),
+    "ms": (5, 4),
+}
+"""The frames from the first to the last of each method's windows, and their step."""
 
 
 @pytest.mark.slow
 def test_every_method_on_every_real_clip(real_clips, tmp_path):
-    words = ["extract", real_clips, "-o", tmp_path / "out", "--short-side", "112"]
+    words = ["extract", real_clips, "-o", tmp_path / "out", "--short-side", "96"]
     words += ["-p", "tvl1.preset=fast"]
     words += [w for name in METHODS for w in ("-m", name)]
     ran = process(*words)
@@ -22,10 +29,10 @@ def test_every_method_on_every_real_clip(real_clips, tmp_path):
         assert shards.keys() == REAL_CLIPS.keys()
         for key, frames in REAL_CLIPS.items():
             assert shards[key].attrs["n_frames_decoded"] == frames
-            assert min(shards[key]["mbpm"].shape[2:]) == 112
-            for name, (length, step) in METHODS.items():
+            assert min(shards[key]["mbpm"].shape[2:]) == 96
+            for name, (span, step) in METHODS.items():
                 maps = shards[key][name]
-                assert len(maps) == (frames - length) // step + 1
+                assert len(maps) == (frames - span) // step + 1
                 assert np.isfinite(maps[:]).all()
                 assert (np.diff(maps.items["start"]) > 0).all()
     assert mrx("verify", tmp_path / "out").code == 0

@@ -6,6 +6,7 @@ MODULES = {
     "pa": "mrx.methods.pa",
     "tvl1": "mrx.methods.tvl1",
     "tvnet": "mrx.methods.tvnet",
+    "ms": "mrx.methods.ms",
 }
 
 ENTRY_POINTS = "mrx.methods"

@@ -17,6 +17,7 @@ import mrx as library
 from mrx import cli
 from mrx.cli.report import Report
 from mrx.engines.run import Summary
+from mrx.methods.table import MODULES
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_no_window_is_lost_at_any_length(tmp_path, out, n):
 
 
 def test_several_methods_in_one_decode_agree_with_one_at_a_time(clips, tmp_path):
-    names = ["mbpm", "dynamic-image", "pa", "tvl1", "tvnet"]
+    names = list(MODULES)
     mrx("extract", clips, "-o", tmp_path / "all", *(w for n in names for w in ("-m", n)))
     for name in names:
         mrx("extract", clips, "-o", tmp_path / name, "-m", name)

@@ -1,0 +1,104 @@
+"""Refining displacements: from coarse ones, right and wrong, to those of the picture."""
+
+import flows
+import pytest
+import torch
+
+from mrx.ops.refine import Found, affine_motion, agreement, refine
+
+HEIGHT, WIDTH = 96, 120
+
+
+def picture(dx=0.0, dy=0.0):
+    return torch.from_numpy(flows.texture(HEIGHT, WIDTH, dx=dx, dy=dy)).float()[None, None]
+
+
+def found(dx, dy):
+    flow = torch.tensor([dx, dy]).view(1, 2, 1, 1).expand(1, 2, HEIGHT // 8, WIDTH // 8)
+    return Found(flow.clone(), torch.ones(1, 1, HEIGHT // 8, WIDTH // 8))
+
+
+def inner(maps, border=6):
+    return maps[..., border:-border, border:-border]
+
+
+def test_half_a_cell_off_becomes_a_small_part_of_a_pixel_off():
+    maps = refine(picture(), picture(5.3, -2.6), found(8.0, 0.0), found(-8.0, 0.0))
+    error = (maps.displacement - torch.tensor([5.3, -2.6]).view(2, 1, 1)).norm(dim=1)
+    assert inner(error).mean() < 0.1
+    assert maps.displacement.shape == (1, 2, HEIGHT // 4, WIDTH // 4)
+
+
+def test_what_one_direction_alone_says_gives_way_to_what_is_around_it():
+    there = found(8.0, 8.0)
+    there.displacement[..., 4:6, 4:6] = -40.0
+    maps = refine(picture(), picture(8, 8), there, found(-8.0, -8.0))
+    assert (inner(maps.displacement) - 8).abs().max() < 0.2
+
+
+def test_a_search_that_begins_wrong_is_begun_again_from_no_motion():
+    maps = refine(picture(), picture(1, 0), found(40.0, -32.0), found(-40.0, 32.0))
+    assert inner(maps.displacement).square().sum(1).sqrt().mean() < 1.2
+
+
+def test_confidence_is_high_on_what_moved_and_none_where_it_is_flat():
+    before, after = picture(), picture(4, 0)
+    before[..., 64:], after[..., 64:] = 128, 128
+    confidence = refine(before, after, found(4.0, 0.0), found(-4.0, 0.0)).confidence
+    assert confidence.min() >= 0
+    assert confidence.max() <= 1
+    assert confidence[..., 4:-4, 4:12].mean() > 0.5
+    assert confidence[..., 20:].max() < 0.05
+
+
+def test_confidence_is_low_where_the_later_frame_is_another():
+    after = picture(4, 0)
+    after[..., 64:] = picture(0, 0).flip(2)[..., 64:]
+    confidence = refine(picture(), after, found(4.0, 0.0), found(-4.0, 0.0)).confidence
+    assert confidence[..., 20:].mean() < 0.3 * confidence[..., 4:12].mean()
+
+
+def test_frames_of_one_cell_are_refined():
+    image = picture()[..., :8, :8]
+    one = Found(torch.zeros(1, 2, 1, 1), torch.ones(1, 1, 1, 1))
+    assert refine(image, image, one, one).displacement.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(("height", "width"), [(15, 33), (16, 17), (41, 9)])
+def test_every_whole_cell_of_4_pixels_gets_a_displacement(height, width):
+    image = picture()[..., :height, :width]
+    cells = Found(
+        torch.zeros(1, 2, height // 8, width // 8), torch.ones(1, 1, height // 8, width // 8)
+    )
+    maps = refine(image, image, cells, cells)
+    assert maps.displacement.shape == (1, 2, height // 4, width // 4)
+    assert maps.confidence.shape == (1, 1, height // 4, width // 4)
+    assert maps.displacement.abs().max() < 1e-5
+
+
+def test_gradients_pass_through_the_refinement():
+    before = picture().double().requires_grad_()
+    still = Found(*(maps.double() for maps in found(0.0, 0.0)))
+    maps = refine(before, picture(3, 1).double(), still, still)
+    maps.displacement.sum().backward()
+    assert before.grad.isfinite().all()
+    assert before.grad.abs().max() > 0
+
+
+def test_directions_agree_where_one_undoes_the_other():
+    there, back = found(8.0, 0.0).displacement, found(-8.0, 0.0).displacement
+    share = agreement(there, back, cell=8, tolerance=1.0)
+    assert (share[..., :-1] == 1).all()
+    assert (share[..., -1] == 0).all()  # it leads out of the frame
+    assert torch.allclose(
+        agreement(there, back + 1.0, cell=8, tolerance=2**0.5)[..., :-1], 0.5 * share[..., :-1]
+    )
+
+
+def test_an_affine_motion_is_found_again_where_cells_say_nothing():
+    y, x = torch.meshgrid(torch.arange(12.0), torch.arange(15.0), indexing="ij")
+    true = torch.stack([3 + 0.1 * x - 0.2 * y, 0.05 * y - 1])[None]
+    weight = torch.ones(1, 1, 12, 15)
+    weight[..., 4:7, 5:9] = 1e-9
+    flow = torch.where(weight < 1, 50.0, true)
+    assert (affine_motion(flow, weight, 4.0) - true)[..., 3:-3, 3:-3].abs().max() < 0.3
