@@ -97,10 +97,10 @@ def mrx_rate(folder, output, method, workers):
 def peak_memory(clip, times, method):
     """Peak memory in MB of one process that extracts the clip `times` times as long."""
     program = (
-        "import resource, sys; from mrx import extract; from mrx.job import Decoding\n"
+        "import re, sys; from mrx import extract; from mrx.job import Decoding\n"
         "extract(sys.argv[1], sys.argv[2], method=sys.argv[3],"
         " decoding=Decoding(short_side=None), overwrite=True)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "print(int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024)"
     )
     with tempfile.TemporaryDirectory() as scratch:
         longer = Path(scratch) / "longer.mkv"
