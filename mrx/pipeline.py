@@ -75,6 +75,10 @@ class Lane:
             segments=asked.segments,
             tail=asked.tail,
         )
+        if job.storage.dtype == "uint8" and "confidence" in module.channels:
+            raise UsageError(
+                f"dtype uint8 has no steps for {name}'s confidence: take float16 or q16"
+            )
         encoding = Encoding.choose(job.storage, units=module.units, bound=module.bound)
         stored = filters(job.storage.compression, cost=method.cost)
         return cls(method, module.to(device), parameters, rule, encoding, stored)

@@ -41,9 +41,14 @@ MAY_IMPORT = {
     "decode": ({"records", "sources"}, set()),
     "sinks": ({"records", "keys", "manifest", "kernels"}, set()),
     "pipeline": (STAGES, set()),
+    "preview": ({"decode", "methods", "pipeline", "records", "sinks", "sources", "windows"}, set()),
+    "visualize": ({"preview", "render", "sinks", "sources"}, set()),
     "engines": ({"manifest", "sources", "keys"}, {"pipeline"}),
     "library": ({*STAGES, "engines", "pipeline"}, set()),
-    "cli": ({"sources", "keys", "methods", "engines"}, {*STAGES, "pipeline", "library"}),
+    "cli": (
+        {"sources", "keys", "methods", "engines"},
+        {*STAGES, "pipeline", "library", "visualize"},
+    ),
     "__init__": (set(), {"library"}),
     "__main__": ({"cli"}, set()),
 }
@@ -59,6 +64,8 @@ MAY_LOAD = {
     "decode": ({"av", "cv2", "numpy", "torch"}, set()),
     "sinks": ({"h5py", "cv2", "av", "numpy", "torch"}, {"hdf5plugin"}),
     "pipeline": ({"torch", "cv2", "av", "numpy"}, set()),
+    "preview": ({"torch", "numpy"}, set()),
+    "visualize": ({"cv2", "numpy"}, set()),
     "cli": ({"click", "tqdm"}, {"torch", "av", "cv2", "h5py", "numpy"}),
 }
 

@@ -15,6 +15,7 @@ from mrx.errors import MrxError
 
 COMMANDS = {
     "extract": "Extract motion representations from videos into HDF5 shards.",
+    "visualize": "Draw the motion of a video, or of a shard, beside its frames.",
     "methods": "List the methods, or one with its parameters.",
     "ls": "List what shards hold, and what failed or was skipped.",
     "verify": "Prove that shards are whole; --repair sets aside what is not.",

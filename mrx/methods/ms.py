@@ -30,6 +30,9 @@ Refinement = Literal["subpixel", "none"]
 _RES3 = 8
 """Stride of a ResNet's layer2, after which MotionSqueeze matches."""
 
+_FINE_PATCH = 19
+"""Displacements along each axis that keep the reach of pixels when cells have 4 of them."""
+
 _REDUCED = 64
 _KEPT = ("conv1.", "bn1.", "layer1.", "layer2.")
 _REDUCTION = "chnl_reduction."
@@ -60,7 +63,8 @@ class MS(Representation):
     later frame (`Matching`). Features are histograms of the orientation of edges, which need no
     weights (`orientation_histograms`, standardised over the pair), or the maps of a ResNet's layer2
     from a file of weights; a reduction of their channels is applied where the file has a trained
-    one, a temporal shift is not.
+    one. A temporal shift is not, since it mixes neighbouring frames: weights that were trained with
+    it give other maps here than inside their network.
 
     Presets: ``paper`` is the released code's kernel soft-argmax, one decision for each 8 pixels;
     its confidence is the cosine, which is high in flat regions as well. ``refined`` starts from the
@@ -68,15 +72,18 @@ class MS(Representation):
     (`mrx.ops.refine`); its confidence is low where the picture is flat, does not fit, or both
     directions disagree. What is given beside a preset goes before it.
 
-    Over 52 pairs of photographs moved by 8 to 40 pixels, shifted, turned and zoomed, ``paper`` is
-    off by 4.05 pixels in the mean, ``refined`` by 0.08 and TV-L1 by 0.13. On films with true flow
-    TV-L1 stays the better one, 0.244 against 0.276 over 13 pairs. Where a pattern repeats, or noise
-    is all there is to see, refinement can be off by tens of pixels.
+    How far ``paper``, ``refined`` and TV-L1's default are off, in pixels, in the mean
+    (tests/benchmarks/matching.py): over 52 pairs of textured photographs that are shifted, turned
+    and zoomed as a whole, on which the refinement was chosen, 4.05, 0.08 and 0.13; over 32 of other
+    pictures 13.3, 1.8 and 5.4; over 8 of these with one thing before another 13.4, 2.8 and 2.2;
+    over the Middlebury pairs ``refined`` 0.32, TV-L1 0.21. Where a pattern repeats, or noise is all
+    there is to see, refinement can be off by tens of pixels; its confidence is low there, mostly.
 
     Args:
         preset: the rules to begin with
         features: what is matched; a ResNet needs weights, or a seed
-        patch: displacements that are tried along each axis, odd; 15 is 7 cells each way
+        patch: displacements that are tried along each axis, odd; 15 is 7 cells each way. None is
+            the preset's, but 19 for cells of 4 pixels
         sigma: of the Gaussian around the best match, in cells
         temperature: factor of the cosines in the softmax
         stride: pixels from one value of the maps to the next, 4 or 8; without refinement it is that
@@ -113,17 +120,20 @@ class MS(Representation):
         check_choice("features", features, Features)
         chosen = {name: value for name, value in given.items() if value is not None}
         self.rules = PRESETS[preset]._replace(**chosen)
+        if patch is None and not self._refines() and self.rules.stride == CELL:
+            self.rules = self.rules._replace(patch=_FINE_PATCH)
         _check_rules(self.rules, features, seed)
         self.preset, self.features, self.seed = preset, features, seed
         self.cell = MATCHED if self._refines() else self.rules.stride
         self.matching = Matching(*self.rules[:3], tie=self.rules.tie)
         self.backbone = None if features == "hog" else _draw(features, seed or 0)
         self.chnl_reduction = None
-        self._made = {name: value.detach().clone() for name, value in self.named_parameters()}
+        self._loaded = False
+        self.register_load_state_dict_post_hook(_note_loading)  # type: ignore[no-untyped-call]
         self.length = 2
         self.step = self.dilation = 4
         self.channels = ("dx", "dy", "confidence")
-        self.bound = float(self.matching.reach * self.cell)
+        self.bound = float((self.matching.reach + self._refines()) * self.cell)
         self.smallest = MATCHED
 
     def prepare(self, frames: Tensor) -> Tensor:
@@ -152,7 +162,10 @@ class MS(Representation):
             return state
         named = {key.replace(".net.", ".").removeprefix("backbone."): state[key] for key in state}
         reduction = {key: value for key, value in named.items() if key.startswith(_REDUCTION)}
-        self.chnl_reduction = _reduction(self.features) if reduction else None
+        made = _reduction(self.features) if reduction else None
+        if made is not None:
+            _check_fit(reduction, made.state_dict())
+        self.chnl_reduction = made
         counters = {k: v for k, v in self.state_dict().items() if k.endswith(_COUNTER)}
         kept = {f"backbone.{key}": value for key, value in named.items() if key.startswith(_KEPT)}
         return counters | kept | reduction
@@ -164,7 +177,8 @@ class MS(Representation):
         found |= {"cell": self.cell}
         if self.backbone is not None:
             found |= {
-                "trained": self._trained(),
+                "trained": self._loaded,
+                "shift": False,
                 "reduction": self.chnl_reduction is not None,
                 "weights_sha256": weights_hash(self),
             }
@@ -202,17 +216,25 @@ class MS(Representation):
     def _refines(self) -> bool:
         return self.rules.refinement == "subpixel"
 
-    def _trained(self) -> bool:
-        """Whether any weight is other than it was drawn."""
-        pairs = ((self.get_parameter(name), made) for name, made in self._made.items())
-        return not all(torch.equal(now, made.to(now)) for now, made in pairs)
-
     def _refuse_untrained(self) -> None:
-        if self.backbone is not None and self.seed is None and not self._trained():
+        if self.backbone is not None and self.seed is None and not self._loaded:
             raise UsageError(
                 f"ms: features={self.features} has no weights: give a file of them (torchvision's, "
                 "TSM's or MotionSqueeze's), a seed for random ones, or take features=hog"
             )
+
+
+def _note_loading(module: nn.Module, _: Any) -> None:
+    module._loaded = True  # type: ignore[assignment]
+
+
+def _check_fit(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Refuse a reduction of other shapes before anything is changed."""
+    for key, value in found.items():
+        own = wanted.get(key.removeprefix(_REDUCTION))
+        if own is None or own.shape != value.shape:
+            needs = "not known" if own is None else f"to be {tuple(own.shape)}"
+            raise ValueError(f"{key} is {tuple(value.shape)}, needs {needs}")
 
 
 def _check_rules(rules: Rules, features: Features, seed: int | None) -> None:
@@ -240,7 +262,8 @@ def _draw(features: Features, seed: int) -> "ResNet":
 def _reduction(features: Features) -> nn.Sequential:
     """MotionSqueeze's reduction of channels, before they are matched."""
     channels = 128 if features == "resnet18" else 512
-    conv = nn.Conv2d(channels, _REDUCED, 1, bias=False)
+    with torch.random.fork_rng(devices=[]):
+        conv = nn.Conv2d(channels, _REDUCED, 1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(_REDUCED), nn.ReLU()).eval()
 
 

@@ -145,9 +145,9 @@ def read_value(name: str, text: str, kind: Any) -> Any:
     """
     kinds = typing.get_args(kind)
     if type(None) in kinds:
-        if text.lower() == "none":
-            return None
         kind = next(k for k in kinds if k is not type(None))
+        if text.lower() == "none" and text not in typing.get_args(kind):
+            return None
     options = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
     if options:
         if text not in options:

@@ -79,9 +79,9 @@ def _compare(found: dict[str, Tensor], wanted: dict[str, Tensor], *, alone: bool
         for key, value in wanted.items()
         if key in found and found[key].shape != value.shape
     ]
-    problems = [f"missing {', '.join(missing)}"] if missing else []
+    problems = [f"missing {shorten(missing)}"] if missing else []
     problems += [f"unexpected {shorten(unexpected)}"] if unexpected else []
-    return problems + shapes
+    return problems + ([shorten(shapes, most=2)] if shapes else [])
 
 
 def shorten(keys: list[str], most: int = 5) -> str:

@@ -91,7 +91,10 @@ def translate(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
 
 def _head(net: nn.Module) -> str:
     """Where a network keeps its last layer."""
-    return [name for name, module in net.named_modules() if isinstance(module, nn.Linear)][-1] + "."
+    layers = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise UsageError(f"{type(net).__name__} has no last layer: load_checkpoint is for networks")
+    return layers[-1] + "."
 
 
 def _unit_name(key: str) -> str:
