@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import functools
 import importlib
+import itertools
 import json
 import os
 import statistics
@@ -90,11 +91,34 @@ class Machine:
         taken = [[] for _ in functions]
         for _ in range(3 if self.quick else least):
             for one, function in zip(taken, functions, strict=True):
-                began = time.perf_counter()
-                function()
-                self.wait()
-                one.append(time.perf_counter() - began)
+                one.append(self._clocked(function))
         return [statistics.median(one) for one in taken]
+
+    def _clocked(self, function):
+        """Seconds of one call, on a GPU by its own clock."""
+        if not self.gpu:
+            began = time.perf_counter()
+            function()
+            return time.perf_counter() - began
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+        marks[0].record()
+        function()
+        marks[1].record()
+        self.wait()
+        return marks[0].elapsed_time(marks[1]) / 1000
+
+    def clocks(self):
+        """What a GPU's clocks stand at, in MHz; nothing where they cannot be read."""
+        try:
+            return {"mhz": torch.cuda.clock_rate(self.device)} if self.gpu else {}
+        except Exception as error:  # noqa: BLE001 - it needs a package of NVIDIA's
+            return {"mhz": f"left out: {error}"}
+
+
+def turning(function, inputs):
+    """Call a function with one input after another, so that no cache holds the next one."""
+    endless = itertools.cycle(inputs)
+    return lambda: function(next(endless))
 
 
 def textured(batch, frames, size, *, seed=0, colors=1):
@@ -117,7 +141,7 @@ def environment(machine, report):
     if machine.gpu:
         facts = torch.cuda.get_device_properties(machine.device)
         versions |= {"gpu": facts.name, "units": facts.multi_processor_count}
-    report.row("environment", "machine", **versions)
+    report.row("environment", "machine", **versions, **machine.clocks())
     size = 2**20 if machine.quick else 2**29
     source = torch.rand(size, device=machine.device)
     target = torch.empty_like(source)
@@ -209,8 +233,13 @@ def time_flow(machine, report, right):
         for batch in (1, 2) if machine.quick else (1, 8, 32, 128):
             if report.late("time flow"):
                 return best
-            frames = textured(batch, 2, size, seed=2).to(machine.device).float()
-            runs = [functools.partial(ops.flow, frames, WORK, way) for way in right.values()]
+            inputs = [
+                textured(batch, 2, size, seed=s).to(machine.device).float() for s in (2, 3, 4)
+            ]
+            runs = [
+                turning(functools.partial(ops.flow, rules=WORK, level=way), inputs)
+                for way in right.values()
+            ]
             taken = machine.seconds(*runs, least=5 if batch < 128 else 3)
             for name, seconds in zip(right, taken, strict=True):
                 us = seconds / batch * 1e6
@@ -230,6 +259,9 @@ def time_compiled(machine, report, best):
     frames = textured(32, 2, (256, 340), seed=2).to(machine.device).float()
     run = torch.compile(functools.partial(ops.flow, rules=WORK, level=PlainLevel))
     try:
+        far = distance(run(frames), ops.flow(frames, WORK).double())
+        if not report.check("compiled", far["mean"] < 0.01, **far):
+            return
         (seconds,) = machine.seconds(functools.partial(run, frames), least=3)
     except Exception as error:  # noqa: BLE001 - whatever the compiler says is the result
         report.row("compiled", "eager", left_out=f"{type(error).__name__}: {str(error)[:120]}")
@@ -264,15 +296,21 @@ def time_methods(machine, report):
 def time_raft(machine, report):
     """Learned flow of the same size, for scale; its weights are random, which costs the same."""
     try:
-        from torchvision.models.optical_flow import raft_small
+        from torchvision.models.optical_flow import raft_large, raft_small
     except (ImportError, RuntimeError) as error:
-        report.row("raft", "small", left_out=str(error).splitlines()[0])
+        report.row("raft", "both", left_out=str(error).splitlines()[0])
         return
-    net = raft_small().eval().to(machine.device)
-    frames = torch.rand(8, 3, 256, 344, device=machine.device) * 2 - 1
-    with torch.inference_mode():
-        (taken,) = machine.seconds(lambda: net(frames, frames, num_flow_updates=12), least=5)
-    report.row("raft", "small 256x344 B8", us=taken / 8 * 1e6)
+    for make, batch, half in itertools.product((raft_small, raft_large), (8, 32), (False, True)):
+        if report.late("raft"):
+            return
+        net = make().eval().to(machine.device, memory_format=torch.channels_last)
+        frames = torch.rand(batch, 3, 256, 344, device=machine.device) * 2 - 1
+        cast = torch.autocast(machine.device.type, torch.bfloat16, enabled=half)
+        with torch.inference_mode(), cast:
+            run = functools.partial(net, frames, frames, num_flow_updates=12)
+            (taken,) = machine.seconds(run, least=5)
+        name = f"{make.__name__} B{batch} {'bfloat16' if half else 'float32'}"
+        report.row("raft", name, us=taken / batch * 1e6)
 
 
 def verdict(report, best, rates):
@@ -316,6 +354,7 @@ def main():
     with torch.inference_mode():
         time_compiled(machine, report, best)
     time_raft(machine, report)
+    report.row("environment", "clocks at the end", **machine.clocks())
     if machine.gpu:
         verdict(report, best, rates)
     raise SystemExit(1 if report.failed else 0)
