@@ -20,7 +20,7 @@ METHODS = {
 
 @pytest.mark.slow
 def test_every_method_on_every_real_clip(real_clips, tmp_path):
-    words = ["extract", real_clips, "-o", tmp_path / "out", "--short-side", "96"]
+    words = ["extract", real_clips, "-o", tmp_path / "out", "--short-side", "72"]
     words += ["-p", "tvl1.preset=fast"]
     words += [w for name in METHODS for w in ("-m", name)]
     ran = process(*words)
@@ -29,7 +29,7 @@ def test_every_method_on_every_real_clip(real_clips, tmp_path):
         assert shards.keys() == REAL_CLIPS.keys()
         for key, frames in REAL_CLIPS.items():
             assert shards[key].attrs["n_frames_decoded"] == frames
-            assert min(shards[key]["mbpm"].shape[2:]) == 96
+            assert min(shards[key]["mbpm"].shape[2:]) == 72
             for name, (span, step) in METHODS.items():
                 maps = shards[key][name]
                 assert len(maps) == (frames - span) // step + 1

@@ -308,6 +308,8 @@ def test_every_option_has_a_variable_of_its_own_name(name, long, option, monkeyp
     monkeypatch.setenv(f"MRX_{name}_{long[2:]}".replace("-", "_").upper(), value)
     needed = [p for p in command.params if isinstance(p, click.Argument) and p.required]
     words = [getattr(p.type, "choices", ["x"])[0] for p in needed]
+    others = [p for p in command.params if isinstance(p, click.Option) and p.name != option.name]
+    words += [word for p in others if p.required for word in (p.opts[-1], "x")]
     context = command.make_context(name, words, cli.main.make_context("mrx", [name, *words]))
     assert context.get_parameter_source(option.name) is click.core.ParameterSource.ENVIRONMENT
 
