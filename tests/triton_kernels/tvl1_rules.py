@@ -1,46 +1,8 @@
-"""Two sets of rules that take every other path of the kernels."""
+"""Rules of the presets, with less work: the interpreter's time goes with the iterations."""
 
-from mrx.ops.tvl1 import Rules
+from dataclasses import replace
 
-ACCURATE = Rules(
-    tau=0.25,
-    strength=0.15,
-    theta=0.3,
-    zoom=0.5,
-    levels=10,
-    blur=True,
-    warps=2,
-    outer=1,
-    inner=9,
-    epsilon=0,
-    median=5,
-    median_at="warp",
-    gradient="mixed",
-    cubic=-0.5,
-    border="clamp",
-    masked=True,
-    texture=0,
-    texture_gain=3,
-    texture_rounds=40,
-)
-OPENCV = Rules(
-    tau=0.25,
-    strength=0.15,
-    theta=0.3,
-    zoom=0.8,
-    levels=5,
-    blur=False,
-    warps=3,
-    outer=3,
-    inner=5,
-    epsilon=0.06,
-    median=3,
-    median_at="round",
-    gradient="central",
-    cubic=-0.75,
-    border="zero",
-    masked=False,
-    texture=0,
-    texture_gain=3,
-    texture_rounds=40,
-)
+from mrx.methods.tvl1 import PRESETS
+
+ACCURATE = replace(PRESETS["accurate"], zoom=0.5, levels=10, warps=2, inner=9, texture=0.0)
+OPENCV = replace(PRESETS["opencv"], warps=3, outer=3, inner=5, epsilon=0.06, median=3)
