@@ -8,12 +8,14 @@ from fractions import Fraction
 from itertools import chain, islice
 from typing import Any
 
+import av
+import cv2
 import numpy as np
 import torch
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from mrx.decode import images, pyav
+from mrx.decode import images, nvdec, pyav
 from mrx.decode.clock import Clock, Timed, at_rate, within
 from mrx.decode.convert import CHANNELS, Color, Converter
 from mrx.decode.scale import target_size
@@ -27,16 +29,21 @@ CHUNK_FRAMES = 24  # a multiple of the usual window lengths: fewer cost Python, 
 CHUNK_BYTES = 32 * 2**20
 SEEK_SECONDS = 10.0  # a start nearer than this is reached by decoding
 DEFAULT_RATE = 25.0
+CPU = torch.device("cpu")
 
 
-def open_video(path: str | os.PathLike[str], options: Decoding = Decoding()) -> "Video":  # noqa: B008
+def open_video(
+    path: str | os.PathLike[str],
+    options: Decoding = Decoding(),  # noqa: B008
+    device: torch.device = CPU,
+) -> "Video":
     """A video by its path: a file, a folder of numbered images, or a URL."""
     text = os.fsdecode(path)
     if "://" in text:
-        return Video(Source(key=text, path=text, kind="url"), options)
+        return Video(Source(key=text, path=text, kind="url"), options, device)
     text = os.path.abspath(text)  # noqa: PTH100 - a Path would drop what FFmpeg must see
     folder = os.path.isdir(text)  # noqa: PTH112
-    return Video(Source(key=text, path=text, kind="frames" if folder else "file"), options)
+    return Video(Source(key=text, path=text, kind="frames" if folder else "file"), options, device)
 
 
 class Video:
@@ -44,17 +51,19 @@ class Video:
 
     Args:
         source: what to read; its own start and end go before those of the options
-        options: size, range, rate, orientation and what to do at damage
+        options: size, range, rate, orientation, decoder and what to do at damage
+        device: where `nvdec` decodes; PyAV decodes on the CPU
 
     Attributes:
         tally: counts, facts and warnings of the last whole pass
     """
 
-    def __init__(self, source: Source, options: Decoding) -> None:
+    def __init__(self, source: Source, options: Decoding, device: torch.device = CPU) -> None:
         start = options.start if source.start is None else source.start
         end = options.end if source.end is None else source.end
         self.source = source
         self.options = replace(options, start=start, end=end)
+        self.device = device
         self.tally = Tally(options.on_error)
 
     def count(self) -> int:
@@ -122,12 +131,17 @@ class Video:
         if why_not:
             raise DecodeError(why_not)
         if source.kind == "frames":
-            tally.facts.update(codec="images", avg_fps=options.image_fps, clock="index")
+            tally.facts.update(
+                codec="images",
+                avg_fps=options.image_fps,
+                clock="index",
+                decoder=f"opencv {cv2.__version__}",
+            )
             yield self._select(self._images(tally), 0.0, tally)
             return
         with self._container() as container:
             stream = pyav.best_stream(container)
-            tally.facts.update(_stream_facts(container, stream))
+            tally.facts.update(_stream_facts(container, stream), decoder=self._decoder())
             origin = 0.0
             if tally.facts["clock"] == "pts" and stream.start_time is not None and stream.time_base:
                 origin = float(stream.start_time * stream.time_base)
@@ -140,6 +154,10 @@ class Video:
         with self._container() as container:
             frames = self._timed(container, pyav.best_stream(container), tally)
             yield self._select(frames, origin, tally)
+
+    def _decoder(self) -> str:
+        plain = self.options.decoder == "pyav"
+        return f"pyav {av.__version__}" if plain else nvdec.name(self.device)
 
     def _container(self) -> InputContainer:
         return pyav.open_container(self.source.path, url=self.source.kind == "url")
@@ -172,7 +190,8 @@ class Video:
     ) -> Iterator[Timed] | None:
         """The frames, from a key frame before a start that is far; None where a seek missed it."""
         start = self.options.start or 0.0
-        if tally.facts["clock"] != "pts" or start <= SEEK_SECONDS:
+        seeks = tally.facts["clock"] == "pts" and self.options.decoder == "pyav"
+        if not seeks or start <= SEEK_SECONDS:
             return self._timed(container, stream, tally)
         if not pyav.seek(container, stream, origin + start):
             return None
@@ -199,7 +218,7 @@ class Video:
         base = stream.time_base or Fraction(1)  # asking a frame for it costs more than the rest
         ticks, per_second = base.numerator, base.denominator
         try:
-            pictures = pyav.pictures(container, stream, tally, self.options)
+            pictures = self._pictures(container, stream, tally)
             for index, picture in enumerate(pictures):
                 pts = picture.pts
                 stamp = None if pts is None else pts * ticks / per_second
@@ -207,6 +226,16 @@ class Video:
             tally.partial = sought
         finally:
             tally.facts.update(times_repaired=clock.repaired, vfr=clock.variable)
+
+    def _pictures(
+        self, container: InputContainer, stream: VideoStream, tally: Tally
+    ) -> Iterator[av.VideoFrame]:
+        """The frames as the chosen decoder gives them."""
+        if self.options.decoder == "pyav":
+            return pyav.pictures(container, stream, tally, self.options)
+        if self.source.kind == "url":
+            raise DecodeError(f"nvdec reads files, no URLs: {nvdec.INSTEAD}")
+        return nvdec.pictures(container, stream, tally, self.options, self.device)
 
 
 def _is_entry(first: Timed, start: float) -> bool:

@@ -12,6 +12,7 @@ from mrx.errors import ShapeError
 from mrx.methods.spec import check_choice
 from mrx.ops.matching import (
     Tie,
+    check_pair,
     confidence,
     correlate,
     normalize_features,
@@ -19,6 +20,7 @@ from mrx.ops.matching import (
     reach,
     repeat_last,
     soft_argmax,
+    strips,
 )
 
 Transformation = Literal["separable", "one-1x1", "one-3x3", "four-3x3"]
@@ -82,12 +84,10 @@ class Matching(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor) -> Match:
         """Match pairs of frames."""
+        check_pair(first, second)
         most = max(1, _MOST // (self.patch**2 * first.shape[-2] * first.shape[-1]))
         parts = zip(torch.split(first, most), torch.split(second, most), strict=True)
-        found = [self._match(some, others) for some, others in parts]
-        if len(found) == 1:
-            return found[0]
-        return Match(*(torch.cat(maps) for maps in zip(*found, strict=True)))
+        return _join([self._match(some, others) for some, others in parts], 0)
 
     def extra_repr(self) -> str:
         """What `print` shows of it."""
@@ -95,8 +95,15 @@ class Matching(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
     def _match(self, first: Tensor, second: Tensor) -> Match:
+        """Strip by strip, so that not all correlations of a large map are held at once."""
         a, b = normalize_features(first), normalize_features(second)
-        cosines = correlate(a, b, patch=self.patch, dilation=self.dilation).relu()
+        rows = strips(a, patch=self.patch, dilation=self.dilation, most=_MOST)
+        return _join([self._match_rows(a, b, some) for some in rows], 2)
+
+    def _match_rows(self, first: Tensor, second: Tensor, rows: range) -> Match:
+        cosines = correlate(
+            first, second, patch=self.patch, dilation=self.dilation, rows=rows
+        ).relu()
         displacement = soft_argmax(
             cosines,
             patch=self.patch,
@@ -175,6 +182,12 @@ class MotionSqueeze(nn.Module):
                 f"got {tuple(features.shape)}"
             )
         return self.matching(*pair_up(self.chnl_reduction(features), self.segments))
+
+
+def _join(found: list[Match], axis: int) -> Match:
+    if len(found) == 1:
+        return found[0]
+    return Match(*(torch.cat(maps, axis) for maps in zip(*found, strict=True)))
 
 
 def _layer(inputs: int, outputs: int, size: int, *, groups: int = 1) -> list[nn.Module]:

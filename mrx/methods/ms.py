@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Preset = Literal["refined", "paper"]
 Features = Literal["hog", "resnet18", "resnet50"]
 Refinement = Literal["subpixel", "none"]
+Shift = Literal["none", "zero", "circulant"]
 
 _RES3 = 8
 """Stride of a ResNet's layer2, after which MotionSqueeze matches."""
@@ -36,7 +37,6 @@ _FINE_PATCH = 19
 _REDUCED = 64
 _KEPT = ("conv1.", "bn1.", "layer1.", "layer2.")
 _REDUCTION = "chnl_reduction."
-_COUNTER = "num_batches_tracked"
 
 
 class Rules(NamedTuple):
@@ -63,8 +63,9 @@ class MS(Representation):
     later frame (`Matching`). Features are histograms of the orientation of edges, which need no
     weights (`orientation_histograms`, standardised over the pair), or the maps of a ResNet's layer2
     from a file of weights; a reduction of their channels is applied where the file has a trained
-    one. A temporal shift is not, since it mixes neighbouring frames: weights that were trained with
-    it give other maps here than inside their network.
+    one. A temporal shift mixes neighbouring frames, and the maps are not those of two frames alone:
+    it is left out unless ``shift`` asks for it. A network that was trained with it, on clips of T
+    frames, gives its own maps with ``stack`` T - 1 and its shift.
 
     Presets: ``paper`` is the released code's kernel soft-argmax, one decision for each 8 pixels;
     its confidence is the cosine, which is high in flat regions as well. ``refined`` starts from the
@@ -75,9 +76,13 @@ class MS(Representation):
     How far ``paper``, ``refined`` and TV-L1's default are off, in pixels, in the mean
     (tests/benchmarks/matching.py): over 52 pairs of textured photographs that are shifted, turned
     and zoomed as a whole, on which the refinement was chosen, 4.05, 0.08 and 0.13; over 32 of other
-    pictures 13.3, 1.8 and 5.4; over 8 of these with one thing before another 13.4, 2.8 and 2.2;
-    over the Middlebury pairs ``refined`` 0.32, TV-L1 0.21. Where a pattern repeats, or noise is all
-    there is to see, refinement can be off by tens of pixels; its confidence is low there, mostly.
+    pictures 13.3, 0.8 and 5.4; over 8 of these with one thing before another 13.4, 2.8 and 2.2,
+    most of it in cells at its edge and where it hides what was seen; over the Middlebury pairs
+    ``refined`` 0.32, TV-L1 0.21. Where a pattern repeats, or noise is all there is to see,
+    refinement can be off by tens of pixels; its confidence is low there, mostly.
+
+    Windows are frames 4 apart unless the user says otherwise, down to neighbours. Given a number of
+    segments alone, frames are matched across them, each with that of the next.
 
     Args:
         preset: the rules to begin with
@@ -91,14 +96,18 @@ class MS(Representation):
         tie: which of equally good matches counts, the ``first`` as released, or the ``smallest``
         refinement: ``subpixel``, or ``none``
         seed: of random weights for a ResNet; None refuses to go without trained ones
+        stack: pairs in a window, each frame with the next
+        shift: how a ResNet's blocks exchange channels between the frames of a window
 
     Shape:
-        - clip: ``(B, 2, 3, H, W)``, in 0..1
-        - output: ``(B, 3, H // stride, W // stride)``, cells from the top left: displacement x
-          (right) and y (down) in pixels from the first frame to the second, and confidence in 0..1
+        - clip: ``(B, stack + 1, 3, H, W)``, in 0..1
+        - output: ``(B, 3 stack, H // stride, W // stride)``, cells from the top left; of each pair
+          the displacement x (right) and y (down) in pixels from its first frame to its second, and
+          the confidence in 0..1
     """
 
     units = "px"
+    across_segments = True
     backbone: "ResNet | None"
     chnl_reduction: nn.Sequential | None
 
@@ -113,6 +122,8 @@ class MS(Representation):
         tie: Tie | None = None,
         refinement: Refinement | None = None,
         seed: int | None = None,
+        stack: int = 1,
+        shift: Shift = "none",
     ) -> None:
         given = {name: value for name, value in locals().items() if name in Rules._fields}
         super().__init__()
@@ -123,16 +134,19 @@ class MS(Representation):
         if patch is None and not self._refines() and self.rules.stride == CELL:
             self.rules = self.rules._replace(patch=_FINE_PATCH)
         _check_rules(self.rules, features, seed)
-        self.preset, self.features, self.seed = preset, features, seed
+        _check_window(features, stack, shift)
+        self.preset, self.features, self.seed, self.shift = preset, features, seed, shift
         self.cell = MATCHED if self._refines() else self.rules.stride
         self.matching = Matching(*self.rules[:3], tie=self.rules.tie)
-        self.backbone = None if features == "hog" else _draw(features, seed or 0)
+        self.length = stack + 1
+        self.backbone = None
+        if features != "hog":
+            self.backbone = _draw(features, seed or 0, frames=self.length, shift=shift)
         self.chnl_reduction = None
         self._loaded = False
         self.register_load_state_dict_post_hook(_note_loading)  # type: ignore[no-untyped-call]
-        self.length = 2
         self.step = self.dilation = 4
-        self.channels = ("dx", "dy", "confidence")
+        self.channels = _channels(stack)
         self.bound = float((self.matching.reach + self._refines()) * self.cell)
         self.smallest = MATCHED
 
@@ -141,17 +155,22 @@ class MS(Representation):
         return frames.float() / 255
 
     def forward(self, clip: Tensor) -> Tensor:
-        """The maps of pairs, one pair at a time, so that none depends on its batch."""
+        """The maps of windows, one pair at a time, so that none depends on its batch."""
         self.check(clip)
         self._refuse_untrained()
         with full_precision(clip) as frames:
             if len(frames) == 0:
                 return frames.new_zeros(0, *self.output_shape(*frames.shape[3:]))
-            return torch.cat([self._maps(pair) for pair in frames])
+            return torch.cat([self._window(window) for window in frames])
 
     def output_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """A value for each whole cell."""
         return len(self.channels), height // self.rules.stride, width // self.rules.stride
+
+    def covered(self, height: int, width: int) -> tuple[int, int]:
+        """What whole cells cover; up to a stride less one at the bottom and the right is left."""
+        stride = self.rules.stride
+        return height // stride * stride, width // stride * stride
 
     def translate(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights up to layer2, by the names of torchvision's, TSM's and MotionSqueeze's code.
@@ -166,9 +185,8 @@ class MS(Representation):
         if made is not None:
             _check_fit(reduction, made.state_dict())
         self.chnl_reduction = made
-        counters = {k: v for k, v in self.state_dict().items() if k.endswith(_COUNTER)}
         kept = {f"backbone.{key}": value for key, value in named.items() if key.startswith(_KEPT)}
-        return counters | kept | reduction
+        return kept | reduction
 
     def facts(self) -> dict[str, Any]:
         """Every rule as it is, and which weights they were."""
@@ -178,15 +196,24 @@ class MS(Representation):
         if self.backbone is not None:
             found |= {
                 "trained": self._loaded,
-                "shift": False,
+                "shift": self.shift,
                 "reduction": self.chnl_reduction is not None,
                 "weights_sha256": weights_hash(self),
             }
         return found
 
-    def _maps(self, pair: Tensor) -> Tensor:
-        """The maps ``(1, 3, h, w)`` of two frames ``(2, 3, H, W)``."""
-        features = self._describe(pair)
+    def _window(self, frames: Tensor) -> Tensor:
+        """The maps ``(1, 3 stack, h, w)`` of frames ``(stack + 1, 3, H, W)``."""
+        layers = None if self.backbone is None else self._layer2(self.backbone, frames)
+        pairs = [slice(i, i + 2) for i in range(len(frames) - 1)]
+        maps = [
+            self._maps(frames[p], self._histograms(frames[p]) if layers is None else layers[p])
+            for p in pairs
+        ]
+        return torch.cat(maps, dim=1)
+
+    def _maps(self, pair: Tensor, features: Tensor) -> Tensor:
+        """The maps ``(1, 3, h, w)`` of two frames ``(2, 3, H, W)`` with their features."""
         if not self._refines():
             found = self.matching(features[:1], features[1:])
             return torch.cat([found.displacement * self.cell, found.confidence], dim=1)
@@ -201,13 +228,15 @@ class MS(Representation):
         maps = torch.cat(refine(gray[:1], gray[1:], there, back), dim=1)
         return F.avg_pool2d(maps, self.rules.stride // CELL)
 
-    def _describe(self, frames: Tensor) -> Tensor:
-        """The features of two frames, ``(2, C, H // cell, W // cell)``."""
-        if self.backbone is None:
-            return standardize(orientation_histograms(luma(frames), CELLS[self.cell]))
+    def _histograms(self, pair: Tensor) -> Tensor:
+        """Features without weights of two frames, ``(2, C, H // cell, W // cell)``."""
+        return standardize(orientation_histograms(luma(pair), CELLS[self.cell]))
+
+    def _layer2(self, backbone: "ResNet", frames: Tensor) -> Tensor:
+        """A network's features of the frames of a window, ``(T, C, H // 8, W // 8)``."""
         mean, deviation = (frames.new_tensor(v).view(3, 1, 1) for v in STATISTICS["imagenet"])
-        images = ((frames - mean) / deviation).to(self.backbone.conv1.weight.dtype)
-        maps = self.backbone.features(images, until="layer2")
+        images = ((frames - mean) / deviation).to(backbone.conv1.weight.dtype)
+        maps = backbone.features(images, until="layer2")
         if self.chnl_reduction is not None:
             maps = self.chnl_reduction(maps)
         height, width = (size // _RES3 for size in frames.shape[2:])
@@ -247,13 +276,32 @@ def _check_rules(rules: Rules, features: Features, seed: int | None) -> None:
         raise ValueError(f"seed={seed}: features=hog has no weights to draw")
 
 
-def _draw(features: Features, seed: int) -> "ResNet":
-    """A ResNet up to layer2, with the random weights of a seed."""
+def _check_window(features: Features, stack: int, shift: Shift) -> None:
+    check_choice("shift", shift, Shift)
+    if stack < 1:
+        raise ValueError(f"stack={stack}: a window has at least one pair")
+    if features == "hog" and shift != "none":
+        raise ValueError(f"shift={shift}: features=hog has no network whose channels it could move")
+
+
+def _channels(stack: int) -> tuple[str, ...]:
+    """The names of a window's maps: those of flow, and of each pair its confidence."""
+    if stack == 1:
+        return "dx", "dy", "confidence"
+    return tuple(f"{name}{i}" for i in range(1, stack + 1) for name in ("x", "y", "confidence"))
+
+
+def _draw(features: Features, seed: int, *, frames: int, shift: Shift) -> "ResNet":
+    """A ResNet up to layer2 for windows of so many frames, with the random weights of a seed."""
     from mrx.models.resnet import ResNet
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = ResNet(18 if features == "resnet18" else 50, segments=2)
+        net = ResNet(
+            18 if features == "resnet18" else 50,
+            segments=frames,
+            shift=None if shift == "none" else shift,
+        )
     for name in ("layer3", "layer4", "fc"):
         delattr(net, name)
     return net

@@ -36,6 +36,8 @@ class Representation(nn.Module):
         channels: names of the output's channels
         bound: absolute values rarely above this; what `uint8` storage clips at by default
         smallest: smallest height and width that the formula can take
+        across_segments: given a number of segments and no dilation, a window has a frame of each
+            of neighbouring segments, as matching over wide gaps wants it, and does not lie in one
         key_prefixes: where whole networks keep this module's weights in their state dicts
 
     Shape:
@@ -46,6 +48,7 @@ class Representation(nn.Module):
 
     color: ClassVar[Literal["rgb", "gray"]] = "rgb"
     units: ClassVar[str] = "a.u."
+    across_segments: ClassVar[bool] = False
     key_prefixes: ClassVar[tuple[str, ...]] = ("",)
 
     length: int
@@ -66,6 +69,10 @@ class Representation(nn.Module):
     def output_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """The shape (C', H', W') of the map of frames of this size."""
         return len(self.channels), height, width
+
+    def covered(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width, from the top left, that the map of frames of this size covers."""
+        return height, width
 
     def gauge(self) -> float:
         """The `bound` that fits the present weights; asked for when others were loaded."""

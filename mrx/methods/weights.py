@@ -2,15 +2,18 @@
 
 import hashlib
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mrx.errors import UsageError
 from mrx.methods.spec import Representation
 
 _WRAPPERS = ("module.", "base_model.")
+COUNTER = "num_batches_tracked"
+"""How a batch norm's count of batches is called, which no output depends on."""
 
 
 def load_weights(module: Representation, path: str | Path) -> str:
@@ -34,11 +37,33 @@ def load_weights(module: Representation, path: str | Path) -> str:
     wanted = module.state_dict()
     prefix = _choose_prefix(state, wanted, module.key_prefixes)
     found = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
-    problems = _compare(found, wanted, alone=not prefix)
-    if problems:
-        raise UsageError(f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}")
-    module.load_state_dict({key: found[key] for key in wanted})
+    if prefix:
+        found = {key: value for key, value in found.items() if key in wanted}
+    digest = fill(module, found, path)
     module.bound = module.gauge()
+    return digest
+
+
+def fill(
+    module: nn.Module, found: Mapping[str, Tensor], path: Path, *, skip: tuple[str, ...] = ()
+) -> str:
+    """Load what was found in a file by a module's names, and say which file it is.
+
+    Every name must be in both, but for those that begin as in `skip`, which are left as they are,
+    and for counters of batches, which old files do not have.
+
+    Returns:
+        The sha256 of the file.
+
+    Raises:
+        UsageError: a name is in one alone, or has another shape; nothing is loaded
+    """
+    own = module.state_dict()
+    wanted = {key: value for key, value in own.items() if not key.startswith(skip)}
+    found = {key: value for key, value in found.items() if not key.startswith(skip)}
+    if problems := _compare(found, wanted):
+        raise UsageError(f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}")
+    module.load_state_dict(own | found)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -70,10 +95,10 @@ def _choose_prefix(
     return max(prefixes, key=lambda prefix: sum(prefix + key in state for key in wanted))
 
 
-def _compare(found: dict[str, Tensor], wanted: dict[str, Tensor], *, alone: bool) -> list[str]:
+def _compare(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
     """What keeps the weights from fitting, in words."""
-    missing = [key for key in wanted if key not in found]
-    unexpected = [key for key in found if key not in wanted] if alone else []
+    missing = [key for key in wanted if key not in found and not key.endswith(COUNTER)]
+    unexpected = [key for key in found if key not in wanted]
     shapes = [
         f"{key} is {tuple(found[key].shape)}, needs {tuple(value.shape)}"
         for key, value in wanted.items()

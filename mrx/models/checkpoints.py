@@ -1,6 +1,5 @@
 """Weights of whole networks by the names of MotionSqueeze's, TSM's and torchvision's code."""
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +7,14 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from mrx.errors import UsageError
-from mrx.methods.weights import read_state, shorten
+from mrx.methods.weights import fill, read_state
 
 _OTHER_HEADS = {"new_fc", "fc1", "fc", "classifier"}
 _UNUSED = "bn2."
 """A batch norm of MotionSqueeze's code that it makes, saves and never applies."""
 
 _REDUCTION = "chnl_reduction."
-_COUNTER = "num_batches_tracked"
+_INSERTED = "inserted."
 _FLAT_BLOCK = re.compile(r"(features\.\d+\.conv)\.(\d+)\.(\w+)")
 _WIDENING = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
 _NOT_WIDENING = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
@@ -53,14 +52,36 @@ def load_checkpoint(net: nn.Module, path: str | Path, *, skip: tuple[str, ...] =
     """
     path = Path(path)
     state = translate(read_state(path), net)
-    wanted = {key: value for key, value in net.state_dict().items() if not key.startswith(skip)}
-    found = {key: value for key, value in state.items() if not key.startswith(skip)}
-    problems = _problems(found, wanted)
-    if problems:
-        raise UsageError(f"{path} does not fit {type(net).__name__}: {'; '.join(problems)}")
-    net.load_state_dict(net.state_dict() | found)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return _load(net, state, path, skip=skip)
+
+
+def load_part(module: nn.Module, path: str | Path, *, under: str = "") -> Checkpoint:
+    """Load one module of a network from the network's file, and leave the rest of the file.
+
+    The file must have all names of the module, and none other in one of its layers: a
+    `MotionSqueeze` of the released code's 64 reduced channels finds ``chnl_reduction`` and
+    ``flow_refinement`` in a file of that code.
+
+    Args:
+        module: where it is refused it stays as it was
+        path: a state dict, or ``{"state_dict": ...}`` as training programs save it
+        under: where the network keeps the module, as ``"motion_squeeze."`` in `MSMobileNetV2` and
+            ``"inserted.Mixed_3c."`` in `I3D`; the released code keeps it at the top
+
+    Raises:
+        UsageError: the file is not there, cannot be read safely, or does not fit
+    """
+    path = Path(path)
+    state = read_state(path)
+    own = {key.removeprefix(under): value for key, value in state.items() if key.startswith(under)}
+    layers = tuple(f"{name}." for name, _ in module.named_children())
+    return _load(module, {k: v for k, v in own.items() if k.startswith(layers)}, path)
+
+
+def _load(
+    net: nn.Module, state: dict[str, Tensor], path: Path, *, skip: tuple[str, ...] = ()
+) -> Checkpoint:
+    digest = fill(net, state, path, skip=skip)
     return Checkpoint(digest, reduction=any(key.startswith(_REDUCTION) for key in state))
 
 
@@ -90,8 +111,12 @@ def translate(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
 
 
 def _head(net: nn.Module) -> str:
-    """Where a network keeps its last layer."""
-    layers = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    """Where a network keeps its last layer; what is inserted into it has no say."""
+    layers = [
+        name
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(_INSERTED)
+    ]
     if not layers:
         raise UsageError(f"{type(net).__name__} has no last layer: load_checkpoint is for networks")
     return layers[-1] + "."
@@ -105,18 +130,3 @@ def _unit_name(key: str) -> str:
     block, place, rest = match.groups()
     places = _NOT_WIDENING if block.startswith("features.1.") else _WIDENING
     return f"{block}.{places.get(place, place)}.{rest}"
-
-
-def _problems(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
-    """What keeps the weights from fitting, in words."""
-    shapes = [
-        f"{key} is {tuple(found[key].shape)}, needs {tuple(value.shape)}"
-        for key, value in wanted.items()
-        if key in found and found[key].shape != value.shape
-    ]
-    lists = {
-        "missing ": [k for k in wanted if k not in found and not k.endswith(_COUNTER)],
-        "unexpected ": [key for key in found if key not in wanted],
-        "": shapes,
-    }
-    return [word + shorten(keys) for word, keys in lists.items() if keys]

@@ -175,10 +175,11 @@ class I3D(nn.Module):
         """
         if until is not None and until not in BLOCKS:
             raise ValueError(f"until={until}: choose from {', '.join(BLOCKS)}")
-        if clip.ndim != 5 or clip.shape[2] != 3 or clip.shape[1] < self.smallest:
+        shape = tuple(clip.shape)
+        if len(shape) != 5 or shape[2] != 3 or shape[1] < self.smallest or 0 in shape[3:]:
             raise ShapeError(
-                f"I3D takes clips (B, T, 3, H, W), T at least {self.smallest}, "
-                f"got {tuple(clip.shape)}"
+                f"I3D takes clips (B, T, 3, H, W), T at least {self.smallest}, H and W at least 1, "
+                f"got {shape}"
             )
         maps = clip.transpose(1, 2)
         for name in BLOCKS:

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from mrx.models.resnet import initialize
-from mrx.models.segments import consensus, frame_major
+from mrx.models.segments import check_segments, consensus, frame_major
 from mrx.models.shift import Shift, shift_or_not
 
 Stem = Literal[3, 7]
@@ -94,6 +94,7 @@ class MobileNetV2(nn.Module):
         super().__init__()
         if stem not in (3, 7):
             raise ValueError(f"stem={stem}: choose from 3, 7")
+        check_segments(segments)
         self.segments = segments
         inputs = 32
         layers: list[nn.Module] = [_unit(3, inputs, stem, stride=2)]

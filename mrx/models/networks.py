@@ -94,6 +94,9 @@ class MSMobileNetV2(MobileNetV2):
 class CPNet(ResNet):
     """TSM-ResNet with one CP module after layer2, as MotionSqueeze's supplement compares it.
 
+    As in CP's own code the module takes the sum of layer2's last block before its ReLU, which
+    follows after what it adds. So `features` until layer2 are without that ReLU here.
+
     Args:
         depth: 18 or 50
         classes: how many there are
@@ -115,6 +118,8 @@ class CPNet(ResNet):
     ) -> None:
         super().__init__(depth, classes, segments=segments, shift=shift)
         self.proposals = CorrespondenceProposal(_width(depth), segments)
+        *_, last = self.get_submodule("layer2").children()
+        last.last_relu = nn.Identity()
 
     def motion(self, maps: Tensor) -> Tensor:
         """Maps with what their correspondences tell, and the ReLU that ends a residual block."""

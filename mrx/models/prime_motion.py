@@ -123,9 +123,9 @@ def contrastive_loss(
         - predicted, truth: ``(B, N, T, C)``, or any other axes before C
         - output: no axes
     """
-    if predicted.shape != truth.shape:
+    if predicted.shape != truth.shape or predicted.numel() == 0:
         shapes = f"{tuple(predicted.shape)} and {tuple(truth.shape)}"
-        raise ShapeError(f"each predicted feature needs its truth, got {shapes}")
+        raise ShapeError(f"each predicted feature, at least one, needs its truth, got {shapes}")
     with full_precision(predicted) as features:
         p, q = features.flatten(0, -2), truth.to(features.dtype).flatten(0, -2)
         if normalize:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from mrx.errors import ShapeError
 from mrx.methods.spec import full_precision
-from mrx.models.segments import as_clips, frame_major
+from mrx.models.segments import as_clips, check_segments, frame_major
 
 _PAIRS_AT_ONCE = 2**24
 _EPSILON = 1e-3
@@ -45,6 +45,7 @@ class CorrespondenceProposal(nn.Module):
         super().__init__()
         if k < 1 or shrink < 1:
             raise ValueError(f"k={k}, shrink={shrink}: both must be at least 1")
+        check_segments(segments, least=2)
         first, second = widths or (channels // 4, channels // 2)
         self.channels, self.segments, self.k, self.shrink = channels, segments, k, shrink
         self.mlp = nn.Sequential(
@@ -104,6 +105,8 @@ def nearest_elsewhere(clips: Tensor, k: int, *, most: int = _PAIRS_AT_ONCE) -> T
         - output: ``(B, T * H * W, k)``, indices into the points ``T * H * W``
     """
     with full_precision(clips) as exact:
+        # Far from 0 the squares would drown the differences: distances are those from the mean.
+        exact = exact - exact.mean((1, 3, 4), keepdim=True)
         frames = exact.flatten(3).transpose(2, 3)  # (B, T, H * W, C)
         points = frames.flatten(1, 2)
         squares = points.square().sum(2)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mrx.methods.spec import check_choice
-from mrx.models.segments import consensus, frame_major
+from mrx.models.segments import check_segments, consensus, frame_major
 from mrx.models.shift import Shift, shift_or_not
 
 Depth = Literal[18, 50]
@@ -36,13 +36,14 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
+        self.last_relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(inputs, width, stride)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Transform and add."""
         out = self.relu(self.bn1(self.conv1(self.shift(maps))))
         out = self.bn2(self.conv2(out))
-        return self.relu(out + self.downsample(maps))
+        return self.last_relu(out + self.downsample(maps))
 
 
 class Bottleneck(nn.Module):
@@ -73,6 +74,7 @@ class Bottleneck(nn.Module):
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
+        self.last_relu = nn.ReLU(inplace=True)
         self.downsample = _shortcut(inputs, outputs, stride)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -80,7 +82,7 @@ class Bottleneck(nn.Module):
         out = self.relu(self.bn1(self.conv1(self.shift(maps))))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
-        return self.relu(out + self.downsample(maps))
+        return self.last_relu(out + self.downsample(maps))
 
 
 _PLANS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
@@ -120,6 +122,7 @@ class ResNet(nn.Module):
         super().__init__()
         if depth not in _PLANS:
             raise ValueError(f"depth={depth}: choose from {', '.join(map(str, _PLANS))}")
+        check_segments(segments)
         block, counts = _PLANS[depth]
         self.segments = segments
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)

@@ -5,6 +5,12 @@ from torch import Tensor
 from mrx.errors import ShapeError
 
 
+def check_segments(segments: int, *, least: int = 1) -> None:
+    """Refuse clips of too few frames."""
+    if segments < least:
+        raise ShapeError(f"segments={segments}: a clip has at least {least} frames here")
+
+
 def frame_major(clip: Tensor, segments: int) -> Tensor:
     """Put the frames of each clip one after another along the batch.
 
@@ -12,13 +18,15 @@ def frame_major(clip: Tensor, segments: int) -> Tensor:
         - clip: ``(B, segments, C, H, W)``, or already ``(B * segments, C, H, W)``
         - output: ``(B * segments, C, H, W)``
     """
-    if clip.ndim == 5 and clip.shape[1] == segments:
-        return clip.flatten(0, 1)
-    if clip.ndim == 4 and len(clip) % segments == 0:
-        return clip
+    check_segments(segments)
+    if 0 not in clip.shape[-3:]:
+        if clip.ndim == 5 and clip.shape[1] == segments:
+            return clip.flatten(0, 1)
+        if clip.ndim == 4 and len(clip) % segments == 0:
+            return clip
     raise ShapeError(
-        f"it takes clips (B, {segments}, C, H, W) or frames (B * {segments}, C, H, W), "
-        f"got {tuple(clip.shape)}"
+        f"it takes clips (B, {segments}, C, H, W) or frames (B * {segments}, C, H, W), all but B "
+        f"at least 1, got {tuple(clip.shape)}"
     )
 
 
@@ -28,6 +36,9 @@ def as_clips(frames: Tensor, segments: int) -> Tensor:
     Shape:
         - frames: ``(B * segments, ...)``; output: ``(B, segments, ...)``
     """
+    check_segments(segments)
+    if len(frames) % segments:
+        raise ShapeError(f"it takes frames (B * {segments}, ...), got {tuple(frames.shape)}")
     return frames.view(len(frames) // segments, segments, *frames.shape[1:])
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mrx.methods.spec import check_choice
-from mrx.models.segments import as_clips, frame_major
+from mrx.models.segments import as_clips, check_segments, frame_major
 
 Shift = Literal["zero", "circulant"]
 
@@ -50,6 +50,7 @@ class TemporalShift(nn.Module):
     def __init__(self, segments: int, mode: Shift = "zero") -> None:
         super().__init__()
         check_choice("mode", mode, Shift)
+        check_segments(segments)
         self.segments = segments
         self.mode = mode
 

@@ -6,6 +6,7 @@ cells, x right and y down, from the first frame to the second; the released code
 `reach`, to -1..1. Everything is computed in float32 at least, under autocast too.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -22,6 +23,7 @@ _TIE = 1e-5  # equal features correlate equally up to this, in float32
 _HIGH, _WIDE = 4, 32  # cells of a block; timed on maps of 14 to 128 cells a side
 _HIGH_ON_A_GPU = 32  # which waits for launches, not for products
 _MOST = 2**22  # values held at once, for as many pairs as fit: 16 MB of float32
+_VECTORS = 64  # cells that are added up at once, or a multiple of those
 _WASTE = 10  # products for each one kept, from which on shifting is faster
 
 
@@ -54,7 +56,9 @@ def reach(*, patch: int, dilation: int = 1) -> int:
     return patch // 2 * dilation
 
 
-def correlate(first: Tensor, second: Tensor, *, patch: int, dilation: int = 1) -> Tensor:
+def correlate(
+    first: Tensor, second: Tensor, *, patch: int, dilation: int = 1, rows: range | None = None
+) -> Tensor:
     """Inner products of each cell's features with those of the second frame around it.
 
     ``S[(i + r) patch + (j + r), y, x] = Σ_c first[c, y, x] second[c, y + i d, x + j d]`` for i and
@@ -74,14 +78,15 @@ def correlate(first: Tensor, second: Tensor, *, patch: int, dilation: int = 1) -
         second: features of the frame that they lead to
         patch: displacements along each axis, odd
         dilation: cells from one displacement to the next
+        rows: of the first frame, if not all; see `strips`
 
     Shape:
         - first, second: ``(N, C, H, W)``
-        - output: ``(N, patch * patch, H, W)``, dy outer, dx inner
+        - output: ``(N, patch * patch, H, W)``, dy outer, dx inner; of `rows` only, if given
 
     Raises:
         ValueError: see `reach`
-        ShapeError: the maps are of two shapes
+        ShapeError: the maps are of two shapes, or have no cells
 
     >>> row = torch.tensor([1.0, 2.0, 3.0]).view(1, 1, 1, 3)
     >>> correlate(row, row, patch=3)[0, 3:6, 0]
@@ -90,16 +95,47 @@ def correlate(first: Tensor, second: Tensor, *, patch: int, dilation: int = 1) -
             [2., 6., 0.]])
     """
     reach(patch=patch, dilation=dilation)
-    if first.ndim != 4 or first.shape != second.shape:
-        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
-        raise ShapeError(f"correlate takes two maps of one shape (N, C, H, W), got {shapes}")
+    check_pair(first, second)
     h, w = first.shape[2:]
+    rows = range(h) if rows is None else rows
     # Cells whose coordinates leave the same rest meet only each other: they are maps by themselves.
     apart = min(dilation, max(h, w))
     dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
     with torch.autocast(first.device.type, enabled=False):
         source, target = (_take_apart(maps.to(dtype), apart) for maps in (first, second))
-        return _put_together(_correlate(source, target, patch), apart)[..., :h, :w]
+        wanted = range(rows.start // apart, -(-rows.stop // apart))
+        maps = _put_together(_correlate(source, target, patch, wanted), apart)
+    before = wanted.start * apart
+    return maps[:, :, rows.start - before : rows.stop - before, :w]
+
+
+def strips(maps: Tensor, *, patch: int, dilation: int = 1, most: int = _MOST) -> list[range]:
+    """The rows of maps, so many at a time that their correlation has at most so many values.
+
+    Each begins with a block of `correlate` and a multiple of 64 cells, where vectors of numbers
+    begin, which are added in another order than the rest that does not fill one. So the bits are
+    those of all rows at once; at a dilation above 1 they may not be. Where the width is odd a strip
+    has 64 rows at least.
+
+    Shape:
+        - maps: ``(N, C, H, W)``, with cells
+
+    >>> strips(torch.zeros(1, 2, 20, 8), patch=3, most=800)
+    [range(0, 8), range(8, 16), range(16, 20)]
+    """
+    n, _, h, w = maps.shape
+    block = math.lcm(dilation * _block_height(maps), _VECTORS // math.gcd(_VECTORS, w))
+    high = max(1, most // max(1, n * patch**2 * w * block)) * block
+    return [range(top, min(h, top + high)) for top in range(0, h, high)]
+
+
+def check_pair(first: Tensor, second: Tensor) -> None:
+    """Refuse maps that cannot be matched with each other."""
+    if first.ndim != 4 or first.shape != second.shape or 0 in first.shape[1:]:
+        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise ShapeError(
+            f"matching takes two maps of one shape (N, C, H, W), all but N at least 1, got {shapes}"
+        )
 
 
 def soft_argmax(
@@ -158,6 +194,9 @@ def confidence(correlation: Tensor) -> Tensor:
         - correlation: ``(N, D, H, W)``, of all displacements
         - output: ``(N, 1, H, W)``
     """
+    if correlation.ndim != 4 or correlation.shape[1] == 0:
+        shape = tuple(correlation.shape)
+        raise ShapeError(f"confidence takes maps (N, D, H, W), D at least 1, got {shape}")
     return correlation.max(1, keepdim=True).values.relu()
 
 
@@ -175,6 +214,7 @@ def pair_up(features: Tensor, segments: int) -> tuple[Tensor, Tensor]:
     >>> first.flatten().tolist(), second.flatten().tolist()
     ([0, 1, 3, 4], [1, 2, 4, 5])
     """
+    _check_segments(segments)
     if features.ndim != 4 or len(features) % segments:
         shape = tuple(features.shape)
         raise ShapeError(f"matching takes features (B * {segments}, C, H, W), got {shape}")
@@ -188,11 +228,25 @@ def repeat_last(maps: Tensor, segments: int) -> Tensor:
     Shape:
         - maps: ``(B * (segments - 1), C, H, W)``; output: ``(B * segments, C, H, W)``
 
+    Raises:
+        ShapeError: the maps are not those of whole clips
+
     >>> repeat_last(torch.arange(4).view(4, 1, 1, 1), 3).flatten().tolist()
     [0, 1, 1, 2, 3, 3]
     """
+    _check_segments(segments)
+    if len(maps) % (segments - 1):
+        shape = tuple(maps.shape)
+        raise ShapeError(
+            f"clips of {segments} frames have maps (B * {segments - 1}, ...), got {shape}"
+        )
     clips = maps.reshape(len(maps) // (segments - 1), segments - 1, *maps.shape[1:])
     return torch.cat([clips, clips[:, -1:]], 1).flatten(0, 1)
+
+
+def _check_segments(segments: int) -> None:
+    if segments < 2:
+        raise ShapeError(f"segments={segments}: a pair needs at least 2 frames")
 
 
 def _find_peak(values: Tensor, steps: Tensor, tie: Tie) -> Tensor:
@@ -225,17 +279,17 @@ def _put_together(maps: Tensor, apart: int) -> Tensor:
     return split.reshape(n // apart**2, d, h * apart, w * apart)
 
 
-def _correlate(source: Tensor, target: Tensor, patch: int) -> Tensor:
-    """In the faster form, as many pairs at a time as `_MOST` allows."""
-    c, h, w = source.shape[1:]
+def _correlate(source: Tensor, target: Tensor, patch: int, rows: range) -> Tensor:
+    """Of these rows, in the faster form, as many pairs at a time as `_MOST` allows."""
+    c, _, w = source.shape[1:]
     if _shifting_is_faster(source, patch):
-        form, held = _shifts, patch**2 * c * h * w
+        form, held = _shifts, patch**2 * c * len(rows) * w
     else:
         high = _block_height(source)
         form, held = _blocks, _reached(source, high=high, patch=patch) * (c + high * _WIDE)
     most = max(1, _MOST // held)
     parts = zip(torch.split(source, most), torch.split(target, most), strict=True)
-    return _join([form(some, others, patch) for some, others in parts], 0)
+    return _join([form(some, others, patch, rows) for some, others in parts], 0)
 
 
 def _shifting_is_faster(maps: Tensor, patch: int) -> bool:
@@ -252,26 +306,26 @@ def _block_height(maps: Tensor) -> int:
     return _HIGH if maps.device.type == "cpu" else _HIGH_ON_A_GPU
 
 
-def _shifts(source: Tensor, target: Tensor, patch: int) -> Tensor:
-    h, w = source.shape[2:]
+def _shifts(source: Tensor, target: Tensor, patch: int, rows: range) -> Tensor:
+    w = source.shape[3]
     padded = F.pad(target, [patch // 2] * 4)
+    strip = source[:, :, rows.start : rows.stop]
     products = [
-        (source * padded[:, :, i : i + h, j : j + w]).sum(1)
+        (strip * padded[:, :, i + rows.start : i + rows.stop, j : j + w]).sum(1)
         for i in range(patch)
         for j in range(patch)
     ]
     return torch.stack(products, 1)
 
 
-def _blocks(source: Tensor, target: Tensor, patch: int) -> Tensor:
-    h, w = source.shape[2:]
-    high = _block_height(source)
+def _blocks(source: Tensor, target: Tensor, patch: int, rows: range) -> Tensor:
+    w, high = source.shape[3], _block_height(source)
     columns = [range(left, min(w, left + _WIDE)) for left in range(0, w, _WIDE)]
-    strips = []
-    for top in range(0, h, high):
-        rows = range(top, min(h, top + high))
-        strips.append(_join([_block(source, target, patch, rows, span) for span in columns], 3))
-    return _join(strips, 2)
+    found = []
+    for top in range(rows.start, rows.stop, high):
+        some = range(top, min(rows.stop, top + high))
+        found.append(_join([_block(source, target, patch, some, span) for span in columns], 3))
+    return _join(found, 2)
 
 
 def _block(source: Tensor, target: Tensor, patch: int, rows: range, columns: range) -> Tensor:

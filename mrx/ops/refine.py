@@ -5,8 +5,8 @@ both directions agree on is kept and fills what they do not, and three levels of
 and 1/2 of their size and whole, each move it to where the images fit, by least squares over
 windows (Lucas and Kanade, An Iterative Image Registration Technique, 1981), robustly. At each level
 a cell may also take the affine motion of what fits around it, if that fits as well; and the search
-starts anew from no motion, which is kept if it fits the whole picture better, as it may where a
-pattern repeats and matching is a guess.
+starts anew from no motion and from the shift by which both pictures correlate best, which are kept
+if they fit the whole picture better, as they may where a pattern repeats and matching is a guess.
 
 Displacements are x right and y down. The numbers below were chosen by the error on photographs
 moved by 8 to 40 pixels, and on pairs of films with true flow.
@@ -55,6 +55,7 @@ _SHRINK = 1.0  # sigma of the blur before an image is halved
 _NEIGHBOURHOOD = 9  # pixels a side, for the mean and deviation that are taken away
 _FAINT = 4.0  # a deviation of this many gray values is halved by what is added against noise
 _FURTHEST = 2.0  # pixels of the level that a step may lead
+_FURTHEST_IN_COMMON = 14  # pixels of the smallest images: as far as cells are matched by default
 _MEDIAN = 5
 _WINDOW = 1.0  # sigma, in cells
 _STIFF = 1e-3  # added to the squares of the gradient
@@ -283,20 +284,57 @@ def _settle(there: Found, back: Found) -> Tensor:
     return spread[:, :2] / spread[:, 2:]
 
 
+def common_shift(first: Tensor, second: Tensor, *, most: int) -> Tensor:
+    """The shift of whole pixels, at most so many each way, by which images correlate best.
+
+    ``Σ_p first[p] second[p + d] / √n_d`` is largest there, over the n_d pixels p whose target is
+    inside: chance makes sums that grow as that root. It has no gradient.
+
+    Shape:
+        - first, second: ``(N, 1, H, W)``, of mean 0
+        - output: ``(N, 2)``: x right, y down, from the first to the second
+
+    >>> image = torch.tensor([[0.0, 3.0, -2.0, -1.0, 0.0, 0.0]] * 2)[None, None]
+    >>> common_shift(image, image.roll(2, dims=3), most=3)
+    tensor([[2., 0.]])
+    """
+    h, w = first.shape[2:]
+    down, across = (
+        torch.arange(-min(most, size // 2), min(most, size // 2) + 1, device=first.device)
+        for size in (h, w)
+    )
+    size = h + int(down[-1]), w + int(across[-1])  # what goes around meets zeros
+    with torch.no_grad():
+        spectrum = torch.fft.rfft2(first, size).conj() * torch.fft.rfft2(second, size)
+        sums = torch.fft.irfft2(spectrum, size)[:, 0]
+        sums = sums[:, down % size[0]][..., across % size[1]]
+        inside = (h - down.abs())[:, None] * (w - across.abs())
+        peak = (sums / inside.sqrt()).flatten(1).argmax(1)
+    shift = torch.stack([across[peak % len(across)], down[peak // len(across)]], dim=1)
+    return shift.to(first.dtype)
+
+
 def _search(images: Tensor, flow: Tensor) -> Tensor:
-    """Displacements on the smallest images, from some or from none, whichever fits better in all.
+    """Displacements on the smallest images, from the start that fits best in all.
+
+    The starts are the given displacements, none, and what all pixels have most in common.
 
     Shape:
         - images: ``(2 N, 1, H, W)``, the first frames and then the second ones
         - flow: ``(2 N, 2, h, w)``, of both directions; output: the same
     """
     later = images.roll(len(images) // 2, 0)
+    common = common_shift(images, later, most=_FURTHEST_IN_COMMON)
+    starts = [flow, torch.zeros_like(flow), common[..., None, None].expand_as(flow)]
     # One batch, as the operations on such small images take their time whatever their number.
-    level = Level(torch.cat([images, images]), torch.cat([later, later]), _QUARTER)
-    flows, fit = level.solve(torch.cat([flow, torch.zeros_like(flow)]))
-    found, anew = (fit * level.texture).mean((1, 2, 3), keepdim=True).chunk(2)
-    first, second = flows.chunk(2)
-    return torch.where(anew > found, second, first)
+    level = Level(torch.cat([images] * len(starts)), torch.cat([later] * len(starts)), _QUARTER)
+    flows, fit = level.solve(torch.cat(starts))
+    scores = (fit * level.texture).mean((1, 2, 3), keepdim=True).chunk(len(starts))
+    best, most = flows[: len(flow)], scores[0]
+    for found, score in zip(flows.chunk(len(starts)), scores, strict=True):
+        best = torch.where(score > most, found, best)
+        most = torch.maximum(score, most)
+    return best
 
 
 def _pyramid(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:

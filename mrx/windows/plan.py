@@ -16,6 +16,8 @@ class Rule:
         step: frames from one window's start to the next
         dilation: frames from one frame of a window to the next
         segments: None for every window; N for one at the centre of each of N equal parts
+        across: a window has one frame of each of `length` neighbouring parts, its centre, instead
+            of frames `dilation` apart; N - length + 1 windows
         tail: drop a last window that runs past the end, or repeat the last frame
     """
 
@@ -23,6 +25,7 @@ class Rule:
     step: int
     dilation: int = 1
     segments: int | None = None
+    across: bool = False
     tail: Literal["drop", "repeat"] = "drop"
 
     def __post_init__(self) -> None:
@@ -30,6 +33,11 @@ class Rule:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name}={value}: a window's {name} is at least 1")
+        if self.across and (self.segments or 0) < self.length:
+            raise UsageError(
+                f"segments={self.segments}: windows of {self.length} frames, each of another "
+                f"segment, need at least {self.length}; give a dilation for windows inside of one"
+            )
 
     @property
     def span(self) -> int:
@@ -37,9 +45,16 @@ class Rule:
         return (self.length - 1) * self.dilation + 1
 
     @property
+    def gap(self) -> int:
+        """What is recorded as dilation: 0 across segments, where it follows the video's length."""
+        return 0 if self.across else self.dilation
+
+    @property
     def needs(self) -> int:
-        """The shortest video that gives a window."""
-        return 1 if self.tail == "repeat" else self.span
+        """The shortest video that gives a window; across segments, one of a frame for each."""
+        if self.tail == "repeat":
+            return 1
+        return self.segments if self.across and self.segments else self.span
 
 
 def starts(frames: int, rule: Rule, *, first: int = 0) -> Iterable[int]:
@@ -47,13 +62,13 @@ def starts(frames: int, rule: Rule, *, first: int = 0) -> Iterable[int]:
 
     Segments follow the papers' test rule: the centre of each of N equal parts of the possible
     starts, ``floor((2 s + 1) (frames - span + 1) / (2 N))``. Where the video is shorter than a
-    window, a repeated tail leaves the one start 0.
+    window, a repeated tail leaves the one start 0. Windows across segments start at the centres of
+    parts of all frames.
     """
     if rule.segments is None:
         return _every_start(frames, rule, first)
-    places = max(frames - rule.span + 1, 1)
-    parts = range(count(frames, rule))
-    return ((2 * s + 1) * places // (2 * rule.segments) for s in parts)
+    places = frames if rule.across else max(frames - rule.span + 1, 1)
+    return [_centre(s, rule.segments, places) for s in range(count(frames, rule))]
 
 
 def count(frames: int, rule: Rule, *, first: int = 0) -> int:
@@ -64,7 +79,8 @@ def count(frames: int, rule: Rule, *, first: int = 0) -> int:
     """
     if rule.segments is None:
         return len(_every_start(frames, rule, first))
-    return rule.segments if frames >= rule.needs else 0
+    windows = rule.segments - rule.length + 1 if rule.across else rule.segments
+    return windows if frames >= rule.needs else 0
 
 
 def _every_start(frames: int, rule: Rule, first: int) -> range:
@@ -86,5 +102,15 @@ def plan(frames: int, rule: Rule, *, first: int = 0) -> list[list[int]]:
     [[0, 1, 2], [3, 4, 5], [6, 6, 6]]
     >>> plan(100, Rule(length=2, step=1, dilation=4, segments=3))
     [[16, 20], [48, 52], [80, 84]]
+    >>> plan(100, Rule(length=2, step=1, segments=4, across=True))
+    [[12, 37], [37, 62], [62, 87]]
     """
-    return [window(start, rule, frames=frames) for start in starts(frames, rule, first=first)]
+    begins = starts(frames, rule, first=first)
+    if not rule.across or rule.segments is None:
+        return [window(start, rule, frames=frames) for start in begins]
+    centres = [_centre(s, rule.segments, frames) for s in range(rule.segments)]
+    return [centres[s : s + rule.length] for s, _ in enumerate(begins)]
+
+
+def _centre(part: int, parts: int, places: int) -> int:
+    return (2 * part + 1) * places // (2 * parts)

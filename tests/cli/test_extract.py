@@ -387,6 +387,7 @@ USAGE = [
     (["-m", "tvl1", "--stack", "0"], 2, "tvl1: stack=0: must be at least 1"),
     (["-m", "tvl1", "-p", "preset=best"], 2, "choose from accurate, fast, opencv, opencv-cuda"),
     (["-m", "ms", "--dtype", "uint8"], 2, "dtype uint8 has no steps for ms's confidence"),
+    (["-m", "ms", "--stack", "2", "--dtype", "uint8"], 2, "no steps for ms's confidence"),
     (["-m", "ms", "-p", "features=resnet18", "-p", "refinement=none"], 2, "stride=4: resnet18"),
     (["--backend", "abacus"], 2, "Invalid value for '--backend'"),
     (["--step", "0"], 2, "error: --step is a whole number of at least 1, not 0"),

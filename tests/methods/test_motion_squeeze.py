@@ -4,7 +4,7 @@ import torch
 
 from mrx.errors import ShapeError
 from mrx.methods.motion_squeeze import Matching, MotionSqueeze
-from mrx.ops.matching import pair_up
+from mrx.ops.matching import pair_up, soft_argmax
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 POINTS = {"separable": 33.668, "one-1x1": 33.443, "one-3x3": 33.520, "four-3x3": 35.761}
@@ -70,6 +70,25 @@ def test_the_state_dict_has_the_names_and_shapes_of_the_released_code():
     for (name, width), part in ((n, part) for n in norms.items() for part in BATCH_NORM):
         expected[f"{name}.{part}"] = () if part == "num_batches_tracked" else (width,)
     found = MotionSqueeze(512, segments=8).state_dict()
+    assert {key: tuple(value.shape) for key, value in found.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("form", "kernels"),
+    [
+        ("one-1x1", [(32, 3, 1, 1)]),
+        ("one-3x3", [(32, 3, 3, 3)]),
+        ("four-3x3", [(64, 3, 3, 3), (64, 64, 3, 3), (64, 64, 3, 3), (32, 64, 3, 3)]),
+    ],
+)
+def test_the_other_transformations_have_these_names_and_shapes(form, kernels):
+    expected = {}
+    for i, size in enumerate(kernels, 1):
+        expected[f"conv{i}.0.weight"] = size
+        expected |= {f"conv{i}.1.{part}": size[:1] for part in BATCH_NORM[:-1]}
+        expected[f"conv{i}.1.num_batches_tracked"] = ()
+    module = MotionSqueeze(32, segments=2, transformation=form)
+    found = module.flow_refinement.state_dict()
     assert {key: tuple(value.shape) for key, value in found.items()} == expected
 
 
@@ -227,6 +246,32 @@ def test_features_that_are_no_whole_clips_or_of_other_channels_are_refused():
     for shape in [(8, 9, 5, 5), (1, 8, 4, 5, 5)]:
         with pytest.raises(ShapeError, match=r"takes features \(B \* 4, 8, H, W\), got"):
             module(torch.zeros(shape))
+
+
+def test_maps_that_are_no_pairs_are_refused():
+    maps = torch.zeros(3, 8, 9, 9)
+    for first, second in [(maps, maps[:2]), (maps[:, :, :0], maps[:, :, :0]), (maps[0], maps[0])]:
+        with pytest.raises(ShapeError, match=r"two maps of one shape \(N, C, H, W\)"):
+            Matching()(first, second)
+
+
+def test_no_pairs_are_matched_to_no_maps():
+    found = Matching()(torch.zeros(0, 8, 9, 7), torch.zeros(0, 8, 9, 7))
+    assert found.displacement.shape == (0, 2, 9, 7)
+
+
+def test_large_maps_are_matched_in_strips_with_the_same_bits(monkeypatch):
+    first, second = seeded(1, 6, 40, 32), seeded(1, 6, 40, 32, seed=1)
+    expected = Matching()(first, second)
+    monkeypatch.setattr("mrx.methods.motion_squeeze._MOST", 225 * 32 * 8)
+    sizes = []
+    monkeypatch.setattr(
+        "mrx.methods.motion_squeeze.soft_argmax",
+        lambda maps, **rules: sizes.append(maps.numel()) or soft_argmax(maps, **rules),
+    )
+    found = Matching()(first, second)
+    assert sizes == [225 * 32 * 8] * 5
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_the_matching_says_how_it_is_set():

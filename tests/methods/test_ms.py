@@ -151,6 +151,30 @@ def test_a_stride_of_8_is_the_mean_of_that_of_4():
     assert torch.equal(torch.nn.functional.avg_pool2d(fine, 2), coarse)
 
 
+@pytest.mark.parametrize("features", ["hog", "resnet18"])
+def test_a_stack_is_the_pairs_of_each_frame_with_the_next(features):
+    rules = {"preset": "paper", "features": features, "seed": None if features == "hog" else 2}
+    frames = torch.cat([crops(5, 3), crops(-9, 14, seed=1)], dim=1)
+    together, pairs = MS(**rules, stack=3), MS(**rules)
+    maps = found(together, frames)
+    expected = torch.cat([found(pairs, frames[:, i : i + 2]) for i in range(3)], dim=1)
+    assert maps.shape[1:] == together.output_shape(160, 160)
+    assert together.channels[3:6] == ("x2", "y2", "confidence2")
+    assert (maps - expected).abs().max() < 1e-4
+
+
+def test_a_shift_lets_frames_of_a_window_meet_and_stands_in_the_facts():
+    frames = torch.cat([crops(5, 3), crops(-9, 14, seed=1)], dim=1)
+    plain, shifted = (
+        MS("paper", "resnet18", seed=2, stack=3, shift=shift) for shift in ("none", "zero")
+    )
+    other = frames.clone()
+    other[:, 3] = 0
+    same = [torch.equal(*(found(m, f)[:, :6] for f in (frames, other))) for m in (plain, shifted)]
+    assert same == [True, False]
+    assert (plain.facts()["shift"], shifted.facts()["shift"]) == ("none", "zero")
+
+
 def test_no_pairs_give_no_maps():
     assert found(MS(), torch.empty(0, 2, 3, 32, 40, dtype=torch.uint8)).shape == (0, 3, 8, 10)
 
@@ -250,6 +274,9 @@ def test_weights_of_another_network_are_refused(tmp_path):
         ({"seed": 1}, "seed=1: features=hog has no weights to draw"),
         ({"features": "sift"}, "features=sift: choose from hog, resnet18, resnet50"),
         ({"refinement": "fine"}, "refinement=fine: choose from subpixel, none"),
+        ({"stack": 0}, "stack=0: a window has at least one pair"),
+        ({"shift": "zero"}, "shift=zero: features=hog has no network"),
+        ({"shift": "left", "features": "resnet18"}, "shift=left: choose from none, zero, circ"),
         ({"tie": "last"}, "tie=last: choose from first, smallest"),
         ({"preset": "paper", "features": "resnet18", "stride": 4}, "stride=4: resnet18 has cells"),
     ],

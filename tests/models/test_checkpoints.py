@@ -3,11 +3,16 @@ import re
 
 import pytest
 import torch
-from official import wrapped_by_tsm
+from flows import golden
+from official import clip_of, motion_squeeze_state, save_official, wrapped_by_tsm
+from torch import nn
 
 from mrx.errors import UsageError
-from mrx.models.checkpoints import load_checkpoint
+from mrx.methods.motion_squeeze import MotionSqueeze
+from mrx.models.checkpoints import load_checkpoint, load_part
+from mrx.models.i3d import I3D
 from mrx.models.mobilenet import MobileNetV2
+from mrx.models.networks import MSMobileNetV2, MSNet
 from mrx.models.resnet import ResNet
 
 
@@ -125,6 +130,57 @@ def test_a_head_of_other_classes_is_skipped_on_request(tmp_path):
     load_checkpoint(other, tmp_path / "a.pth", skip=("fc.",))
     assert torch.equal(other.fc.weight, before)
     assert torch.equal(other.layer4[1].conv2.weight, net.layer4[1].conv2.weight)
+
+
+def test_a_layer_of_an_inserted_module_is_not_the_head(tmp_path):
+    def network():
+        inserted = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(480, 3))
+        return I3D(5, insert={"Mixed_3c": inserted})
+
+    net, other = network(), network()
+    state = {k.replace("logits.", "module.new_fc."): v for k, v in net.state_dict().items()}
+    torch.save(state, tmp_path / "a.pth")
+    load_checkpoint(other, tmp_path / "a.pth")
+    assert same(net, other)
+
+
+@pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
+def test_motion_squeeze_alone_is_filled_from_a_file_of_the_released_network(tmp_path, depth):
+    file = golden(f"matching_net_R{depth}_ms")
+    net = MSNet(depth, 11, segments=4).eval()
+    save_official(motion_squeeze_state(net, file), tmp_path / "a.pth.tar")
+    module = MotionSqueeze(128 if depth == 18 else 512, segments=4).eval()
+    assert load_part(module, tmp_path / "a.pth.tar").reduction
+    load_checkpoint(net, tmp_path / "a.pth.tar")
+    with torch.inference_mode():
+        maps = net.features(clip_of(file), "layer2")
+        found = module.match(maps)
+        assert torch.equal(module(maps), net.motion(maps))
+    assert (found.displacement / 7 - torch.from_numpy(file["flow"])).abs().max() < 1e-5
+    assert (found.confidence - torch.from_numpy(file["conf"])).abs().max() < 1e-5
+
+
+def test_a_module_is_found_where_a_network_keeps_it(tmp_path):
+    net, module = MSMobileNetV2(5, segments=2), MotionSqueeze(32, 2, reduced=None)
+    torch.save({"state_dict": net.state_dict()}, tmp_path / "a.pth")
+    assert not load_part(module, tmp_path / "a.pth", under="motion_squeeze.").reduction
+    assert same(module, net.motion_squeeze)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reduced": None}, r"unexpected chnl_reduction\.0\.weight"),
+        ({"transformation": "one-1x1"}, r"unexpected flow_refinement\.conv1\.3\.weight"),
+        ({"reduced": 32}, r"chnl_reduction\.0\.weight is \(64, 128, 1, 1\), needs \(32, 128"),
+    ],
+)
+def test_a_module_that_is_built_otherwise_is_refused(tmp_path, options, message):
+    torch.save(MSNet(18, 5, segments=2).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(UsageError, match=f"does not fit MotionSqueeze: .*{message}"):
+        load_part(MotionSqueeze(128, 2, **options), tmp_path / "a.pth")
+    with pytest.raises(UsageError, match=r"missing chnl_reduction\.0\.weight, chnl"):
+        load_part(MotionSqueeze(128, 2), tmp_path / "a.pth", under="motion_squeeze.")
 
 
 def refused(net, state, path):

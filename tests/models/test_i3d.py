@@ -99,7 +99,7 @@ def test_a_module_put_in_is_named_by_its_place():
 def test_what_cannot_be_meant_is_refused(net):
     with pytest.raises(ValueError, match="until=Mixed_6a: choose from"):
         net.features(torch.rand(1, 8, 3, 32, 32), "Mixed_6a")
-    for shape in ((1, 3, 8, 32, 32), (8, 3, 32, 32), (1, 2, 3, 32, 32)):
+    for shape in ((1, 3, 8, 32, 32), (8, 3, 32, 32), (1, 2, 3, 32, 32), (1, 4, 3, 0, 9)):
         with pytest.raises(ShapeError, match=r"clips \(B, T, 3, H, W\), T at least 3"):
             net(torch.rand(shape))
 

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 from flows import golden
-from official import clip_of, motion_squeeze_state
+from official import clip_of, motion_squeeze_state, save_official
 
 from mrx.errors import UsageError
 from mrx.methods.motion_squeeze import MotionSqueeze
@@ -16,9 +16,7 @@ def load_golden(depth, path):
     """An MSNet with the weights of a golden file, read from a checkpoint as the authors save it."""
     file = golden(f"matching_net_R{depth}_ms")
     net = MSNet(depth, 11, segments=4).eval()
-    state = motion_squeeze_state(net, file)
-    saved = {f"module.base_model.{key}": value for key, value in state.items()}
-    torch.save({"epoch": 1, "arch": "MS", "state_dict": saved, "best_prec1": 0.5}, path)
+    save_official(motion_squeeze_state(net, file), path)
     return net, file, load_checkpoint(net, path)
 
 
@@ -109,6 +107,17 @@ def test_mobilenet_matches_32_channels_without_reduction():
     own = [name for name in state if name.startswith("motion_squeeze.")]
     assert {name.split(".")[1] for name in own} == {"flow_refinement"}
     assert state["motion_squeeze.flow_refinement.conv4.3.weight"].shape == (32, 64, 1, 1)
+
+
+def test_proposals_are_made_of_maps_before_the_relu_and_change_nothing_at_first():
+    net, plain = CPNet(18, 5, segments=2).eval(), ResNet(18, 5, segments=2, shift="zero").eval()
+    plain.load_state_dict(net.state_dict(), strict=False)
+    clip = torch.rand(1, 2, 3, 64, 64)
+    with torch.inference_mode():
+        maps = net.features(clip, "layer2")
+        assert maps.min() < 0
+        assert torch.equal(maps.relu(), plain.features(clip, "layer2"))
+        assert torch.equal(net(clip), plain(clip))
 
 
 @pytest.mark.parametrize("kind", [MSNet, MSMobileNetV2, CPNet])

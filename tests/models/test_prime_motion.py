@@ -185,3 +185,5 @@ def test_autocast_leaves_the_loss_as_it_is():
 def test_predictions_without_their_truths_are_refused():
     with pytest.raises(ShapeError, match=r"needs its truth, got \(2, 3\) and \(2, 4\)"):
         contrastive_loss(torch.zeros(2, 3), torch.zeros(2, 4))
+    with pytest.raises(ShapeError, match=r"at least one, needs its truth, got \(0, 3\)"):
+        contrastive_loss(torch.zeros(0, 3), torch.zeros(0, 3))

@@ -56,6 +56,18 @@ def test_neighbours_are_never_of_the_own_frame():
     assert all(len(row.unique()) == 20 for row in found.flatten(0, 1))
 
 
+def test_the_state_dict_has_these_names_and_shapes():
+    sizes = {"mlp.0": (4, 35, 1, 1), "mlp.3": (8, 4, 1, 1), "project.0": (16, 8, 1, 1)}
+    expected = {f"{name}.weight": size for name, size in sizes.items()}
+    expected |= {f"{name}.bias": size[:1] for name, size in sizes.items()}
+    for name, width in {"mlp.1": 4, "mlp.4": 8, "project.1": 16}.items():
+        parts = ("weight", "bias", "running_mean", "running_var")
+        expected |= {f"{name}.{part}": (width,) for part in parts}
+        expected[f"{name}.num_batches_tracked"] = ()
+    found = CorrespondenceProposal(16, 3).state_dict()
+    assert {key: tuple(value.shape) for key, value in found.items()} == expected
+
+
 def test_at_first_it_changes_nothing():
     maps = torch.randn(6, 8, 4, 4)
     assert torch.equal(CorrespondenceProposal(8, 3)(maps), maps)
@@ -108,6 +120,15 @@ def test_what_cannot_be_meant_is_refused():
         CorrespondenceProposal(8, 3, k=0)
     with pytest.raises(ShapeError, match=r"takes 8 channels .* got \(3, 4, 5, 5\) at 1/2 the size"):
         CorrespondenceProposal(8, 3, shrink=2)(torch.rand(3, 4, 5, 5))
+
+
+def test_an_offset_of_all_features_does_not_blur_who_is_near():
+    clips = torch.rand(1, 3, 8, 4, 4)
+    far = clips.double() + 1e4
+    expected = nearest_elsewhere(far, 4)
+    found = nearest_elsewhere(far.float(), 4)
+    same = (found.sort(2).values == expected.sort(2).values).float().mean()
+    assert same > 0.95
 
 
 def test_neighbours_are_found_in_full_precision_under_autocast():

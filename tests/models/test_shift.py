@@ -3,6 +3,9 @@ import torch
 from flows import golden
 
 from mrx.errors import ShapeError
+from mrx.models.mobilenet import MobileNetV2
+from mrx.models.proposals import CorrespondenceProposal
+from mrx.models.resnet import ResNet
 from mrx.models.segments import consensus, frame_major
 from mrx.models.shift import TemporalShift, temporal_shift
 
@@ -54,7 +57,23 @@ def test_clips_become_frames_and_their_logits_a_mean():
     assert torch.equal(consensus(logits, 3), torch.tensor([[3.0], [1.0]]))
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 1, 8, 8), (7, 1, 8, 8), (3, 8, 8)])
+@pytest.mark.parametrize("segments", [-1, 0])
+def test_clips_of_no_frames_are_refused(segments):
+    message = f"segments={segments}: a clip has at least"
+    for kind in (ResNet, MobileNetV2):
+        with pytest.raises(ShapeError, match=message):
+            kind(classes=5, segments=segments)
+    for refuse in (TemporalShift, lambda n: CorrespondenceProposal(8, n)):
+        with pytest.raises(ShapeError, match=message):
+            refuse(segments)
+    for function in (temporal_shift, frame_major, consensus):
+        with pytest.raises(ShapeError, match=message):
+            function(torch.zeros(4, 8, 2, 2), segments)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 1, 8, 8), (7, 1, 8, 8), (3, 8, 8), (3, 1, 0, 8)])
 def test_other_numbers_of_frames_are_refused(shape):
     with pytest.raises(ShapeError, match=r"clips \(B, 3, C, H, W\) or frames"):
         frame_major(torch.zeros(shape), 3)
+    with pytest.raises(ShapeError, match=r"takes frames \(B \* 3, ...\), got \(4, 8, 2, 2\)"):
+        temporal_shift(torch.zeros(4, 8, 2, 2), 3)

@@ -150,7 +150,7 @@ def test_blocks_and_shifts_are_the_unfolded_form_in_float32(size):
     first, second = normalize_features(first), normalize_features(second)
     expected = by_unfolding(first, second, 15)
     for form in (matching._blocks, matching._shifts):
-        assert (form(first, second, 15) - expected).abs().max() <= 1e-6
+        assert (form(first, second, 15, range(size[0])) - expected).abs().max() <= 1e-6
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_blocks_make_the_whole_whatever_their_size(high, wide, most, monkeypatch
     expected = by_unfolding(first, second, 5)
     for name, value in {"_HIGH": high, "_WIDE": wide, "_MOST": most}.items():
         monkeypatch.setattr(matching, name, value)
-    torch.testing.assert_close(matching._correlate(first, second, 5), expected)
+    torch.testing.assert_close(matching._correlate(first, second, 5, range(11)), expected)
 
 
 @pytest.mark.parametrize("shape", [(24, 512, 28, 28), (3, 512, 72, 72)])
@@ -180,6 +180,35 @@ def test_blocks_stay_within_the_bound_and_nothing_is_larger_than_the_output(shap
         found = correlate(features, features, patch=15)
     assert sizes.of["bmm"] <= 4 * matching._MOST
     assert max(sizes.of.values()) == 4 * found.numel() < 4 * features.numel()
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch", "dilation"),
+    [
+        *(((1, 72, 40, 48), 15, 1), ((2, 24, 70, 45), 7, 1)),
+        *(((1, 32, 64, 52), 3, 1), ((1, 9, 29, 32), 5, 3)),
+    ],
+)
+def test_strips_of_rows_have_the_bits_of_all_rows_at_once(shape, patch, dilation):
+    pair = [normalize_features(m) for m in random_pair(*shape, dtype=torch.float32)]
+    most = shape[0] * patch**2 * shape[3] * 16
+    parts = matching.strips(pair[0], patch=patch, dilation=dilation, most=most)
+    assert len(parts) > 1
+    assert [y for rows in parts for y in rows] == list(range(shape[2]))
+    whole = correlate(*pair, patch=patch, dilation=dilation).relu()
+    found = [correlate(*pair, patch=patch, dilation=dilation, rows=rows).relu() for rows in parts]
+    assert torch.equal(torch.cat(found, 2), whole)
+    rules = {"patch": patch, "dilation": dilation, "sigma": 5, "temperature": 100}
+    moved = torch.cat([soft_argmax(part, **rules) for part in found], 2)
+    assert torch.equal(moved, soft_argmax(whole, **rules))
+
+
+def test_any_rows_may_be_correlated_alone():
+    first, second = random_pair(2, 6, 23, 19)
+    for patch, dilation in ((5, 1), (3, 4)):
+        whole = correlate(first, second, patch=patch, dilation=dilation)
+        some = correlate(first, second, patch=patch, dilation=dilation, rows=range(7, 18))
+        torch.testing.assert_close(some, whole[:, :, 7:18])
 
 
 def test_a_pair_correlates_alone_as_in_a_batch():
@@ -290,12 +319,25 @@ def test_patches_and_dilations_that_cannot_be_meant_are_refused(patch, dilation,
 
 def test_maps_of_the_wrong_shape_are_refused():
     maps = torch.zeros(2, 3, 5, 6)
-    with pytest.raises(ShapeError, match=r"two maps of one shape \(N, C, H, W\), got .* and"):
+    with pytest.raises(ShapeError, match=r"two maps of one shape \(N, C, H, W\), .* and"):
         correlate(maps, maps[:1], patch=3)
+    with pytest.raises(ShapeError, match=r"all but N at least 1, got \(2, 3, 0, 6\) and"):
+        correlate(maps[:, :, :0], maps[:, :, :0], patch=3)
     with pytest.raises(ShapeError, match=r"patch=3: needs maps \(N, 9, H, W\), got \(2, 3, 5, 6\)"):
         soft_argmax(maps, patch=3, sigma=1, temperature=1)
+    with pytest.raises(ShapeError, match=r"D at least 1, got \(2, 0, 5, 6\)"):
+        confidence(maps[:, :0])
     with pytest.raises(ShapeError, match=r"matching takes features \(B \* 3, C, H, W\), got"):
         pair_up(maps, 3)
+    with pytest.raises(ShapeError, match=r"clips of 4 frames have maps \(B \* 3, \.\.\.\), got"):
+        repeat_last(maps, 4)
+
+
+@pytest.mark.parametrize("segments", [-1, 0, 1])
+def test_clips_without_a_pair_are_refused(segments):
+    for function in (pair_up, repeat_last):
+        with pytest.raises(ShapeError, match=f"segments={segments}: a pair needs at least 2"):
+            function(torch.zeros(2, 3, 5, 6), segments)
 
 
 @pytest.mark.gpu

@@ -4,7 +4,7 @@ import flows
 import pytest
 import torch
 
-from mrx.ops.refine import Found, affine_motion, agreement, refine
+from mrx.ops.refine import Found, affine_motion, agreement, common_shift, refine
 
 HEIGHT, WIDTH = 96, 120
 
@@ -39,6 +39,28 @@ def test_what_one_direction_alone_says_gives_way_to_what_is_around_it():
 def test_a_search_that_begins_wrong_is_begun_again_from_no_motion():
     maps = refine(picture(), picture(1, 0), found(40.0, -32.0), found(-40.0, 32.0))
     assert inner(maps.displacement).square().sum(1).sqrt().mean() < 1.2
+
+
+def test_a_search_that_begins_wrong_is_begun_again_from_what_all_pixels_have_in_common():
+    maps = refine(picture(), picture(-21, 26), found(40.0, -32.0), found(-40.0, 32.0))
+    inside = maps.displacement[..., 2:-9, 8:-2]
+    assert (inside - torch.tensor([-21.0, 26.0]).view(2, 1, 1)).abs().mean() < 0.3
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (7, -4), (-14, 14), (3, 9)])
+def test_the_common_shift_is_found_in_images_of_noise(shift):
+    dx, dy = shift
+    big = torch.randn(1, 1, 80, 90, generator=torch.Generator().manual_seed(0))
+    first, second = big[..., 20:60, 20:70], big[..., 20 - dy : 60 - dy, 20 - dx : 70 - dx]
+    both = torch.cat([first, second]), torch.cat([second, first])
+    assert common_shift(*both, most=14).tolist() == [[dx, dy], [-dx, -dy]]
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 9), (1, 3)])
+def test_a_shift_of_small_images_is_at_most_half_of_their_side(size):
+    images = torch.randn(3, 1, *size)
+    found = common_shift(images, images, most=14).abs()
+    assert (found <= torch.tensor(size[::-1]) // 2).all()
 
 
 def test_confidence_is_high_on_what_moved_and_none_where_it_is_flat():

@@ -1,11 +1,14 @@
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis.strategies import integers, none, sampled_from
+from hypothesis.strategies import booleans, integers, none, sampled_from
 from places import GOLDEN
 
 from mrx.errors import UsageError
-from mrx.windows.plan import Rule, count, plan
+from mrx.windows.plan import Rule, count, plan, starts
 
 
 def test_a_dropped_tail_leaves_out_what_does_not_fit():
@@ -44,6 +47,28 @@ def test_segments_give_all_or_nothing_and_stay_inside(n, length, dilation, segme
     assert windows == sorted(windows)
 
 
+@given(n=integers(0, 90), segments=integers(2, 9), length=integers(1, 3))
+def test_windows_across_segments_take_the_centre_of_each_of_neighbouring_ones(n, segments, length):
+    rule = Rule(length=length, step=3, dilation=4, segments=segments, across=length <= segments)
+    centres = [frame for (frame,) in plan(n, Rule(length=1, step=1, segments=segments))]
+    if rule.across and n >= segments:
+        chosen = [centres[i : i + length] for i in range(segments - length + 1)]
+        assert plan(n, rule) == chosen
+        assert all(a < b for window in chosen for a, b in pairwise(window))
+    elif rule.across:
+        assert plan(n, rule) == []
+
+
+def test_a_short_video_repeats_frames_across_segments_where_its_tail_is_repeated():
+    rule = Rule(length=2, step=1, segments=4, across=True, tail="repeat")
+    assert plan(2, rule) == [[0, 0], [0, 1], [1, 1]]
+
+
+def test_one_segment_has_no_neighbour():
+    with pytest.raises(UsageError, match=r"segments=1: windows of 2 frames, .* give a dilation"):
+        Rule(length=2, step=1, segments=1, across=True)
+
+
 @given(
     n=integers(0, 60),
     length=integers(1, 8),
@@ -52,12 +77,16 @@ def test_segments_give_all_or_nothing_and_stay_inside(n, length, dilation, segme
     segments=none() | integers(1, 9),
     tail=sampled_from(["drop", "repeat"]),
     first=integers(0, 5),
+    across=booleans(),
 )
 def test_windows_are_counted_as_the_plan_makes_them(
-    n, length, step, dilation, segments, tail, first
+    n, length, step, dilation, segments, tail, first, across
 ):
     rule = Rule(length=length, step=step, dilation=dilation, segments=segments, tail=tail)
+    if across and segments is not None and segments >= length:
+        rule = replace(rule, across=True)
     assert count(n, rule, first=first) == len(plan(n, rule, first=first))
+    assert [*starts(n, rule, first=first)] == [w[0] for w in plan(n, rule, first=first)]
 
 
 def test_counting_the_windows_of_a_header_that_lies_takes_no_time():

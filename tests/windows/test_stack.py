@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis.strategies import integers, lists, none, one_of, sampled_from
+from hypothesis.strategies import booleans, integers, lists, sampled_from
 
 from mrx.errors import ShapeError
 from mrx.records import Frames
@@ -61,16 +61,19 @@ def test_streaming_agrees_with_the_plan(n, length, step, dilation, tail, chunks)
     segments=integers(1, 9),
     tail=sampled_from(["drop", "repeat"]),
     chunks=lists(integers(1, 5), max_size=8),
-    sparse=one_of(none(), sampled_from([True])),
+    sparse=booleans(),
+    across=booleans(),
 )
 def test_segments_agree_with_the_plan_from_all_frames_or_the_wanted(
-    n, length, dilation, segments, tail, chunks, sparse
+    n, length, dilation, segments, tail, chunks, sparse, across
 ):
-    rule = Rule(length=length, step=1, dilation=dilation, segments=segments, tail=tail)
+    across = across and segments >= length
+    rule = Rule(length, 1, dilation, segments, across, tail)
     stack = Stack(rule, frames=n)
     positions = sorted(stack.wanted()) if sparse else range(n)
-    taken, _, _ = windows_of(stack, stream(positions, chunks))
+    taken, ends, _ = windows_of(stack, stream(positions, chunks))
     assert taken == plan(n, rule)
+    assert ends == [[w[0] * 10, w[-1] * 10] for w in taken]
 
 
 def test_windows_in_one_piece_are_views_of_the_frames():
