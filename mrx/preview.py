@@ -7,6 +7,7 @@ from the video where it still is. Both hold no more than the windows in flight n
 import json
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from mrx import methods
-from mrx.decode import Video
+from mrx.decode import Video, nvdec
 from mrx.errors import DecodeError, InputError, ShapeError, UsageError
 from mrx.job import Decoding, Job, Source
-from mrx.pipeline import Lane, choose_device
+from mrx.lane import Lane
+from mrx.pipeline import choose_device
 from mrx.records import Frames
 from mrx.sinks.reader import Maps, Recording
 from mrx.sources import problem
@@ -43,6 +45,11 @@ class Track:
 class Moment:
     """What one picture shows: a window's first frame, and the map of each method.
 
+    Attributes:
+        number: of the frame
+        time: of the frame, in seconds
+        windows: the first and the last frame that each map was made from
+
     Shape:
         - frame: ``(H, W, 3)`` uint8, or None where the video is gone
         - maps: ``(C, H', W')`` each
@@ -52,6 +59,7 @@ class Moment:
     time: float
     frame: NDArray[np.uint8] | None
     maps: tuple[NDArray[np.float32], ...]
+    windows: tuple[tuple[int, int], ...]
 
     @property
     def nbytes(self) -> int:
@@ -88,6 +96,7 @@ class Clip(Protocol):
 @dataclass(frozen=True)
 class _Item:
     number: int
+    last: int
     time: float
     data: NDArray[Any]
 
@@ -110,8 +119,9 @@ class _Timeline:
             while len(self.frames) > 1 and self.frames[0].number < lead[0].number:
                 self.frames.popleft()
             maps = tuple(queue[0].data for queue in self.queues)
+            windows = tuple((queue[0].number, queue[0].last) for queue in self.queues)
             first = lead.popleft()
-            yield Moment(first.number, first.time, self.frames[0].data, maps)
+            yield Moment(first.number, first.time, self.frames[0].data, maps, windows)
 
     def _current(self, queue: deque[_Item], number: int, ended: bool) -> bool:
         """Whether the front of a queue is the map that stands at this frame."""
@@ -132,7 +142,8 @@ class Computed:
     """
 
     def __init__(self, job: Job, source: Source, part: Part) -> None:
-        self.device = choose_device(job.device)
+        self.device = choose_device(job.devices[0])
+        nvdec.require(job.decoding, self.device)
         self.lanes = [Lane.build(job, name, self.device) for name in job.methods]
         if job.stack is not None and not any("stack" in lane.parameters for lane in self.lanes):
             names = ", ".join(job.methods)
@@ -146,7 +157,7 @@ class Computed:
             )
             for lane in self.lanes
         ]
-        self.video = Video(source, job.decoding)
+        self.video = Video(source, job.decoding, self.device)
         self.part = part
         steps = [lane.rule.step for lane in self.lanes]
         self.leader = steps.index(min(steps))
@@ -206,7 +217,7 @@ class Computed:
             with torch.inference_mode():
                 motion = lane.compute(some, self.device)
             for data, index, time in zip(motion.data, motion.index, motion.time, strict=True):
-                queue.append(_Item(int(index[0]), float(time[0]), data.numpy()))
+                queue.append(_Item(int(index[0]), int(index[1]), float(time[0]), data.numpy()))
 
     def _check_size(self) -> None:
         for lane in self.lanes:
@@ -263,19 +274,24 @@ class Stored:
 
     def moments(self) -> Generator[Moment]:
         """Read map by map, with the frames beside them."""
-        frames, shown = self._frames(), None
+        with closing(self._frames()) as frames:
+            yield from self._moments(frames)
+
+    def _moments(self, frames: Iterator[_Item]) -> Iterator[Moment]:
+        shown: _Item | None = None
         lead = self.items[self.leader]
         for place in self.places:
             number, time = int(lead["first"][place]), float(lead["start"][place])
-            maps = tuple(
-                held[_current(items["first"], number)]
-                for held, items in zip(self.maps, self.items, strict=True)
-            )
-            found = _next(frames, number)
-            shown = shown if found is None else found
-            yield Moment(number, time, shown, maps)
+            places = [_current(items["first"], number) for items in self.items]
+            places[self.leader] = int(place)  # windows may share their first frame
+            maps = tuple(held[i] for held, i in zip(self.maps, places, strict=True))
+            rows = [items[i] for items, i in zip(self.items, places, strict=True)]
+            windows = tuple((int(row["first"]), int(row["last"])) for row in rows)
+            if shown is None or shown.number < number:
+                shown = next((frame for frame in frames if frame.number >= number), shown)
+            yield Moment(number, time, None if shown is None else shown.data, maps, windows)
 
-    def _frames(self) -> Iterator[_Item]:
+    def _frames(self) -> Generator[_Item]:
         if self.video is None:
             return
         try:
@@ -289,14 +305,9 @@ def _current(firsts: NDArray[np.int32], number: int) -> int:
     return max(int(np.searchsorted(firsts, number, side="right")) - 1, 0)
 
 
-def _next(frames: Iterator[_Item], number: int) -> NDArray[np.uint8] | None:
-    """The frame of this number, or the next that there is."""
-    return next((frame.data for frame in frames if frame.number >= number), None)
-
-
 def _items(frames: Frames) -> Iterator[_Item]:
     for data, number, time in zip(frames.data.numpy(), frames.index, frames.time, strict=True):
-        yield _Item(int(number), float(time), data)
+        yield _Item(int(number), int(number), float(time), data)
 
 
 def _from(frames: Frames, begin: int) -> Frames:
@@ -333,7 +344,7 @@ def _video(recording: Recording) -> tuple[Video | None, str]:
     if state is not None and size is not None and state.st_size != size:
         return None, f"frames are left out: {path} is not the video that was extracted"
     made = json.loads(recording.group.file.attrs["settings_json"])
-    names = Decoding.__dataclass_fields__
+    names = Decoding.__dataclass_fields__.keys() - {"decoder"}  # any is good enough to look at
     settings = {name: value for name, value in made.items() if name in names}
     if settings.get("size"):
         settings["size"] = tuple(settings["size"])

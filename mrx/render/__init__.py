@@ -18,6 +18,9 @@ from mrx.render.arrays import UNKNOWN as UNKNOWN
 from mrx.render.arrays import Picture as Picture
 from mrx.render.arrays import Values as Values
 from mrx.render.arrays import frame_to_rgb as frame_to_rgb
+from mrx.render.axes import color_bar as color_bar
+from mrx.render.axes import kernel_map as kernel_map
+from mrx.render.axes import weights_row as weights_row
 from mrx.render.choose import STYLES as STYLES
 from mrx.render.choose import Style as Style
 from mrx.render.choose import kind_of as kind_of
@@ -26,6 +29,8 @@ from mrx.render.choose import measure as measure
 from mrx.render.choose import new_scale as new_scale
 from mrx.render.choose import parts as parts
 from mrx.render.choose import picture as picture
+from mrx.render.diverging import diverging_to_rgb as diverging_to_rgb
+from mrx.render.filters import filters_to_rgb as filters_to_rgb
 from mrx.render.heat import confidence_to_rgb as confidence_to_rgb
 from mrx.render.heat import heat_to_rgb as heat_to_rgb
 from mrx.render.heat import magnitude as magnitude
@@ -39,6 +44,7 @@ from mrx.render.pages import grid as grid
 from mrx.render.scale import Scale as Scale
 from mrx.render.scale import robust_maximum as robust_maximum
 from mrx.render.signed import signed_to_rgb as signed_to_rgb
+from mrx.render.surface import surface as surface
 from mrx.render.text import draw_text as draw_text
 from mrx.render.text import label as label
 from mrx.render.text import to_ascii as to_ascii

@@ -31,7 +31,7 @@ STYLES: dict[Kind, tuple[Style, ...]] = {
     "displacement": ("wheel", "hsv", "quiver", "magnitude", "signed", "overlay"),
     "color": ("wheel", "magnitude", "signed", "overlay"),
     "change": ("magnitude", "signed", "overlay"),
-    "confidence": ("magnitude", "overlay"),
+    "confidence": ("magnitude",),
 }
 """What each kind of maps can be drawn as; the first is what ``auto`` means."""
 
@@ -229,8 +229,7 @@ def _draw(maps: NDArray[np.floating], kind: Kind, style: Style, bound: float) ->
 def _over(under: Picture, maps: NDArray[np.floating], kind: Kind, bound: float) -> Picture:
     """Lay one picture over its frame, the more visibly the stronger the motion."""
     norm = magnitude(maps)
-    strength = norm / (1 if kind == "confidence" else bound)
-    share = np.where(known(norm), np.minimum(np.sqrt(strength), 1), 1)
+    share = np.where(known(norm), np.minimum(np.sqrt(norm / bound), 1), 1)
     return overlay(under, _draw(maps, kind, STYLES[kind][0], bound), _VISIBLE * share)
 
 

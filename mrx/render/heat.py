@@ -82,7 +82,11 @@ def _table() -> Picture:
     lightness = 0.20 + 0.77 * t
     hue = np.deg2rad(-65 + 172 * t**0.9)
     chroma = np.interp(t, [0, 0.15, 0.45, 0.7, 0.85, 1], [0.075, 0.145, 0.2, 0.17, 0.15, 0.075])
-    lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)])
+    return oklab_to_rgb(np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)]))
+
+
+def oklab_to_rgb(lab: NDArray[np.floating]) -> Picture:
+    """Colors of OKLab, ``(3, N)``, as sRGB ``(N, 3)``; what sRGB lacks is cut to its edge."""
     # OKLab to linear sRGB (Björn Ottosson, 2020)
     to_cones = [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728]]
     cones = (np.array([*to_cones, [1, -0.0894841775, -1.2914855480]]) @ lab) ** 3

@@ -39,6 +39,7 @@ class Scale:
         self.share, self.least, self.headroom = share, least, headroom
         self.largest = 0.0
         self._counts = np.zeros(_BINS, np.int64)
+        self._bound: float | None = None
 
     def add(self, values: Values) -> None:
         """Count values of any shape; their sign, NaN, infinity and unknown values do not."""
@@ -48,12 +49,18 @@ class Scale:
             magnitudes = magnitudes[here]
         if not magnitudes.size:
             return
+        self._bound = None
         self.largest = max(self.largest, float(magnitudes.max()))
         self._counts += np.bincount(magnitudes.view(np.int32) >> _BITS, minlength=_BINS)
 
     @property
     def bound(self) -> float:
         """The robust maximum so far; above 0, even where nothing was added."""
+        if self._bound is None:
+            self._bound = self._find()
+        return self._bound
+
+    def _find(self) -> float:
         used = int(np.flatnonzero(self._counts)[-1]) + 1 if self._counts.any() else 1
         counts = self._counts[:used]
         edges = (np.arange(1, used + 1, dtype=np.int32) << _BITS).view(np.float32).astype(float)

@@ -123,7 +123,7 @@ def hue_to_rgb(maps: Values, *, bound: float | None = None, clip: float | None =
 def _draw_flow(flow: NDArray[np.floating], table: Picture, max_flow: float | None) -> Picture:
     x, y = (np.ascontiguousarray(plane, np.float32) for plane in flow)
     length, angle = cv2.cartToPolar(x, y)
-    here = known(length)
+    here = known(x) & known(y)  # their length is only near to it in some OpenCV
     if not here.all():
         length, angle = np.where(here, (length, angle), 0)
     bound = max_flow or robust_maximum(length[here], least=STILL, headroom=HEADROOM)

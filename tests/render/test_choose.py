@@ -127,6 +127,11 @@ def test_a_batch_is_drawn_one_by_one():
         np.testing.assert_array_equal(drawn[1], one)
 
 
+def test_confidence_is_laid_over_no_frame_where_it_could_not_be_read():
+    with pytest.raises(UsageError, match="overlay does not fit confidence: choose from auto, mag"):
+        render.picture(maps(1), ("confidence",), units="px", style="overlay", frame=FRAME)
+
+
 def test_styles_that_do_not_fit_are_refused_with_those_that_do():
     with pytest.raises(UsageError, match="hsv does not fit color: choose from auto, wheel"):
         render.picture(maps(3), COLORS, units="a.u.", style="hsv")

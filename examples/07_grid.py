@@ -1,0 +1,60 @@
+"""All methods at four moments of a clip, as one picture: python 07_grid.py [PICTURE]."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import av
+import cv2
+
+import mrx
+from mrx import methods, render
+from mrx.job import Decoding, Windowing
+
+FOLDER = Path(__file__).parent
+CLIP = FOLDER / "media" / "approach.mp4"
+PICTURE = FOLDER / "methods.jpg"
+MOMENTS = Windowing(segments=4, dilation=1)
+SHORT_SIDE = 144
+
+
+def extract(folder):
+    """Windows in the middle of equal parts of the clip, of every method."""
+    decoding = Decoding(short_side=SHORT_SIDE)
+    mrx.extract(CLIP, folder, method=methods.names(), decoding=decoding, windowing=MOMENTS)
+
+
+def frames(numbers, width, height):
+    """The frames of these numbers, in the size of the maps."""
+    with av.open(str(CLIP)) as container:
+        pictures = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    size = (width, height)
+    return [cv2.resize(pictures[n], size, interpolation=cv2.INTER_AREA) for n in numbers]
+
+
+def row(maps, under):
+    """The first picture of each window on one scale, and what its colors mean."""
+    channels, units = list(maps.attrs["channels"]), maps.attrs["units"]
+    scale = render.new_scale(channels, units=units)
+    scale.add(render.measure(maps[:], channels, units=units))
+    draw = {"units": units, "scale": scale}
+    pictures = [render.picture(m, channels, frame=under, **draw) for m in maps[:]]
+    return [*pictures, render.legend(channels, **draw)]
+
+
+def main(target):
+    with tempfile.TemporaryDirectory() as folder:
+        extract(folder)
+        with mrx.open(folder) as shards:
+            video = shards[CLIP.name]
+            height, width = video["tvl1"].shape[-2:]
+            items = video["tvl1"].items
+            shown = frames(items["first"], width, height)
+            rows = [shown, *(row(video[name], shown[0]) for name in methods.names())]
+    titles = [f"{time:.2f} s" for time in items["start"]] + [""]
+    page = render.grid(rows, names=["frame", *methods.names()], titles=titles)
+    cv2.imwrite(str(target), page[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if sys.argv[1:] else PICTURE)

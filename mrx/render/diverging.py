@@ -1,0 +1,71 @@
+"""Signed numbers, one for each cell: blue below zero, white at it, red above."""
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrx.render.arrays import (
+    Picture,
+    Values,
+    check_positive,
+    draw_each,
+    known,
+    paint_unknown,
+    to_floats,
+)
+from mrx.render.heat import oklab_to_rgb
+
+
+def diverging_to_rgb(values: Values, *, bound: float | None = None) -> Picture:
+    """Draw signed numbers from blue over white, which is 0 and nothing else, to red.
+
+    Equal sizes of both signs are equally dark. Values beyond the bound have the color of the end;
+    unknown ones are `mrx.render.UNKNOWN`.
+
+    Args:
+        values: one number for each pixel
+        bound: what is darkest; without it each map's own largest size
+
+    Shape:
+        - values: ``(..., H, W)``; output: ``(..., H, W, 3)`` uint8
+
+    >>> diverging_to_rgb(np.array([[-2.0, 0.0, 2.0]]), bound=2)[0].tolist()
+    [[27, 70, 156], [255, 255, 255], [140, 27, 33]]
+    """
+    if bound is not None:
+        check_positive("bound", bound)
+    return draw_each(lambda one: _draw(one, bound), to_floats(values), axes=2)
+
+
+def diverging_table() -> Picture:
+    """The 255 colors, ``(255, 3)``: a curve in OKLab, of which number 127 is white."""
+    return _table().copy()
+
+
+@cache
+def _table() -> Picture:
+    t = np.linspace(-1, 1, 255)
+    size = np.abs(t)
+    lightness = 1 - 0.58 * size
+    chroma = np.interp(size, [0, 0.6, 1], [0, 0.145, 0.148])
+    hue = np.deg2rad(np.where(t < 0, 262, 24))
+    return oklab_to_rgb(np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)]))
+
+
+def _draw(values: NDArray[np.floating], bound: float | None) -> Picture:
+    here = known(values)
+    values = np.where(here, values, 0)
+    bound = bound or largest(values) or 1.0
+    levels = np.rint(np.clip(values * (127 / bound), -127, 127)).astype(int) + 127
+    return paint_unknown(_table()[levels], here)
+
+
+def largest(values: Values) -> float:
+    """The largest size among known values, 0 where there is none.
+
+    >>> largest(np.array([[1.0, -3.0, np.nan]]))
+    3.0
+    """
+    array = to_floats(values)
+    return float(np.abs(array[known(array)]).max(initial=0))

@@ -1,0 +1,174 @@
+"""Pages of weights for papers: a kernel as surface and map, and the filters of convolutions."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mrx.errors import UsageError
+from mrx.render.arrays import Picture, Values
+from mrx.render.axes import Kind, axis_below, color_bar, kernel_map, weights_row
+from mrx.render.diverging import largest
+from mrx.render.filters import filters_to_rgb
+from mrx.render.pages import grid
+from mrx.render.surface import natural_limits, surface
+from mrx.render.text import draw_text, text_size
+
+_MOST_PIXELS = 10**8
+Row = list[Picture | None]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large everything on a page is: text, cells and gaps grow with its scale."""
+
+    scale: float = 1.0
+
+    @property
+    def text(self) -> int:
+        """Pixels of a line of text."""
+        return max(8, round(15 * self.scale))
+
+    @property
+    def kernel(self) -> int:
+        """Pixels of a kernel's map."""
+        return max(160, round(300 * self.scale))
+
+    @property
+    def filter(self) -> int:
+        """Pixels of one filter among many."""
+        return max(8, round(48 * self.scale))
+
+    @property
+    def gap(self) -> int:
+        """White pixels between filters."""
+        return max(2, round(4 * self.scale))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel in space and the taps in time that go with it.
+
+    Shape:
+        - space: ``(k, k)``
+        - time: ``(t,)``
+    """
+
+    title: str
+    space: Values
+    time: Values
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The filters of one convolution.
+
+    Attributes:
+        title: above them
+        weights: ``(O, I, H, W)`` or ``(O, I, T, H, W)``
+        channel: the input that these are the weights of, where it is only one
+    """
+
+    title: str
+    weights: Values
+    channel: int | None = None
+
+
+def kernels_page(kernels: Sequence[Kernel], size: Size) -> Picture:
+    """Kernels beside each other: as surface, as map and the taps, with one scale for all."""
+    if 16 * len(kernels) * size.kernel**2 > _MOST_PIXELS:
+        raise UsageError(f"--scale {size.scale:g}: that is too large a picture of kernels")
+    spaces = [one.space for one in kernels]
+    bound, longest = (
+        max(map(largest, all_)) or 1.0 for all_ in (spaces, [k.time for k in kernels])
+    )
+    limits, text, side = natural_limits(*spaces), size.text, round(1.3 * size.kernel)
+    cell = max(4, size.kernel // max(np.shape(spaces[0])))
+    surfaces: Row = [surface(s, limits=limits, bound=bound, size=side, text=text) for s in spaces]
+    maps: Row = [kernel_map(s, bound=bound, cell=cell, text=text) for s in spaces]
+    length = np.shape(spaces[0])[0] * cell
+    maps.append(color_bar(bound, length=length, below=axis_below(text), text=text))
+    times: Row = [weights_row(one.time, bound=longest, cell=2 * text, text=text) for one in kernels]
+    titles = [one.title for one in kernels]
+    if len(kernels) == 1:
+        in_time = grid([times], titles=["in time"], height=text)
+        return grid([[*surfaces, *maps, in_time]], margin=4 * size.gap, height=text)
+    names = ["surface", "heat map", "in time"]
+    rows, margin = [surfaces, maps, times], 2 * size.gap
+    return grid(rows, names=names, titles=[*titles, ""], margin=margin, height=text)
+
+
+def filters_page(panels: Sequence[Panel], size: Size, *, each: bool, same: bool) -> Picture:
+    """The filters of convolutions beside each other.
+
+    Args:
+        panels: the convolutions
+        size: of everything
+        each: every filter has a scale of its own, and there is no bar
+        same: one scale for all panels, and one bar; without it one for each panel
+    """
+    _check_size(panels, size)
+    bounds = [largest(panel.weights) or 1.0 for panel in panels]
+    bounds = [max(bounds)] * len(bounds) if same else bounds
+    pictures: Row = []
+    captions: Row = []
+    titles: list[str] = []
+    for i, (panel, bound) in enumerate(zip(panels, bounds, strict=True)):
+        drawn = _draw(panel, bound, size, each=each)
+        pictures.append(drawn)
+        captions.append(_line(_caption(panel, each=each), size.text))
+        titles.append(panel.title)
+        if not each and (not same or i == len(panels) - 1):
+            pictures.append(_bar(panel, bound, len(drawn), size))
+            captions.append(None)
+            titles.append("")
+    margin = 2 * size.gap
+    return grid([pictures, captions], titles=titles, margin=margin, height=size.text)
+
+
+def _draw(panel: Panel, bound: float, size: Size, *, each: bool) -> Picture:
+    cell = _cell(panel, size)
+    return filters_to_rgb(panel.weights, bound=bound, each=each, cell=cell, gap=size.gap)
+
+
+def _cell(panel: Panel, size: Size) -> int:
+    return max(1, round(size.filter / max(np.shape(panel.weights)[-2:])))
+
+
+def _bar(panel: Panel, bound: float, tall: int, size: Size) -> Picture:
+    length = max(6 * size.text, min(tall - 2 * size.text, size.kernel))
+    kind: Kind = "signed" if np.shape(panel.weights)[1] == 3 else "diverging"
+    bar = color_bar(bound, kind=kind, length=length, text=size.text)
+    return np.pad(bar, [(0, 0), (0, size.text), (0, 0)], constant_values=255)
+
+
+def _caption(panel: Panel, *, each: bool) -> str:
+    """What a panel shows, in words."""
+    count, inputs, *time, height, width = np.shape(panel.weights)
+    strips = max(time, default=1) > 1
+    words = [f"{count} filters {width}x{height}"]
+    if panel.channel is not None:
+        words.append(f"input {panel.channel}")
+    elif inputs not in (1, 3):
+        words.append(f"{inputs} inputs {'downward' if strips else 'to the right'}")
+    words += ["time to the right"] if strips else []
+    return ", ".join([*words, "each at its own scale"] if each else words)
+
+
+def _line(words: str, text: int) -> Picture:
+    """A line of text as a picture."""
+    picture = np.full((text, text_size(words, text)[1], 3), 255, np.uint8)
+    draw_text(picture, words, (0, 0), height=text)
+    return picture
+
+
+def _check_size(panels: Sequence[Panel], size: Size) -> None:
+    """Refuse what would take minutes and gigabytes."""
+    pixels = sum(math.prod(np.shape(p.weights)) * _cell(p, size) ** 2 for p in panels)
+    if pixels > _MOST_PIXELS:
+        shapes = ", ".join(f"{p.title} {tuple(np.shape(p.weights))}" for p in panels)
+        raise UsageError(
+            f"{shapes}: a picture of more than {pixels / 1e6:.0f} million pixels; draw one input "
+            "of them by --channel, or smaller by --scale"
+        )

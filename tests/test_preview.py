@@ -1,0 +1,107 @@
+"""Frames beside maps, computed and stored."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from command import mrx as command
+from videos import clip
+
+import mrx
+from mrx import render, visualize
+from mrx.job import Decoding, Job, Source, Storage, Windowing
+from mrx.preview import Computed, Stored
+
+TURN = 64 * 54 / (2 * np.pi * 255)  # the steepest part of the wheel, in shares of 1 for a radian
+AS_IT_IS = Decoding(short_side=None)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return clip(tmp_path_factory.mktemp("in") / "a.mp4", 12)
+
+
+def stored(video, folder, *methods, **options):
+    mrx.extract(video, folder, method=methods, storage=Storage(dtype="float32"), **options)
+    with mrx.open(folder) as found:
+        return list(Stored(found["a.mp4"], methods, (0, None)).moments())
+
+
+def test_computed_and_stored_moments_are_the_same(video, tmp_path):
+    names = ("mbpm", "dynamic-image")
+    job = Job("-", methods=names, decoding=AS_IT_IS)
+    computed = Computed(job, Source("a.mp4", str(video), "file"), (0, None)).moments()
+    found = stored(video, tmp_path, *names, decoding=AS_IT_IS)
+    assert [m.number for m in found] == [0, 3, 6, 9]
+    for one, other in zip(computed, found, strict=True):
+        assert one.number == other.number
+        np.testing.assert_array_equal(one.frame, other.frame)
+        for maps, same in zip(one.maps, other.maps, strict=True):
+            np.testing.assert_array_equal(maps, same)
+
+
+def test_windows_that_share_their_first_frame_have_it_beside_them(video, tmp_path):
+    steps = {"windowing": Windowing(step=1)}
+    once = stored(video, tmp_path / "once", "mbpm", **steps)
+    twice = stored(video, tmp_path / "twice", "mbpm", decoding=Decoding(fps=50), **steps)
+    frames = {moment.number: moment.frame for moment in once}
+    shared = [(a, b) for a, b in pairwise(twice) if a.number == b.number and a.number in frames]
+    assert len(shared) > 5
+    for moment, other in shared:
+        np.testing.assert_array_equal(moment.frame, frames[moment.number])
+        np.testing.assert_array_equal(other.frame, frames[moment.number])
+        assert (moment.maps[0] != other.maps[0]).any()
+
+
+@pytest.fixture(scope="module")
+def shards(video, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("types")
+    for dtype in ("float16", "uint8"):
+        storage = Storage(dtype=dtype)
+        mrx.extract(
+            video, folder / dtype, method=("mbpm", "tvl1", "pa"), decoding=AS_IT_IS, storage=storage
+        )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "style", "levels"),
+    [
+        ("tvl1", "wheel", 255 * (1 + TURN)),
+        ("tvl1", "signed", 127),
+        ("mbpm", "signed", 127),
+        ("pa", "signed", 127),
+        ("pa", "magnitude", 255 * 4),  # of heat, a step is up to 4
+    ],
+)
+def test_bytes_and_half_floats_look_the_same_to_the_recorded_step(shards, name, style, levels):
+    drawn = []
+    for dtype in ("float16", "uint8"):
+        with mrx.open(shards / dtype) as found:
+            maps = found["a.mp4"][name]
+            step = float(maps.attrs["scale"]) if dtype == "uint8" else 0.0
+            channels, units = list(maps.attrs["channels"]), maps.attrs["units"]
+            drawn.append(maps[:])
+    half, coarse = drawn
+    full = 1.001 * float(render.magnitude(half).max())  # no color beyond it
+    first = render.parts(channels, units=units, style=style)[0]
+    off = (abs(half - coarse) > 0.51 * step + 2**-11 * abs(half)).any(1)  # beyond the bound
+    if style == "wheel":
+        off |= (half[:, 0] > 0) & (abs(half[:, 1]) < step)  # crimson jumps to red
+    options = {"units": units, "style": style, "scale": full}
+    one, other = (render.picture(m[:, first], channels[first], **options) for m in drawn)
+    apart = np.hypot(1, style == "wheel") * (step / 2 + 2**-11 * full)
+    assert off.mean() < 0.05
+    assert np.abs(one.astype(int) - other)[~off].max() <= levels * apart / full + 2
+
+
+def test_what_a_first_pass_does_not_keep_is_made_again_and_looks_the_same(
+    video, tmp_path, monkeypatch
+):
+    words = ("visualize", video, "-m", "mbpm", "-m", "tvl1", "--legend", "-o")
+    assert command(*words, tmp_path / "kept").code == 0
+    monkeypatch.setattr(visualize, "KEPT_BYTES", 100_000)
+    assert command(*words, tmp_path / "again").code == 0
+    kept, again = (sorted((tmp_path / name).iterdir()) for name in ("kept", "again"))
+    assert len(kept) == 11
+    assert [p.read_bytes() for p in kept] == [p.read_bytes() for p in again]
