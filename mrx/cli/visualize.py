@@ -1,9 +1,12 @@
-"""``mrx visualize``: a video or a shard to a film, pictures or a grid."""
+"""``mrx visualize``: a video or a shard to a film, pictures, a page or a grid."""
 
 import math
 import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -20,15 +23,22 @@ OF_VIDEOS = (
     *("short_side", "size", "no_resize", "upscale", "no_autorotate", "image_fps"),
 )
 
+OF_METHODS = ("kernels", "output", "scale", "methods", "params", "weights")
+OF_CHECKPOINTS = (
+    *("kernels", "output", "scale", "weights"),
+    *("layers", "channel", "per_frame_scale"),
+)
+
 
 @click.command()
-@click.argument("source", metavar="INPUT")
+@click.argument("source", metavar="[INPUT]", required=False)
 @click.option(
     "-o",
     "--output",
     required=True,
     metavar="FILE|DIR|-",
-    help=".mp4 (H.264), .webm (VP9), .gif, .png (one picture), a folder of PNGs, or - for stdout.",
+    help=".html (a page to scrub through), .mp4 (H.264), .webm (VP9), .gif, .png (one picture), "
+    "a folder of PNGs, or - for stdout.",
 )
 @read.method_options
 @click.option(
@@ -38,8 +48,8 @@ OF_VIDEOS = (
     help="How motion is drawn; side-by-side is each method's own, beside the frame.",
 )
 @click.option("--max-flow", default="auto", metavar="auto|PX", help="Displacement of full color.")
-@click.option("--per-frame-scale", is_flag=True, help="A scale for each picture: it flickers.")
-@click.option("--legend", is_flag=True, help="Show what the colors mean.")
+@click.option("--per-frame-scale", is_flag=True, help="A scale for each picture or filter.")
+@click.option("--legend", is_flag=True, help="Show what the colors mean; .html always does.")
 @click.option(
     "--label",
     type=click.Choice(["none", "names", "parameters"]),
@@ -60,18 +70,42 @@ OF_VIDEOS = (
 @click.option(
     "--device", default="auto", metavar="auto|cpu|cuda:N|mps", help="Where methods compute."
 )
+@click.option(
+    "--kernels",
+    is_flag=True,
+    help="No INPUT: a .png of the method's filters, before and after --weights; or, without -m, of "
+    "the first layer of each --weights.",
+)
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="NAME",
+    help="With --kernels: this convolution of the checkpoints, where they have it.",
+)
+@click.option(
+    "--channel",
+    type=click.IntRange(min=0),
+    help="With --kernels: one input of every filter, 0 is the first.",
+)
 @read.window_options
 @read.decode_options
 @read.loudness_options
 @click.pass_context
-def visualize(ctx: click.Context, /, source: str, output: str, **options: Any) -> None:
+def visualize(ctx: click.Context, /, source: str | None, output: str, **options: Any) -> None:
     """Draw the motion in INPUT beside its frames.
 
     INPUT is a video, a folder of numbered images or a URL, whose maps are computed; or a shard, a
     folder of shards, or one video of it as in out::KEY, whose maps are read. Every picture shows
     the first frame of a window; one scale, from a first pass, holds for the whole clip. Odd sides
-    are made even in .mp4, .webm and -, by a last row or column that stands twice.
+    are made even in .mp4, .webm and -, by a last row or column that stands twice. An .html is one
+    page that needs no network: a scrubber moves all panels, and the pointer reads the values.
     """
+    ctx.with_resource(_unwound_by_sigterm())
+    if _draws_kernels(ctx, source):
+        _draw_kernels(ctx, output, options)
+        return
+    source = str(source)
     part, look = _part(options["frames"]), _look(options)
     _check_output(output, compare=options["compare"])
     from mrx import visualize as work
@@ -91,6 +125,63 @@ def visualize(ctx: click.Context, /, source: str, output: str, **options: Any) -
 
 # A film has a rate of its own, and shows windows in order.
 visualize.params = [p for p in visualize.params if p.name not in ("fps", "segments")]
+
+
+@contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, as Ctrl-C does, so that no half of an output stays."""
+
+    def stop(number: int, _: object) -> None:
+        click.echo("stopped by SIGTERM", err=True)
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _draws_kernels(ctx: click.Context, source: str | None) -> bool:
+    """Whether there is no input but kernels; both or neither is refused."""
+    kernels = bool(ctx.params["kernels"])
+    if kernels and source is not None:
+        raise UsageError(f"--kernels draws no INPUT: leave out {source}, or --kernels")
+    if not kernels and source is None:
+        raise UsageError("nothing to draw: give an INPUT, or --kernels for filters")
+    for name, option in (("layers", "--layer"), ("channel", "--channel")):
+        if not kernels and _given(ctx, name):
+            raise UsageError(f"{option} is for --kernels")
+    return kernels
+
+
+def _draw_kernels(ctx: click.Context, output: str, options: dict[str, Any]) -> None:
+    names, files = tuple(dict.fromkeys(options["methods"])), options["weights"]
+    alone = bool(files) and not _given(ctx, "methods")
+    fitting = OF_CHECKPOINTS if alone else OF_METHODS
+    for option in ctx.command.params:
+        name = str(option.name)
+        if option.expose_value and name not in fitting and _given(ctx, name):
+            what = "a checkpoint without -m" if alone else f"the kernels of {names[0]}"
+            raise UsageError(f"{max(option.opts, key=len)} does not fit {what}")
+    if not output.lower().endswith(".png"):
+        raise UsageError(f"--kernels makes one .png, not {output}")
+    scale = _number("--scale", options["scale"])
+    if not alone and (len(names) > 1 or len(files) > 1):
+        raise UsageError("--kernels draws one method, with one --weights at most")
+    methods.check(names[0])
+    from mrx import filters as work
+
+    if alone:
+        layers = work.Layers(options["layers"], options["channel"], options["per_frame_scale"])
+        work.draw_checkpoints(files, layers, output, scale)
+    else:
+        parameters = read.by_method(options["params"], names, option="-p")[names[0]]
+        weights = read.weights_by_method(files, names).get(names[0])
+        work.draw_method(names[0], parameters, weights, output, scale)
 
 
 def _given(ctx: click.Context, name: str) -> bool:
@@ -115,7 +206,7 @@ def _job(output: str, options: dict[str, Any]) -> Job:
         stack=options["stack"],
         decoding=read.decoding({**options, "fps": None}),
         windowing=read.windowing({**options, "segments": None}),
-        device=options["device"],
+        devices=(options["device"],),
     )
 
 

@@ -1,0 +1,245 @@
+"""Moments to pictures, with one scale for all of them: panels side by side, a grid, or a page's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mrx import render
+from mrx.errors import UsageError
+from mrx.preview import Moment, Track
+from mrx.render.choose import choose_style
+from mrx.sinks.page import Pane, Panel
+
+OVER_FRAMES = ("overlay", "quiver")  # the styles that draw over the frame
+SEAM = 2  # white pixels between panels
+Picture = render.Picture
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the pictures look.
+
+    Attributes:
+        style: of `mrx.render`; ``side-by-side`` is each method's own
+        max_flow: pixels of full color, instead of what the first pass finds
+        per_frame_scale: each picture has its own scale
+        legend: what the colors mean, below the panels
+        label: nothing, the methods' names, or with the parameters that are not the default
+        scale: how many times larger than the frames
+        alone: leave out the frame beside the panels
+        every: show one window of so many
+        fps: pictures a second; None is as fast as it was filmed
+        columns: a grid of so many moments instead of a film
+    """
+
+    style: str = "side-by-side"
+    max_flow: float | None = None
+    per_frame_scale: bool = False
+    legend: bool = False
+    label: str = "names"
+    scale: float = 1.0
+    alone: bool = False
+    every: int = 1
+    fps: float | None = None
+    columns: int | None = None
+
+
+class Painter:
+    """Moments to pictures, with one scale for all of them.
+
+    Args:
+        tracks: the methods
+        look: how pictures look
+
+    Raises:
+        UsageError: a style does not fit a method, or `max_flow` none of them
+    """
+
+    def __init__(self, tracks: Sequence[Track], look: Look) -> None:
+        self.tracks = tracks
+        self.look = look
+        chosen: Any = look.style
+        self.own: Any = {"side-by-side": "auto"}.get(chosen, chosen)
+        kinds = [render.kind_of(track.channels, track.units) for track in tracks]
+        for track, kind in zip(tracks, kinds, strict=True):
+            try:
+                choose_style(kind, self.own)
+            except UsageError as error:
+                raise UsageError(f"{track.name}: {error}") from error
+        if look.max_flow is not None and "displacement" not in kinds:
+            names = ", ".join(track.name for track in tracks)
+            raise UsageError(f"--max-flow {look.max_flow:g}: no displacements among {names}")
+        self.fixed = [look.max_flow if kind == "displacement" else None for kind in kinds]
+        self.scales = [render.new_scale(t.channels, units=t.units, style=self.own) for t in tracks]
+        self._legends: list[Picture] | None = None
+
+    def measure(self, moment: Moment) -> None:
+        """Let a moment count for the scale of all."""
+        for track, scale, maps in zip(self.tracks, self.scales, moment.maps, strict=True):
+            scale.add(render.measure(maps, track.channels, units=track.units, style=self.own))
+
+    def panels(self, moment: Moment) -> Picture:
+        """The frame at the left, and a column for each method, its legend at its foot."""
+        columns = [self._parts(i, maps, moment) for i, maps in enumerate(moment.maps)]
+        if self.look.legend:
+            for column, legend in zip(columns, self._all_legends(), strict=True):
+                column.append(legend)
+        if moment.frame is not None and not self.look.alone:
+            columns.insert(0, [self._sized(render.frame_to_rgb(moment.frame), cv2.INTER_AREA)])
+        rows: list[list[Picture | None]] = [
+            [column[row] if row < len(column) else None for column in columns]
+            for row in range(max(map(len, columns)))
+        ]
+        alone = len(rows) == len(columns) == 1
+        return render.grid(rows, margin=0 if alone else SEAM)
+
+    def grid(self, moments: Sequence[Moment]) -> Picture:
+        """Frames on top, a row for each part of each method, time from left to right."""
+        rows: list[list[Picture | None]] = []
+        names: list[str] = []
+        if moments[0].frame is not None and not self.look.alone:
+            frames = [m.frame for m in moments]
+            rows.append([None if f is None else self._sized(f, cv2.INTER_AREA) for f in frames])
+            names.append("frame")
+        legends = self._all_legends() if self.look.legend else []
+        for i, track in enumerate(self.tracks):
+            columns = [self._parts(i, m.maps[i], m, named=False) for m in moments]
+            for part, row in enumerate(zip(*columns, strict=True)):
+                legend = [legends[i]] if legends and not part else []
+                rows.append([*row, *legend])
+                names.append(self._text(track, part, "\n"))
+        titles = [f"{m.time:.2f} s" for m in moments] + ([""] if legends else [])
+        labeled = self.look.label != "none"
+        return render.grid(
+            rows, names=names if labeled else (), titles=titles if labeled else (), margin=4
+        )
+
+    def page_panels(self, *, framed: bool) -> tuple[Panel, ...]:
+        """The panels of a page: the frame, and one for each part of each method."""
+        titled = self.look.label != "none"
+        panels = [Panel("video", titled=titled)] if framed and not self.look.alone else []
+        for i, track in enumerate(self.tracks):
+            panels += [self._panel(i, number) for number in range(len(self._found(track)))]
+        return tuple(panels)
+
+    def _panel(self, i: int, number: int) -> Panel:
+        """The panel of one part of a method."""
+        track, bound = self.tracks[i], self._bound(i)
+        part = self._found(track)[number]
+        channels, style = track.channels[part], self._style(track, part)
+        confidence = render.kind_of(channels, track.units) == "confidence"
+        legend = None
+        if bound or confidence:
+            legend = render.legend(channels, units=track.units, style=style, scale=bound or 1)
+        several = " ".join(self._several(track, number))
+        return Panel(
+            track.name,
+            tuple(filter(None, [several, *self._unusual(track, number)])),
+            titled=self.look.label != "none",
+            channels=channels,
+            units="" if confidence else track.units,
+            legend=legend,
+            measured=style == "quiver",
+        )
+
+    def panes(self, moment: Moment) -> list[Pane]:
+        """What the panels of a page show."""
+        number, frame = moment.number, moment.frame
+        found = []
+        if frame is not None and not self.look.alone:
+            picture = self._sized(render.frame_to_rgb(frame), cv2.INTER_AREA)
+            found.append(Pane(picture, frame.shape[:2], (number, number), photo=True))
+        for i, (maps, window) in enumerate(zip(moment.maps, moment.windows, strict=True)):
+            for part in self._found(self.tracks[i]):
+                drawn = self._drawn(i, part, maps, moment)
+                size = maps.shape[1:] if frame is None else frame.shape[:2]
+                photo = frame is not None and self._style(self.tracks[i], part) in OVER_FRAMES
+                full = self._full(i, part, maps)
+                found.append(Pane(drawn, size, window, photo=photo, values=maps[part], full=full))
+        return found
+
+    def _parts(self, i: int, maps: Any, moment: Moment, *, named: bool = True) -> list[Picture]:
+        """The pictures of a method's map, in order."""
+        pictures = []
+        for number, part in enumerate(self._found(self.tracks[i])):
+            drawn = self._drawn(i, part, maps, moment)
+            text = self._text(self.tracks[i], number, " ") if named else ""
+            pictures.append(render.label(drawn, text) if self.look.label != "none" else drawn)
+        return pictures
+
+    def _drawn(self, i: int, part: slice, maps: Any, moment: Moment) -> Picture:
+        """One part of a method's map at its final size."""
+        track, under = self.tracks[i], moment.frame
+        style = self._style(track, part)
+        if under is None and style in OVER_FRAMES:
+            under = np.full((*maps.shape[1:], 3), 255, np.uint8)
+        if under is None:
+            under = np.empty((*maps.shape[1:], 3), np.uint8)
+        arrows = style == "quiver"  # drawn at the final size, as long as the legend's
+        if arrows:
+            under = self._sized(under, cv2.INTER_AREA)
+        channels, scale = track.channels[part], self._bound(i)
+        drawn = render.picture(
+            maps[part], channels, units=track.units, style=style, scale=scale, frame=under
+        )
+        return drawn if arrows else self._sized(drawn, cv2.INTER_AREA)
+
+    def _full(self, i: int, part: slice, maps: Any) -> float:
+        """The strength of full color in a picture."""
+        track = self.tracks[i]
+        channels, units = track.channels[part], track.units
+        if render.kind_of(channels, units) == "confidence":
+            return 1.0
+        own = render.new_scale(channels, units=units, style=self.own)
+        bound = self._bound(i)
+        if bound is None:
+            own.add(render.measure(maps[part], channels, units=units, style=self.own))
+        return bound or own.bound
+
+    def _bound(self, i: int) -> float | None:
+        """The magnitude of full color, or None where each picture has its own."""
+        return self.fixed[i] or (None if self.look.per_frame_scale else self.scales[i].bound)
+
+    def _found(self, track: Track) -> list[slice]:
+        """The channels of each of a method's pictures."""
+        return render.parts(track.channels, units=track.units, style=self.own)
+
+    def _style(self, track: Track, part: slice) -> Any:
+        """The style asked for, but a method's further parts that it does not fit keep their own."""
+        kind = render.kind_of(track.channels[part.start :], track.units)
+        return self.own if self.own in render.STYLES[kind] else "auto"
+
+    def _text(self, track: Track, part: int, between: str) -> str:
+        """What a panel is called."""
+        name = " ".join([track.name, *self._several(track, part)])
+        return between.join([name, *self._unusual(track, part)])
+
+    def _several(self, track: Track, part: int) -> list[str]:
+        """The channels that tell a method's panels apart."""
+        found = self._found(track)
+        return list(track.channels[found[part]]) if len(found) > 1 else []
+
+    def _unusual(self, track: Track, part: int) -> list[str]:
+        """The parameters that stand on a method's first panel."""
+        shown = self.look.label == "parameters" and not part
+        return [f"{name}={value}" for name, value in track.parameters.items()] if shown else []
+
+    def _all_legends(self) -> list[Picture]:
+        if self._legends is None:
+            self._legends = [
+                render.legend(t.channels, units=t.units, style=self.own, scale=fixed or scale)
+                for t, fixed, scale in zip(self.tracks, self.fixed, self.scales, strict=True)
+            ]
+        return self._legends
+
+    def _sized(self, picture: Any, smaller: int) -> Picture:
+        """A picture at the size asked for."""
+        factor = self.look.scale
+        if factor == 1:
+            return np.asarray(picture)
+        height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
+        how = smaller if factor < 1 else cv2.INTER_CUBIC
+        return np.asarray(cv2.resize(picture, (width, height), interpolation=how), np.uint8)
