@@ -9,6 +9,7 @@
     └── InputError           1   one video's own fault: it becomes a row, the run goes on
         ├── DecodeError          the video cannot be read
         ├── ShapeError           frames that a method cannot take (also a ValueError)
+        ├── StageError           a bug, or the machine's fault, in one stage of the video's way
         └── Cancelled            the run was told to stop while this video was in flight
 
 The exit code is an attribute; `mrx.cli` turns an error into one line and that code.
@@ -59,6 +60,14 @@ class DecodeError(InputError):
 
 class ShapeError(InputError, ValueError):
     """Frames of a shape that a method cannot take."""
+
+
+class StageError(InputError):
+    """A stage of a video's way met what nobody foresaw; its cause is the error that it met."""
+
+    def __init__(self, stage: str, cause: Exception) -> None:
+        super().__init__(f"internal error in {stage}: {type(cause).__name__}: {cause}")
+        self.stage = stage
 
 
 class Cancelled(InputError):  # noqa: N818 - not a fault, a request

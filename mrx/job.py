@@ -72,6 +72,7 @@ class Decoding:
         on_error: at damage go on (`skip`), end the video there (`stop`) or give it up (`fail`)
         image_fps: the rate of a folder of images, which carries none
         max_pixels: a frame, read or resized, with more pixels than this is refused
+        decoder: what reads files: PyAV, or an NVIDIA GPU through torchcodec
     """
 
     short_side: int | None = 256
@@ -84,6 +85,7 @@ class Decoding:
     on_error: Literal["skip", "stop", "fail"] = "skip"
     image_fps: float = 25.0
     max_pixels: int = 8192 * 8192
+    decoder: Literal["pyav", "nvdec"] = "pyav"
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -106,7 +108,8 @@ class Windowing:
     Attributes:
         step: frames from one window to the next
         dilation: frames from one frame of a window to the next
-        segments: this many windows, one at the centre of each equal part, instead of all
+        segments: this many windows, one at the centre of each equal part, instead of all; without a
+            dilation, for methods that match across segments (`ms`), those of neighbouring centres
         tail: drop a last window that the video is too short for, or repeat its last frame
     """
 
@@ -173,7 +176,12 @@ def _is_whole(value: Any) -> bool:
 class Job:
     """A whole run: the methods, the way in, and the way out.
 
-    `stack` is the parameter of that name, for those of the methods that have it.
+    Attributes:
+        stack: the parameter of that name, for those of the methods that have it
+        devices: where methods compute; a worker process for each where there are several
+        batch: windows computed at once; None leaves it to the device
+        decode_threads: videos that a worker decodes at once beside its computing; 0 is one after
+            another, None leaves it to the device
     """
 
     output: str
@@ -184,7 +192,9 @@ class Job:
     decoding: Decoding = Decoding()
     windowing: Windowing = Windowing()
     storage: Storage = Storage()
-    device: str = "auto"
+    devices: tuple[str, ...] = ("auto",)
+    batch: int | None = None
+    decode_threads: int | None = None
     share: tuple[int, int] | None = None
     overwrite: bool = False
     dry_run: bool = False
@@ -196,6 +206,11 @@ class Job:
             raise UsageError("no method: give at least one")
         if len(set(self.methods)) < len(self.methods):
             raise UsageError(f"a method is named twice: {', '.join(self.methods)}")
+        _check_whole(self, "batch")
+        if self.decode_threads is not None and self.decode_threads < 0:
+            raise UsageError(f"decode_threads is at least 0, not {self.decode_threads}")
+        if not self.devices or len(set(self.devices)) < len(self.devices):
+            raise UsageError(f"devices are at least one, each once: {', '.join(self.devices)}")
         for what, given in (("parameters", self.parameters), ("weights", self.weights)):
             for name in given:
                 if name not in self.methods:
@@ -213,6 +228,8 @@ class Job:
         Two runs may share an output folder only where these agree.
         """
         decoding = {k: v for k, v in asdict(self.decoding).items() if k != "max_pixels"}
+        if self.decoding.decoder == "pyav":
+            del decoding["decoder"]  # the usual one goes without saying
         own = ("step", "dilation")  # each method has its own
         windowing = {k: v for k, v in asdict(self.windowing).items() if k not in own}
         integers = self.storage.dtype in ("q16", "uint8")
@@ -294,6 +311,23 @@ class Row:
         """The row that `to_json` wrote."""
         values = json.loads(line)
         return cls(**{**values, "warnings": tuple(values["warnings"])})
+
+
+@dataclass(frozen=True)
+class Worked:
+    """Where a worker's time went.
+
+    Attributes:
+        device: where it computed
+        threads: how many videos it decoded at once; 0 is one stage after another
+        seconds: from when it was ready until its last shard was sealed
+        busy: stage → seconds that it worked, over all its threads
+    """
+
+    device: str
+    threads: int
+    seconds: float
+    busy: Mapping[str, float]
 
 
 def parse_size(text: str) -> tuple[int, int]:

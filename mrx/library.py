@@ -25,8 +25,9 @@ def extract(
     decoding: Decoding = Decoding(),  # noqa: B008 - frozen
     windowing: Windowing = Windowing(),  # noqa: B008 - frozen
     storage: Storage = Storage(),  # noqa: B008 - frozen
-    device: str = "auto",
-    workers: int = 0,
+    device: str | Sequence[str] = "auto",
+    workers: int | None = 0,
+    batch: int | None = None,
     overwrite: bool = False,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     listener: Listener | None = None,
@@ -45,9 +46,10 @@ def extract(
         decoding: size, range, rate
         windowing: which windows
         storage: type, bound, compression, shard sizes
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``
-        workers: processes; 0 works in this one. With more, guard a script's main part by
-            ``if __name__ == "__main__"``, since each process imports it
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; several for a worker on each
+        workers: processes; 0 works in this one, None is one for each core or GPU. With processes,
+            guard a script's main part by ``if __name__ == "__main__"``: each imports it
+        batch: windows computed at once; None leaves it to the device
         overwrite: remove what the folder holds
         limits: timeout, how many failures to bear, whether to try failed inputs again
         listener: told of every step
@@ -71,7 +73,8 @@ def extract(
         decoding=decoding,
         windowing=windowing,
         storage=storage,
-        device=device,
+        devices=(device,) if isinstance(device, str) else tuple(device),
+        batch=batch,
         overwrite=overwrite,
     )
     given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs

@@ -1,14 +1,14 @@
-"""decode → windows → method → sink for one video after another: what a worker does.
+"""decode → windows → method → sink: what a worker does with the videos that it is handed.
 
-The only file that knows all stages. Engines hand out sources and collect rows; nothing here knows
-whether it runs in the parent or in a process of its own.
+The only file that knows all stages; `mrx.feeding` brings videos through them. Engines hand out
+sources and collect rows; nothing here knows whether it runs in the parent or in a process of its
+own.
 """
 
-import json
+import os
 import time
-import traceback
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,102 +17,28 @@ import cv2
 import numpy as np
 import torch
 
-from mrx import kernels, methods
-from mrx.decode import Video
-from mrx.errors import (
-    Cancelled,
-    DecodeError,
-    InputError,
-    MissingError,
-    MrxError,
-    OutputError,
-    UsageError,
-)
-from mrx.job import Job, Row
-from mrx.methods.spec import Method, Representation
-from mrx.methods.weights import load_weights
-from mrx.records import Clips, Motion
-from mrx.sinks.encode import Encoding
-from mrx.sinks.filters import filters
+from mrx import kernels
+from mrx.decode import Video, nvdec
+from mrx.errors import Cancelled, DecodeError, InputError, MissingError, OutputError, UsageError
+from mrx.feeding.busy import Busy
+from mrx.feeding.compute import Computer
+from mrx.feeding.device import Direct
+from mrx.feeding.overlap import CudaStreams, Overlapped
+from mrx.feeding.threads import Feeder
+from mrx.feeding.tickets import Piece, Ticket
+from mrx.feeding.turn import in_turn
+from mrx.job import Job, Row, Worked
+from mrx.lane import Lane
 from mrx.sinks.hdf5 import Entry, ShardWriter
+from mrx.sinks.pack import Packed
 from mrx.sinks.resume import Held, adopt, look
 from mrx.sources import Source
-from mrx.windows.plan import Rule, count
+from mrx.windows.plan import count
 from mrx.windows.stack import GATHER_BYTES, Stack
 
 LIGHT_BATCH_VALUES = 2**19  # the maps of more would leave the CPU's cache before they are stored
-
-
-@dataclass(frozen=True)
-class Lane:
-    """A method of the run: its module, its windows, and how its maps are stored."""
-
-    method: Method
-    module: Representation
-    parameters: dict[str, Any]
-    rule: Rule
-    encoding: Encoding
-    filters: dict[str, Any]
-
-    @classmethod
-    def build(cls, job: Job, name: str, device: torch.device) -> "Lane":
-        """Make a method ready, with the parameters, weights and windows that the job asks for."""
-        method = methods.find(name)
-        given = job.parameters.get(name, {})
-        if job.stack is not None and "stack" in method.parameters():
-            if given.get("stack", str(job.stack)) != str(job.stack):
-                raise UsageError(f"{name}: stack={job.stack} and stack={given['stack']}: say one")
-            given = {**given, "stack": str(job.stack)}
-        parameters = method.complete(given)
-        module = method.build(parameters)
-        if name in job.weights:
-            parameters = {**parameters, "weights": load_weights(module, job.weights[name])}
-        asked = job.windowing
-        rule = Rule(
-            length=module.length,
-            step=module.step if asked.step is None else asked.step,
-            dilation=module.dilation if asked.dilation is None else asked.dilation,
-            segments=asked.segments,
-            tail=asked.tail,
-        )
-        if job.storage.dtype == "uint8" and "confidence" in module.channels:
-            raise UsageError(
-                f"dtype uint8 has no steps for {name}'s confidence: take float16 or q16"
-            )
-        encoding = Encoding.choose(job.storage, units=module.units, bound=module.bound)
-        stored = filters(job.storage.compression, cost=method.cost)
-        return cls(method, module.to(device), parameters, rule, encoding, stored)
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the numbers, beside what all methods share."""
-        return {**self.parameters, "step": self.rule.step, "dilation": self.rule.dilation}
-
-    def attributes(self) -> dict[str, Any]:
-        """What a stranger needs to know about the numbers."""
-        return {
-            "channels": list(self.module.channels),
-            "units": self.module.units,
-            "color": self.module.color,
-            "window": self.rule.length,
-            "step": self.rule.step,
-            "dilation": self.rule.dilation,
-            "segments": self.rule.segments or 0,
-            "tail": self.rule.tail,
-            "method_version": self.method.version,
-            "params_json": json.dumps(self.parameters, sort_keys=True),
-            **self.module.facts(),
-        }
-
-    def too_small(self, facts: dict[str, Any]) -> str:
-        """Why no frame of this size has a map, or nothing."""
-        width, height, least = facts["width"], facts["height"], self.module.smallest
-        fits = min(width, height) >= least
-        return "" if fits else f"too small ({width}x{height}, needs {least}x{least})"
-
-    def compute(self, clips: Clips, device: torch.device) -> Motion:
-        """The method on a batch of windows."""
-        data = self.module.extract(move(clips.data, device))
-        return Motion(data.float().cpu().contiguous(), clips.index, clips.time)
+DEVICE_WINDOWS = 64  # at once, where a device has to be kept busy
+MOST_THREADS = 16
 
 
 class Extraction:
@@ -120,15 +46,20 @@ class Extraction:
 
     Args:
         job: what the run was asked to do
-        cancelled: asked between batches; True drops the video in flight
+        device: where this process computes, if not where the job says
+        cancelled: asked between batches; True drops the videos in flight
         progress: told how many more frames went through
         sealed: told the path of each finished shard, and the keys in it
+
+    Attributes:
+        threads: how many videos are decoded at once beside the computing; 0 is one after another
     """
 
     def __init__(
         self,
         job: Job,
         *,
+        device: str | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         progress: Callable[[int], None] = lambda frames: None,
         sealed: Callable[[Path, list[str]], None] = lambda path, keys: None,
@@ -136,17 +67,24 @@ class Extraction:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         self.job = job
-        self.device = choose_device(job.device)
+        for name in job.devices:
+            choose_device(name)  # one that is not there is found before any work
+        self.device = choose_device(device or job.devices[0])
         self.lanes = [Lane.build(job, name, self.device) for name in job.methods]
         if job.stack is not None and not any("stack" in lane.parameters for lane in self.lanes):
             names = ", ".join(job.methods)
             raise UsageError(f"stack={job.stack}: no method among these has stacks: {names}")
         self.settings = job.settings({lane.method.name: lane.settings() for lane in self.lanes})
         kernels.backend()  # refuses a wrong choice before any work
+        nvdec.require(job.decoding, self.device)
+        self.threads = _decode_threads(job, self.device)
+        self.busy = Busy()
         self._cancelled = cancelled
         self._progress = progress
         self._sealed = sealed
         self._shard: ShardWriter | None = None
+        self._full: list[ShardWriter] = []
+        self._begun = False
 
     def look(self) -> Held:
         """What the output holds already; refuses an output that other settings made."""
@@ -156,99 +94,95 @@ class Extraction:
         """Save what workers that died had finished; the keys of it."""
         return adopt(self.job, pids)
 
-    def work(self, source: Source) -> Row:
-        """Extract one video. Whatever is wrong with it ends as a row, not as an error."""
-        began = time.monotonic()
-        video = Video(source, self.job.decoding)
-        try:
-            outcome = self._estimate(video) if self.job.dry_run else self._extract(source, video)
-        except Cancelled:
-            raise
-        except InputError as error:
-            outcome = {"status": "failed", "reason": str(error)}
-        except MrxError:
-            raise
-        except Exception as error:  # noqa: BLE001 - one video's fault must not end the run
-            reason = f"internal error: {type(error).__name__}: {error}"
-            outcome = {"status": "failed", "reason": reason, "traceback": traceback.format_exc()}
-        return Row(
-            key=source.key,
-            path=source.public_path,
-            size=source.size,
-            mtime=source.mtime,
-            start=source.start,
-            end=source.end,
-            seconds=round(time.monotonic() - began, 3),
-            warnings=tuple(video.tally.warnings),
-            **{"frames": video.tally.selected, **outcome},
-        )
+    def run(self, sources: Iterable[Source]) -> Iterator[Row]:
+        """Extract videos. Whatever is wrong with one ends as its row, not as an error."""
+        if self.job.dry_run:
+            return (self._estimate(source) for source in sources)
+        usual = None if self.device.type == "cpu" else DEVICE_WINDOWS
+        computer = Computer(_way_to(self.device, self.busy), self.job.batch or usual)
+        if self.threads:
+            return Feeder(self, computer, self.threads).run(sources)
+        return in_turn(self, computer, sources)
+
+    def worked(self, seconds: float) -> Worked:
+        """Where the time of so many seconds went."""
+        return Worked(str(self.device), self.threads, seconds, dict(self.busy.seconds))
 
     def close(self) -> None:
-        """Seal the open shard."""
-        if self._shard is None:
-            return
-        try:
-            final = self._shard.seal()
-        except OutputError:
-            self._abandon()
-            raise
+        """Seal the open shards."""
         shard, self._shard = self._shard, None
-        if final:
-            self._sealed(final, shard.keys)
+        while shards := [*self._full, *([shard] if shard else [])]:
+            self._full, shard = shards[1:], None
+            self._seal(shards[0])
 
-    def _abandon(self) -> None:
-        shard, self._shard = self._shard, None
-        if shard:
-            shard.abandon()
+    def check(self) -> None:
+        """Raise `Cancelled` where the run was told to stop."""
+        if self._cancelled():
+            raise Cancelled("the run was stopped")
 
-    def _estimate(self, video: Video) -> dict[str, Any]:
-        """What an extraction would give, from the headers alone."""
-        frames, width, height = video.estimate()
-        counts = {lane.method.name: count(frames, lane.rule) for lane in self.lanes}
-        size = 0
-        for lane in self.lanes:
-            channels, rows, columns = lane.module.output_shape(height, width)
-            items = counts[lane.method.name] * channels * rows * columns
-            size += items * lane.encoding.itemsize
-        return {"status": "planned", "frames": frames, "n_out": counts, "bytes": size}
+    def ticket(self, source: Source) -> Ticket:
+        """Begin a video; the first opens a shard, so that a bad output is found before any work."""
+        if not self._begun and not self.job.dry_run:
+            self._open_shard()
+        self._begun = True
+        return Ticket(source, Video(source, self.job.decoding, self.device))
 
-    def _extract(self, source: Source, video: Video) -> dict[str, Any]:
-        if self._shard is None:
-            self._shard = ShardWriter(self.job, self.settings, versions())
-        entry = self._shard.begin(source.key)
-        try:
-            with torch.inference_mode():
-                small = self._stream(video, entry)
-            outcome = self._conclude(source, video, entry, small)
-        except OutputError:
-            self._abandon()
-            raise
-        except BaseException:
-            entry.drop()
-            raise
-        if self._shard.is_full(self.job.storage):
-            self.close()
-        return outcome
-
-    def _stream(self, video: Video, entry: Entry) -> dict[str, str]:
-        """Every frame once through all methods; the methods that it is too small for."""
-        frames = video.count() if self.job.windowing.segments else None
+    def decode(self, ticket: Ticket) -> Iterator[Piece]:
+        """Every frame of a video once; its windows for each method."""
+        video: Video = ticket.video
+        segmented = bool(self.job.windowing.segments)
+        with self.busy.at("decode"):
+            frames = video.count() if segmented else None
         stacks = [self._stack(lane, frames) for lane in self.lanes]
-        wanted = None if frames is None else {p for s in stacks for p in s.wanted()}
+        wanted = {p for s in stacks for p in s.wanted()} if segmented else None
         colors = sorted({lane.module.color for lane in self.lanes})
-        small: dict[str, str] = {}
-        for chunk in video.read(colors, wanted):
+        for chunk in self.busy.each("decode", video.read(colors, wanted)):
             for lane, stack in zip(self.lanes, stacks, strict=True):
                 if reason := lane.too_small(video.tally.facts):
-                    small[lane.method.name] = reason
+                    ticket.small[lane.method.name] = reason
                     continue
                 for clips in stack.push(chunk[lane.module.color]):
-                    self._put(lane, clips, entry)
+                    yield from self._pieces(Piece(ticket, lane, clips))
             self._progress(len(chunk[colors[0]]))
         for lane, stack in zip(self.lanes, stacks, strict=True):
             for clips in stack.finish():
-                self._put(lane, clips, entry)
-        return small
+                yield from self._pieces(Piece(ticket, lane, clips))
+
+    def write(self, piece: Piece, packed: Packed) -> None:
+        """Put maps into the shard; the first of a video begin its place there."""
+        ticket, lane = piece.ticket, piece.lane
+        name = lane.method.name
+        with self.busy.at("write"), self._letting_go():
+            if ticket.entry is None:
+                ticket.entry = self._open_shard().begin(ticket.source.key)
+            entry: Entry = ticket.entry
+            if name not in entry:
+                entry.open(name, shape=packed.shape, encoding=lane.encoding, filters=lane.filters)
+            entry.put(name, packed)
+
+    def conclude(self, ticket: Ticket) -> Row:
+        """Commit a video, or drop it; its row."""
+        outcome: dict[str, Any] = {}
+        with self._letting_go():
+            try:
+                if ticket.failure is None:
+                    with self.busy.at("write"):
+                        outcome = self._commit(ticket)
+            except InputError as error:
+                ticket.fail(error)
+            if ticket.entry and not ticket.entry.ended:
+                ticket.entry.drop()
+            self._seal_full()
+        return _row(ticket, ticket.failure or outcome)
+
+    def forget(self, tickets: Sequence[Ticket]) -> None:
+        """Drop videos in flight: the run ends."""
+        for ticket in tickets:
+            if ticket.entry and ticket.entry.shard in (self._shard, *self._full):
+                ticket.entry.drop()
+
+    def _pieces(self, piece: Piece) -> Iterator[Piece]:
+        yield from piece.split(self.job.batch) if self.job.batch else [piece]
 
     def _stack(self, lane: Lane, frames: int | None) -> Stack:
         """The windows of a lane; heavy methods take many at once, and share work among them."""
@@ -256,34 +190,21 @@ class Extraction:
         most = LIGHT_BATCH_VALUES if small else GATHER_BYTES
         return Stack(lane.rule, frames=frames, batch_values=most)
 
-    def _put(self, lane: Lane, clips: Clips, entry: Entry) -> None:
-        if self._cancelled():
-            raise Cancelled("the run was stopped")
-        motion = lane.compute(clips, self.device)
-        name = lane.method.name
-        if name not in entry:
-            shape = motion.data.shape[1:]
-            entry.open(name, shape=shape, encoding=lane.encoding, filters=lane.filters)
-        entry.put(name, motion)
-
-    def _conclude(
-        self, source: Source, video: Video, entry: Entry, small: dict[str, str]
-    ) -> dict[str, Any]:
+    def _commit(self, ticket: Ticket) -> dict[str, Any]:
         """Commit what was computed, or say why there is nothing."""
-        tally = video.tally
+        tally, entry = ticket.video.tally, ticket.entry
         if damage := tally.damage():
             if tally.on_error == "fail":
                 raise DecodeError(damage)
             tally.warn(damage)
-        counts = entry.counts()
+        counts = entry.counts() if entry else {}
         short = {
             lane.method.name: f"too short ({tally.selected} frames, needs {lane.rule.needs})"
             for lane in self.lanes
             if lane.method.name not in counts
         }
-        missing = {**short, **small}
+        missing = {**short, **ticket.small}
         if not counts:
-            entry.drop()
             reasons = (
                 missing.values() if len(missing) == 1 else [f"{k}: {v}" for k, v in missing.items()]
             )
@@ -293,10 +214,101 @@ class Extraction:
         attributes = {
             **tally.attributes(),
             "warnings": tally.warnings,
-            **_source_attributes(source),
+            **_source_attributes(ticket.source),
         }
-        size = entry.commit(attributes, {n.method.name: n.attributes() for n in self.lanes})
+        described = {n.method.name: n.attributes(tally.facts) for n in self.lanes}
+        size = entry.commit(attributes, described)
         return {"status": "ok", "n_out": counts, "bytes": size}
+
+    def _open_shard(self) -> ShardWriter:
+        if self._shard is None:
+            self._shard = ShardWriter(self.job, self.settings, versions())
+        return self._shard
+
+    @contextmanager
+    def _letting_go(self) -> Iterator[None]:
+        """Let go of all shards where the output cannot be written to."""
+        try:
+            yield
+        except OutputError:
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        shards = [*self._full, *([self._shard] if self._shard else [])]
+        self._shard, self._full = None, []
+        for shard in shards:
+            shard.abandon()
+
+    def _seal_full(self) -> None:
+        """Seal the shards that have their size, once no video in flight has its place there."""
+        if self._shard and self._shard.is_full(self.job.storage):
+            self._full.append(self._shard)
+            self._shard = None
+        for shard in [shard for shard in self._full if not shard.open_entries]:
+            self._full.remove(shard)
+            self._seal(shard)
+
+    def _seal(self, shard: ShardWriter) -> None:
+        try:
+            final = shard.seal()
+        except OutputError:
+            shard.abandon()
+            raise
+        if final:
+            self._sealed(final, shard.keys)
+
+    def _estimate(self, source: Source) -> Row:
+        """What an extraction would give, from the headers alone."""
+        ticket = self.ticket(source)
+        try:
+            with self.busy.at("decode"):
+                frames, width, height = ticket.video.estimate()
+        except InputError as error:
+            ticket.fail(error)
+            return _row(ticket, ticket.failure or {})
+        counts = {lane.method.name: count(frames, lane.rule) for lane in self.lanes}
+        size = 0
+        for lane in self.lanes:
+            channels, rows, columns = lane.module.output_shape(height, width)
+            items = counts[lane.method.name] * channels * rows * columns
+            size += items * lane.encoding.itemsize
+        return _row(ticket, {"status": "planned", "frames": frames, "n_out": counts, "bytes": size})
+
+
+def _row(ticket: Ticket, outcome: dict[str, Any]) -> Row:
+    source, tally = ticket.source, ticket.video.tally
+    return Row(
+        key=source.key,
+        path=source.public_path,
+        size=source.size,
+        mtime=source.mtime,
+        start=source.start,
+        end=source.end,
+        seconds=round(time.monotonic() - ticket.began, 3),
+        warnings=tuple(tally.warnings),
+        **{"frames": tally.selected, **outcome},
+    )
+
+
+def _way_to(device: torch.device, busy: Busy) -> Direct:
+    """How windows get to a device: at once with its computing where it has streams for that."""
+    if device.type in ("cpu", "mps"):
+        return Direct(device, busy)
+    return Overlapped(device, busy, CudaStreams(device))
+
+
+def _decode_threads(job: Job, device: torch.device) -> int:
+    """Videos decoded at once: as the job says, else none beside a CPU, which has enough to do.
+
+    Beside a device: the cores, shared among the devices.
+    """
+    if job.decode_threads is not None:
+        return job.decode_threads
+    if device.type == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(max(1, (cores or 1) // len(job.devices)), MOST_THREADS)
 
 
 def _source_attributes(source: Source) -> dict[str, Any]:
@@ -309,16 +321,6 @@ def _source_attributes(source: Source) -> dict[str, Any]:
         "label": source.label,
     }
     return {name: value for name, value in known.items() if value is not None}
-
-
-def move(windows: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Windows on a device, sharing there the frames that they share here; each is copied once."""
-    if windows.device == device or not windows.numel():
-        return windows.to(device)
-    shape, strides = windows.shape, windows.stride()
-    extent = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    memory = windows.as_strided((extent,), (1,))
-    return memory.to(device).as_strided(shape, strides)
 
 
 def versions() -> dict[str, str]:

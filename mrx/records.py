@@ -68,6 +68,9 @@ class Clips:
     def __repr__(self) -> str:
         return f"Clips({_shape(self.data)}, source frames {_ends(self.index)})"
 
+    def __getitem__(self, part: slice) -> "Clips":
+        return Clips(self.data[part], self.index[part], self.time[part])
+
 
 @dataclass(frozen=True, repr=False)
 class Motion:

@@ -40,19 +40,30 @@ MAY_IMPORT = {
     "windows": ({"records"}, set()),
     "decode": ({"records", "sources"}, set()),
     "sinks": ({"records", "keys", "manifest", "kernels"}, set()),
-    "pipeline": (STAGES, set()),
-    "preview": ({"decode", "methods", "pipeline", "records", "sinks", "sources", "windows"}, set()),
-    "visualize": ({"preview", "render", "sinks", "sources"}, set()),
+    "lane": ({"methods", "records", "sinks", "windows"}, set()),
+    "feeding": ({"kernels", "lane", "records", "sinks"}, set()),
+    "pipeline": ({*STAGES, "feeding", "lane"}, set()),
+    "preview": (
+        {"decode", "lane", "methods", "pipeline", "records", "sinks", "sources", "windows"},
+        set(),
+    ),
+    "painter": ({"preview", "render", "sinks"}, set()),
+    "visualize": ({"painter", "preview", "sinks", "sources"}, set()),
+    "filters": ({"methods", "render", "sinks"}, set()),
     "engines": ({"manifest", "sources", "keys"}, {"pipeline"}),
+    "bench": ({*STAGES, "engines", "lane", "pipeline"}, set()),
     "library": ({*STAGES, "engines", "pipeline"}, set()),
     "cli": (
         {"sources", "keys", "methods", "engines"},
-        {*STAGES, "pipeline", "library", "visualize"},
+        {*STAGES, "pipeline", "library", "visualize", "filters", "bench"},
     ),
     "__init__": (set(), {"library"}),
     "__main__": ({"cli"}, set()),
 }
-HEAVY = {"torch", "numpy", "av", "cv2", "h5py", "numba", "triton", "hdf5plugin", "click", "tqdm"}
+HEAVY = {
+    *("torch", "numpy", "av", "cv2", "h5py", "numba", "triton", "hdf5plugin", "torchcodec"),
+    *("click", "tqdm"),
+}
 MAY_LOAD = {
     "records": ({"torch", "numpy"}, set()),
     "ops": ({"torch"}, set()),
@@ -61,11 +72,15 @@ MAY_LOAD = {
     "models": ({"torch"}, set()),
     "render": ({"torch", "numpy", "cv2"}, set()),
     "windows": ({"torch", "numpy"}, set()),
-    "decode": ({"av", "cv2", "numpy", "torch"}, set()),
+    "decode": ({"av", "cv2", "numpy", "torch"}, {"torchcodec"}),
     "sinks": ({"h5py", "cv2", "av", "numpy", "torch"}, {"hdf5plugin"}),
+    "lane": ({"torch"}, set()),
+    "feeding": ({"torch"}, set()),
     "pipeline": ({"torch", "cv2", "av", "numpy"}, set()),
     "preview": ({"torch", "numpy"}, set()),
-    "visualize": ({"cv2", "numpy"}, set()),
+    "painter": ({"cv2", "numpy"}, set()),
+    "filters": ({"torch"}, set()),
+    "bench": ({"torch", "av"}, set()),
     "cli": ({"click", "tqdm"}, {"torch", "av", "cv2", "h5py", "numpy"}),
 }
 

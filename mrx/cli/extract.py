@@ -10,8 +10,9 @@ import click
 
 from mrx import methods, sources
 from mrx.cli import options as read
-from mrx.cli.report import Report, closing_line
+from mrx.cli.report import Report, closing_line, time_lines
 from mrx.engines.run import Limits, Summary, run
+from mrx.engines.shares import bottleneck, shares
 from mrx.errors import UsageError
 from mrx.job import Job
 from mrx.keys import parse_shard, split
@@ -29,6 +30,20 @@ from mrx.keys import parse_shard, split
     "--device", default="auto", metavar="auto|cpu|cuda:N|mps", help="Where methods compute."
 )
 @click.option(
+    "--devices", metavar="LIST", help="Several GPUs, as in 0,1: a worker process for each."
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Windows computed at once.  [default: the device's own; halved where memory is short]",
+)
+@click.option(
+    "--decode-threads",
+    type=click.IntRange(min=0),
+    help="Videos that a worker decodes at once, beside computing; 0 is one stage after another."
+    "  [default: 0 on a CPU, the cores of each GPU]",
+)
+@click.option(
     "--backend",
     type=click.Choice(["auto", "numba", "opencv", "torch"]),
     help="Which kernels to use, for all methods.  [default: the fastest there]",
@@ -36,7 +51,7 @@ from mrx.keys import parse_shard, split
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
-    help="Processes; 0 works in this one.  [default: one for each core]",
+    help="Processes; 0 works in this one.  [default: one for each core, or for each GPU]",
 )
 @click.option(
     "--shard",
@@ -96,11 +111,10 @@ def extract(ctx: click.Context, /, inputs: tuple[str, ...], **options: Any) -> N
         output=_output(options),
     )
     try:
-        workers = _workers(options["workers"], len(chosen))
-        summary = run(job, chosen, workers=workers, limits=limits, listener=report)
+        summary = run(job, chosen, workers=options["workers"], limits=limits, listener=report)
     finally:
         report.close()
-    _conclude(summary, found, as_json=options["as_json"], quiet=settings["quiet"])
+    _conclude(summary, found, as_json=options["as_json"], loudness=settings)
     ctx.exit(summary.exit_code)
 
 
@@ -120,7 +134,9 @@ def _job(options: dict[str, Any]) -> Job:
         decoding=read.decoding(options),
         windowing=read.windowing(options),
         storage=read.storage(options),
-        device=options["device"],
+        devices=_devices(options["device"], options["devices"]),
+        batch=options["batch"],
+        decode_threads=options["decode_threads"],
         share=parse_shard(options["share"], os.environ) if options["share"] else None,
         overwrite=options["overwrite"],
         dry_run=options["dry_run"],
@@ -157,21 +173,39 @@ def _output(options: dict[str, Any]) -> Any:
     return "table" if options["dry_run"] and not options["as_json"] else "nothing"
 
 
-def _workers(asked: int | None, videos: int) -> int:
-    """One for each core that this process may use, but no more than there are videos."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(asked if asked is not None else cores or 1, max(videos, 1))
+def _devices(one: str, several: str | None) -> tuple[str, ...]:
+    """``0,1`` as the names of devices."""
+    if several is None:
+        return (one,)
+    if one != "auto":
+        raise UsageError(f"--device {one} and --devices {several}: give one of them")
+    words = [word.strip() for word in several.split(",") if word.strip()]
+    return tuple(f"cuda:{word}" if word.isdigit() else word for word in words)
 
 
-def _conclude(summary: Summary, found: sources.Found, *, as_json: bool, quiet: bool) -> None:
+def _conclude(
+    summary: Summary, found: sources.Found, *, as_json: bool, loudness: dict[str, Any]
+) -> None:
     if as_json:
-        facts = {**asdict(summary), "missed": summary.missed, "passed_over": found.passed_over}
-        click.echo(json.dumps(facts))
-    if quiet:
+        click.echo(json.dumps({**asdict(summary), **_more(summary, found)}))
+    if loudness["quiet"]:
         return
     if found.passed_over:
         counts = ", ".join(f"{count} {why}" for why, count in found.passed_over.items())
         click.echo(f"passed over in folders: {counts}", err=True)
     if found.duplicates:
         click.echo(f"named more than once, done once: {found.duplicates}", err=True)
+    if loudness["verbose"]:
+        for line in time_lines(summary):
+            click.echo(line, err=True)
     click.echo(closing_line(summary), err=True)
+
+
+def _more(summary: Summary, found: sources.Found) -> dict[str, Any]:
+    """What a machine wants to know beside the summary's own fields."""
+    return {
+        "missed": summary.missed,
+        "passed_over": found.passed_over,
+        "workers": [{**asdict(w), "busy": shares(w)} for w in summary.workers],
+        "bottleneck": bottleneck(summary.workers),
+    }

@@ -1,12 +1,14 @@
 """What a run tells while it goes on: progress and words on stderr, data on stdout."""
 
 import sys
+from collections.abc import Iterator
 from typing import Literal
 
 import click
 from tqdm import tqdm
 
 from mrx.engines.run import Listener, Summary
+from mrx.engines.shares import bottleneck, shares
 from mrx.job import Row
 from mrx.keys import shown
 
@@ -96,6 +98,16 @@ def closing_line(summary: Summary) -> str:
     line = f"{summary.inputs} inputs: {', '.join(parts)} in {summary.seconds:.1f} s{rate}"
     stop = f"; stopped: {summary.stopped}" if summary.stopped else ""
     return f"{line} -> {summary.output}{stop}"
+
+
+def time_lines(summary: Summary) -> Iterator[str]:
+    """Where each worker's time went, and which stage the others wait for."""
+    for worked in summary.workers:
+        busy = ", ".join(f"{stage} {share:.0%}" for stage, share in shares(worked).items())
+        threads = f", {worked.threads} decode threads" if worked.threads else ""
+        yield f"{worked.device}, {worked.seconds:.1f} s{threads}: {busy}"
+    if sentence := bottleneck(summary.workers):
+        yield f"{sentence} ({amount(summary.bytes)} written)"
 
 
 def amount(count: int) -> str:

@@ -1,9 +1,10 @@
 """All work in this process: for one video, for debugging, and for use as a library."""
 
+import time
 from collections.abc import Iterable, Iterator
 
 from mrx.engines.messages import Advanced, Closed, Ended, Looked, Message, Sealed
-from mrx.errors import Cancelled
+from mrx.errors import Cancelled, UsageError
 from mrx.job import Job
 from mrx.sources import Source
 
@@ -14,6 +15,8 @@ class Inline:
     def __init__(self, job: Job) -> None:
         from mrx.pipeline import Extraction
 
+        if len(job.devices) > 1:
+            raise UsageError(f"one process cannot compute on {', '.join(job.devices)}: use workers")
         self._stopped = False
         self._news: list[Message] = []
         self._extraction = Extraction(
@@ -26,26 +29,32 @@ class Inline:
     def prepare(self) -> Looked:
         """Look into the output."""
         held = self._extraction.look()
-        return Looked(self._extraction.settings, held.done, held.salvaged)
+        device = self._extraction.device.type
+        return Looked(self._extraction.settings, held.done, held.salvaged, device)
 
     def run(self, sources: Iterable[Source]) -> Iterator[Message]:
         """Work on one source after another."""
+        extraction = self._extraction
+        began = time.monotonic()
         try:
-            for source in sources:
-                if self._stopped:
-                    break
-                row = self._extraction.work(source)
+            for row in extraction.run(self._until_stopped(sources)):
                 yield from self._drain()
                 yield Ended(row)
         except Cancelled:
             pass
         finally:
-            self._extraction.close()
+            extraction.close()
         yield from self._drain()
-        yield Closed()
+        yield Closed(extraction.worked(time.monotonic() - began))
+
+    def _until_stopped(self, sources: Iterable[Source]) -> Iterator[Source]:
+        for source in sources:
+            if self._stopped:
+                return
+            yield source
 
     def cancel(self) -> None:
-        """Drop the video in flight and end."""
+        """Drop the videos in flight and end."""
         self._stopped = True
 
     def close(self) -> None:

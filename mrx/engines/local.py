@@ -5,14 +5,17 @@ had finished is saved from its shard by the worker that takes its place.
 """
 
 import multiprocessing
+import os
+import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 from mrx.engines import worker
 from mrx.engines.messages import (
@@ -26,7 +29,7 @@ from mrx.engines.messages import (
     Sealed,
     row_of,
 )
-from mrx.errors import MrxError
+from mrx.errors import MrxError, UsageError
 from mrx.job import Job
 from mrx.sources import Source
 
@@ -43,27 +46,35 @@ class Worker:
     Attributes:
         first: it is the one that looks into the output
         orphans: process numbers of dead workers, whose shards it has to save first
-        task, since: the video it works on, and since when
+        device: where it computes
+        tasks: the videos it works on, and since when
+        capacity: how many videos it takes at once
         unsealed: sources that are done, but whose shard has no final name yet
         sealed: keys whose shard has a final name, though their rows have not come yet
-        retry: the video in whose middle the worker before it died
+        retries: the videos in whose middle the worker before it died
         ready, stopping, closed: it has built its methods, was told to end, has sealed its shard
         fate: why it was killed, where that was our doing
     """
 
     process: BaseProcess
     connection: Connection
+    device: str
     first: bool = False
     orphans: tuple[int, ...] = ()
-    task: Source | None = None
-    since: float = 0.0
+    tasks: dict[str, tuple[Source, float]] = field(default_factory=dict)
+    capacity: int = 1
     unsealed: dict[str, Source] = field(default_factory=dict)
     sealed: set[str] = field(default_factory=set)
-    retry: Source | None = None
+    retries: list[Source] = field(default_factory=list)
     ready: bool = False
     stopping: bool = False
     closed: bool = False
     fate: str = ""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes one more video."""
+        return self.ready and not self.stopping and len(self.tasks) < self.capacity
 
     def send(self, word: Source | str) -> None:
         """Say something to a process that may just have died; its end is seen where it is heard."""
@@ -92,15 +103,26 @@ class Local:
 
     Args:
         job: what the run was asked to do
-        workers: how many processes
+        workers: how many processes; None is one for each core where methods compute on the CPU,
+            and one for each device elsewhere
+        videos: more workers than this would have nothing to do
         timeout: seconds after which a video is given up; None waits for ever
         eager: start all workers at once, since there will be work for them
     """
 
-    def __init__(self, job: Job, *, workers: int, timeout: float | None, eager: bool) -> None:
+    def __init__(
+        self, job: Job, *, workers: int | None, videos: int, timeout: float | None, eager: bool
+    ) -> None:
+        devices = job.devices
+        if workers is not None and workers < len(devices):
+            raise UsageError(f"{workers} workers for {len(devices)} devices: give one for each")
+        if workers is None and not _leaves_open(devices):
+            workers = _usual(devices, devices[0])
         self.job = job
         self.timeout = timeout
-        self.wanted = workers
+        self.videos = max(videos, 1)
+        self.wanted = 1 if workers is None else min(workers, self.videos)
+        self._decided = workers is not None
         self.eager = eager
         self._context = multiprocessing.get_context("spawn")
         self._tries: Counter[str] = Counter()
@@ -125,13 +147,15 @@ class Local:
         while self._workers and not self._cancelled:
             for message in self._listen():
                 if isinstance(message, Looked):
+                    if not self._decided:
+                        self.wanted = min(_usual(self.job.devices, message.device), self.videos)
                     return message
         if self._refusal:
             raise self._refusal
         return None
 
     def run(self, sources: Iterable[Source]) -> Iterator[Message]:
-        """Keep every worker at one video until all videos have ended."""
+        """Keep every worker at work until all videos have ended."""
         self._sources = iter(sources)
         self._again.extend(islice(self._sources, self.wanted))
         while len(self._workers) < min(self.wanted, len(self._again)):
@@ -158,30 +182,49 @@ class Local:
     def _start(self, *, first: bool = False, after: Worker | None = None) -> None:
         ours, theirs = self._context.Pipe()
         orphans = (*after.orphans, after.process.pid or 0) if after else ()
+        device = self._least_used()
         process = self._context.Process(
-            target=worker.main, args=(theirs, self.job, first, orphans), daemon=True
+            target=worker.main, args=(theirs, self.job, device, first, orphans), daemon=True
         )
         process.start()
         theirs.close()
-        one = Worker(process, ours, first, orphans)
+        one = Worker(process, ours, device, first, orphans)
         if after:
-            one.unsealed, one.retry = after.unsealed, after.task or after.retry
+            one.unsealed = after.unsealed
+            one.retries = [source for source, _ in after.tasks.values()] or after.retries
         self._workers.append(one)
 
-    def _hand_out(self) -> None:
-        for one in self._workers:
-            if not one.ready or one.task or one.stopping:
-                continue
-            source = None if self._cancelled else self._next()
-            if source is None:
-                one.stopping = True
-                one.send(worker.STOP)
-            else:
-                one.task, one.since = source, time.monotonic()
-                one.send(source)
+    def _least_used(self) -> str:
+        """The device that the fewest workers compute on."""
+        used = Counter(one.device for one in self._workers)
+        return min(self.job.devices, key=lambda device: used[device])
 
-    def _next(self) -> Source | None:
-        return self._again.popleft() if self._again else next(self._sources, None)
+    def _hand_out(self) -> None:
+        """A video to each worker that has room, and again, so that none has all of the last."""
+        free = self._workers
+        while free := [one for one in free if one.has_room and self._hand_to(one)]:
+            pass
+
+    def _hand_to(self, one: Worker) -> bool:
+        """Whether there was a video for a worker; one that has nothing left to do is stopped."""
+        source = None if self._cancelled else self._next(one)
+        if source is not None:
+            one.tasks[source.key] = source, time.monotonic()
+            one.send(source)
+        elif not one.tasks:
+            one.stopping = True
+            one.send(worker.STOP)
+        return source is not None
+
+    def _next(self, one: Worker) -> Source | None:
+        """What a worker is to do next. Who may have killed a worker is tried again alone."""
+        if any(self._tries[key] for key in one.tasks):
+            return None
+        if not self._again:
+            return next(self._sources, None)
+        if self._tries[self._again[0].key] and one.tasks:
+            return None
+        return self._again.popleft()
 
     def _listen(self) -> Iterator[Message]:
         """What the workers said, and what follows where one has ended."""
@@ -196,15 +239,15 @@ class Local:
 
     def _take(self, one: Worker, message: Message) -> Iterator[Message]:
         match message:
-            case Ready():
-                one.ready = True
+            case Ready(capacity):
+                one.ready, one.capacity = True, capacity
             case Looked():
                 self._looked = True
             case Ended(row):
-                if row.status == "ok" and one.task and row.key not in one.sealed:
-                    one.unsealed[row.key] = one.task
+                source, _ = one.tasks.pop(row.key)
+                if row.status == "ok" and row.key not in one.sealed:
+                    one.unsealed[row.key] = source
                 one.sealed.discard(row.key)
-                one.task = None
             case Sealed(_, keys):
                 one.sealed |= set(keys) - one.unsealed.keys()
                 for key in keys:
@@ -222,11 +265,12 @@ class Local:
     def _adopted(self, one: Worker, keys: set[str]) -> Iterator[Message]:
         """Do again what was lost with a dead worker's shard; not what was saved from it."""
         self._again.extend(s for key, s in one.unsealed.items() if key not in keys)
-        retry, one.unsealed, one.retry, one.orphans = one.retry, {}, None, ()
-        if retry and retry.key in keys:
-            yield Ended(row_of(retry, "ok"))
-        elif retry:
-            self._again.append(retry)
+        retries, one.unsealed, one.retries, one.orphans = one.retries, {}, [], ()
+        for retry in retries:
+            if retry.key in keys:
+                yield Ended(row_of(retry, "ok"))
+            else:
+                self._again.append(retry)
 
     def _bury(self, one: Worker) -> Iterator[Message]:
         """A worker has ended: by itself, or in the middle of a video."""
@@ -242,21 +286,23 @@ class Local:
                 self._refusal = self._refusal or RefusalError(refused)
                 self._cancelled = True
                 return
-        if one.task and one.task.key in one.sealed:
-            yield Ended(row_of(one.task, "ok"))
-            one.task = None
-        if one.task:
-            self._tries[one.task.key] += 1
-            if self._tries[one.task.key] >= TRIES:
-                yield Ended(row_of(one.task, "failed", reason))
-                one.task = None
+        for key, (source, _) in list(one.tasks.items()):
+            self._tries[key] += 1
+            if key in one.sealed:
+                yield Ended(row_of(source, "ok"))
+            elif self._tries[key] >= TRIES:
+                yield Ended(row_of(source, "failed", reason))
+            else:
+                continue
+            del one.tasks[key]
         self._start(after=one, first=one.first and not self._looked)
 
     def _watch(self) -> None:
         """Kill what hangs: a video past its time, or a worker that does not hear a stop."""
         now = time.monotonic()
         for one in self._workers:
-            if self.timeout and one.task and now - one.since > self.timeout:
+            since = min((began for _, began in one.tasks.values()), default=now)
+            if self.timeout and now - since > self.timeout:
                 one.fate = f"timeout: took longer than {self.timeout:g} s"
                 one.process.kill()
         if self._cancelled and self._cancelled_at is None:
@@ -267,3 +313,23 @@ class Local:
         if self._cancelled_at is not None and now - self._cancelled_at > GRACE_SECONDS:
             for one in self._workers:
                 one.process.kill()
+
+
+def _leaves_open(devices: Sequence[str]) -> bool:
+    """Whether only a worker can tell what the device is: `auto` where there may be a GPU."""
+    signs = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+    there = sys.platform == "darwin" or any(Path(sign).exists() for sign in signs)
+    return "auto" in devices and there
+
+
+def _usual(devices: Sequence[str], found: str) -> int:
+    """So many workers: a core is a worker of its own, a device has one with many threads."""
+    alone = len(devices) == 1 and found in ("cpu", "auto")
+    return cores() if alone else len(devices)
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -4,13 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mrx.job import Row, Status
+from mrx.job import Row, Status, Worked
 from mrx.sources import Source
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker has built its methods and takes videos."""
+    """A worker has built its methods and takes videos.
+
+    Attributes:
+        capacity: how many at once
+    """
+
+    capacity: int = 1
 
 
 @dataclass(frozen=True)
@@ -21,11 +27,13 @@ class Looked:
         settings: all that decides the numbers
         done: key → stamp of the sources extracted already
         salvaged: videos saved from a killed run
+        device: where the first worker computes, as torch names it
     """
 
     settings: Mapping[str, Any]
     done: Mapping[str, tuple[float, ...]]
     salvaged: int = 0
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ class Adopted:
 @dataclass(frozen=True)
 class Closed:
     """The worker has sealed its shard and is about to end."""
+
+    worked: Worked
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,17 @@ from typing import Any
 
 from mrx.engines.inline import Inline
 from mrx.engines.local import Local
-from mrx.engines.messages import Advanced, Ended, Looked, Message, Sealed, row_of
+from mrx.engines.messages import (
+    Advanced,
+    Closed,
+    Ended,
+    Looked,
+    Message,
+    Sealed,
+    row_of,
+)
 from mrx.errors import UsageError
-from mrx.job import Job, Row, mismatch, settings_hash
+from mrx.job import Job, Row, Worked, mismatch, settings_hash
 from mrx.manifest import Manifest, locked, manifests, read_rows
 from mrx.sources import Source
 
@@ -47,6 +55,7 @@ class Summary:
         missed: inputs that were not reached, because the run was stopped
         salvaged: videos saved from a run that was killed
         signal: the signal that stopped the run, or 0
+        workers: where each worker's time went
     """
 
     output: str
@@ -64,6 +73,7 @@ class Summary:
     signal: int = 0
     stopped: str = ""
     shards: list[str] = field(default_factory=list)
+    workers: list[Worked] = field(default_factory=list)
 
     @property
     def missed(self) -> int:
@@ -105,7 +115,7 @@ def run(
     job: Job,
     sources: Sequence[Source],
     *,
-    workers: int,
+    workers: int | None,
     limits: Limits = Limits(),
     listener: Listener | None = None,
 ) -> Summary:
@@ -114,7 +124,8 @@ def run(
     Args:
         job: what to do with each
         sources: this share's inputs
-        workers: processes; 0 works in this one
+        workers: processes; 0 works in this one, None is one for each core, or for each device that
+            is no CPU
         limits: when to give up
         listener: told of every step
     """
@@ -128,7 +139,7 @@ def run(
     with ExitStack() as stack:
         if not job.dry_run:
             stack.enter_context(locked(folder, job.share_name))
-        engine = _engine(job, workers, limits.timeout)
+        engine = _engine(job, workers, len(sources), limits.timeout)
         stack.callback(engine.close)
         summary = Summary(str(folder), inputs=len(sources))
         stack.enter_context(_signals(engine, summary))
@@ -147,11 +158,11 @@ def run(
     return summary
 
 
-def _engine(job: Job, workers: int, timeout: float | None) -> Inline | Local:
-    if not workers:
+def _engine(job: Job, workers: int | None, videos: int, timeout: float | None) -> Inline | Local:
+    if workers == 0:
         return Inline(job)
     fresh = job.overwrite or not manifests(Path(job.output))
-    return Local(job, workers=workers, timeout=timeout, eager=fresh)
+    return Local(job, workers=workers, videos=videos, timeout=timeout, eager=fresh)
 
 
 class _Run:
@@ -203,6 +214,8 @@ class _Run:
                 case Sealed(path, _):
                     self.summary.shards.append(path)
                     self.listener.sealed(path)
+                case Closed(worked):
+                    self.summary.workers.append(worked)
 
     def _end(self, row: Row) -> None:
         self.summary.count(row)

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 from mrx.engines.messages import (
@@ -55,27 +56,40 @@ class Inbox:
                 self.cancelled = True
             self.tasks.put(STOP if word == CANCEL else word)
 
+    def sources(self) -> Iterator[Source]:
+        """The videos to do, as they come, until the parent says stop."""
+        while isinstance(task := self.tasks.get(), Source):
+            yield task
 
-class Reporter:
-    """Tell the parent how many frames went through, at most twice a second."""
+
+class Outbox:
+    """Tell the parent what happens, from any thread; how many frames, at most twice a second."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._frames = 0
         self._last = time.monotonic()
+        self._lock = threading.RLock()
+
+    def send(self, message: Message) -> None:
+        """Send a message."""
+        with self._lock:
+            self._connection.send(message)
 
     def advance(self, frames: int) -> None:
         """Count frames; send the sum now and then."""
-        self._frames += frames
-        if time.monotonic() - self._last > REPORT_SECONDS:
-            self.flush()
+        with self._lock:
+            self._frames += frames
+            if time.monotonic() - self._last > REPORT_SECONDS:
+                self.flush()
 
     def flush(self) -> None:
         """Send what was counted."""
-        if self._frames:
-            self._connection.send(Advanced(self._frames))
-        self._frames = 0
-        self._last = time.monotonic()
+        with self._lock:
+            if self._frames:
+                self.send(Advanced(self._frames))
+            self._frames = 0
+            self._last = time.monotonic()
 
 
 def keep_memory() -> None:
@@ -89,58 +103,68 @@ def keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_TOTAL)
 
 
-def main(connection: Connection, job: Job, first: bool, orphans: tuple[int, ...]) -> None:
+def main(
+    connection: Connection, job: Job, device: str, first: bool, orphans: tuple[int, ...]
+) -> None:
     """Run in a new process.
 
     Args:
         connection: to the parent
         job: what the run was asked to do
+        device: where this worker computes
         first: look into the output before anything else
         orphans: process numbers of dead workers whose shards are to be saved
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a group gets it; the parent tells us
+    outbox = Outbox(connection)
     try:
-        _serve(connection, job, first=first, orphans=orphans)
+        _serve(connection, outbox, job, device, first=first, orphans=orphans)
     except MrxError as error:
-        connection.send(Refused(error.exit_code, str(error), traceback.format_exc()))
+        outbox.send(Refused(error.exit_code, str(error), traceback.format_exc()))
     except Exception as error:  # noqa: BLE001 - the process ends; the parent must hear why
         text = f"internal error in a worker: {type(error).__name__}: {error}"
-        connection.send(Refused(1, text, traceback.format_exc()))
+        outbox.send(Refused(1, text, traceback.format_exc()))
 
 
-def _serve(connection: Connection, job: Job, *, first: bool, orphans: tuple[int, ...]) -> None:
+def _serve(
+    connection: Connection,
+    outbox: Outbox,
+    job: Job,
+    device: str,
+    *,
+    first: bool,
+    orphans: tuple[int, ...],
+) -> None:
     keep_memory()
     inbox = Inbox(connection)  # before the imports, which take seconds
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"  # read at import: a worker is one thread, its siblings the rest
     from mrx.pipeline import Extraction
 
-    def send(message: Message) -> None:
-        connection.send(message)
-
-    reporter = Reporter(connection)
     extraction = Extraction(
         job,
+        device=device,
         cancelled=lambda: inbox.cancelled,
-        progress=reporter.advance,
-        sealed=lambda path, keys: send(Sealed(str(path), tuple(keys))),
+        progress=outbox.advance,
+        sealed=lambda path, keys: outbox.send(Sealed(str(path), tuple(keys))),
     )
     gc.collect()
     gc.freeze()  # a hundred thousand objects of the imports need not be walked again
     if orphans:
-        send(Adopted(tuple(extraction.adopt(orphans))))
+        outbox.send(Adopted(tuple(extraction.adopt(orphans))))
     if first:
         held = extraction.look()
-        send(Looked(extraction.settings, held.done, held.salvaged))
-    send(Ready())
+        kind = extraction.device.type
+        outbox.send(Looked(extraction.settings, held.done, held.salvaged, kind))
+    outbox.send(Ready(max(1, extraction.threads)))
+    began = time.monotonic()
     try:
-        while isinstance(task := inbox.tasks.get(), Source):
-            row = extraction.work(task)
-            reporter.flush()
-            send(Ended(row))
+        for row in extraction.run(inbox.sources()):
+            outbox.flush()
+            outbox.send(Ended(row))
     except Cancelled:
         pass
     finally:
         extraction.close()
-    send(Closed())
+    outbox.send(Closed(extraction.worked(time.monotonic() - began)))

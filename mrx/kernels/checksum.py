@@ -22,9 +22,11 @@ _SWAP, _HIGH = np.uint64(256), np.uint64(16)
 
 
 def fletcher32(data: NDArray[Any]) -> bytes:
-    """The four bytes that the filter appends to a chunk of an even number of bytes."""
-    words = np.ascontiguousarray(data).reshape(-1).view(np.uint16)
-    return int(_compiled()(words)).to_bytes(4, "little")
+    """The four bytes that the filter appends to a chunk; an odd last byte counts as a word."""
+    flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+    if flat.size % 2:
+        flat = np.append(flat, np.uint8(0))
+    return int(_compiled()(flat.view(np.uint16))).to_bytes(4, "little")
 
 
 @functools.cache

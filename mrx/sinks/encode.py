@@ -16,6 +16,7 @@ from mrx.kernels.summary import summarize
 
 PIXEL_FRACTION = 64  # q16 keeps displacements in 1/64 px
 HALF_MAX = 65504.0
+RAW = {"f4": torch.float32, "f2": torch.float16, "i2": torch.int16, "u1": torch.uint8}
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,14 @@ class Statistics:
         self.total += total
         return low, high
 
+    def merge(self, other: "Statistics") -> None:
+        """Count in what others counted."""
+        self.count += other.count
+        self.clipped += other.clipped
+        self.total += other.total
+        self.low = min(self.low, other.low)
+        self.high = max(self.high, other.high)
+
     def attributes(self) -> dict[str, Any]:
         """As attributes; an empty dataset has none but its count."""
         if not self.count:
@@ -113,14 +122,46 @@ def encode(
             statistics.clipped += int((values.abs() > HALF_MAX).sum())
             values = values.clamp(encoding.low, encoding.high)
     else:
-        if not np.isfinite([low, high]).all():
-            raise InputError(f"NaN or infinity cannot be stored as {encoding.dtype}: use float16")
+        _check_finite(low, high, encoding)
         values = torch.round((values - encoding.offset) / encoding.scale)
         beyond = (values < encoding.low) | (values > encoding.high)
         statistics.clipped += int(beyond.sum())
         values = values.clamp(encoding.low, encoding.high)
     torch.from_numpy(raw).copy_(values)
     return raw
+
+
+def encode_there(values: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
+    """Encode maps where they lie, without waiting for a device.
+
+    Shape:
+        - values: ``(B, C, H, W)`` float32
+        - raw: the same shape, of the encoding's raw type
+        - numbers: ``(B, 4)`` the least, the greatest, the sum of absolute values, how many clipped
+    """
+    flat = values.flatten(1)
+    scaled = values
+    if encoding.dtype not in ("f4", "f2"):
+        scaled = torch.round((values - encoding.offset) / encoding.scale)
+    beyond = (scaled < encoding.low) | (scaled > encoding.high)
+    numbers = (*torch.aminmax(flat, dim=1), flat.abs().sum(1), beyond.flatten(1).sum(1))
+    raw = scaled.clamp(encoding.low, encoding.high).to(RAW[encoding.dtype])
+    return raw, torch.stack([number.float() for number in numbers], dim=1)
+
+
+def statistics_of(numbers: Tensor, count: int, encoding: Encoding) -> list[Statistics]:
+    """What `encode_there` counted, for each map of so many values."""
+    every = []
+    for low, high, total, clipped in numbers.tolist():
+        if encoding.dtype not in ("f4", "f2"):
+            _check_finite(low, high, encoding)
+        every.append(Statistics(count, int(clipped), total, low, high))
+    return every
+
+
+def _check_finite(low: float, high: float, encoding: Encoding) -> None:
+    if not np.isfinite([low, high]).all():
+        raise InputError(f"NaN or infinity cannot be stored as {encoding.dtype}: use float16")
 
 
 def decode(raw: NDArray[Any], *, scale: float, offset: float) -> NDArray[np.float32]:

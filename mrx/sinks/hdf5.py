@@ -6,7 +6,6 @@ video in flight: what was flushed is found again by `salvage`.
 
 import errno
 import json
-import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,18 +18,16 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mrx import __version__, kernels
+from mrx import __version__
 from mrx.errors import OutputError
 from mrx.job import Job, Storage, settings_hash
-from mrx.kernels.checksum import fletcher32
 from mrx.keys import group_name
-from mrx.records import Motion
 from mrx.sinks.attributes import write_attributes
-from mrx.sinks.encode import Encoding, Statistics, encode
+from mrx.sinks.encode import Encoding, Statistics
 from mrx.sinks.layout import FINAL, FORMAT, INDEX, ITEM, ITEMS, PARTIAL, STAMP, host, shards
+from mrx.sinks.pack import Packed
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-CHECKSUM_BYTES = 4
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
@@ -82,6 +79,7 @@ class ShardWriter:
             self.file.create_group("videos")
             self.file.flush()
         self.keys: list[str] = []
+        self.open_entries = 0
 
     def is_full(self, storage: Storage) -> bool:
         """Whether the shard has reached its size, in videos or in bytes."""
@@ -103,11 +101,7 @@ class ShardWriter:
 
 
 class Series:
-    """A method's maps of one video while they are written, one chunk for each.
-
-    Where a chunk is only checksummed, its bytes are made here and handed over as they are: that
-    costs half of what the library's own way does.
-    """
+    """A method's maps of one video while they are written, one chunk for each."""
 
     def __init__(
         self,
@@ -130,27 +124,22 @@ class Series:
         self._encoding = encoding
         self._statistics = Statistics()
         self._items: list[NDArray[Any]] = []
-        size = math.prod(shape) * encoding.itemsize
-        plain = not filters and size % 2 == 0 and kernels.backend() == "numba"
-        self._chunk = np.empty(size + CHECKSUM_BYTES, np.uint8) if plain else None
 
-    def put(self, motion: Motion) -> None:
+    def put(self, packed: Packed) -> None:
         """Append maps."""
-        before, self.count = self.count, self.count + len(motion.data)
-        items = np.empty(len(motion.data), ITEM)
-        items["first"], items["last"] = motion.index.T
-        items["start"], items["end"] = motion.time.T
+        before, self.count = self.count, self.count + len(packed)
+        items = np.empty(len(packed), ITEM)
+        items["first"], items["last"] = packed.index.T
+        items["start"], items["end"] = packed.time.T
         self._items.append(items)
-        shape = motion.data.shape[1:]
-        self.dataset.id.set_extent((self.count, *shape))
-        if self._chunk is None:
-            self.dataset[before:] = encode(motion.data, self._encoding, self._statistics)
+        for statistics in packed.statistics:
+            self._statistics.merge(statistics)
+        self.dataset.id.set_extent((self.count, *packed.shape))
+        if packed.chunks is None:
+            self.dataset[before:] = packed.raw
             return
-        raw = self._chunk[:-CHECKSUM_BYTES].view(self._encoding.dtype).reshape(shape)
-        for number, values in enumerate(motion.data, start=before):
-            encode(values, self._encoding, self._statistics, out=raw)
-            self._chunk[-CHECKSUM_BYTES:] = np.frombuffer(fletcher32(raw), np.uint8)
-            self.dataset.id.write_direct_chunk((number, 0, 0, 0), self._chunk)
+        for number, chunk in enumerate(packed.chunks, start=before):
+            self.dataset.id.write_direct_chunk((number, 0, 0, 0), chunk)
 
     def items(self) -> NDArray[Any]:
         """The source frames and times of all maps."""
@@ -173,9 +162,11 @@ class Entry:
     def __init__(self, shard: ShardWriter, key: str) -> None:
         self.shard = shard
         self.key = key
+        self.ended = False
         self._name = f"{PARTIAL}/{group_name(key)}"
         shard.file.pop(self._name, None)
         self.group = shard.file.create_group(self._name)
+        shard.open_entries += 1
         self._series: dict[str, Series] = {}
 
     def open(
@@ -190,10 +181,10 @@ class Entry:
         with writing(self.shard.path):
             self._series[method] = Series(self.group, method, shape, encoding, filters)
 
-    def put(self, method: str, motion: Motion) -> None:
+    def put(self, method: str, packed: Packed) -> None:
         """Append maps to a method's dataset."""
         with writing(self.shard.path):
-            self._series[method].put(motion)
+            self._series[method].put(packed)
 
     def __contains__(self, method: str) -> bool:
         return method in self._series
@@ -230,14 +221,20 @@ class Entry:
             shard.file.move(self._name, target)
             shard.file.flush()
         shard.keys.append(self.key)
+        self._end()
         return int(stored)
 
     def drop(self) -> None:
         """Forget the video: it failed, or was cancelled."""
         self._series.clear()
+        self._end()
         with writing(self.shard.path):
             self.shard.file.pop(self._name, None)
             self.shard.file.flush()
+
+    def _end(self) -> None:
+        self.ended = True
+        self.shard.open_entries -= 1
 
 
 def abandon(file: h5py.File) -> None:

@@ -6,8 +6,7 @@ import time
 
 import pytest
 import trouble
-import videos
-from command import all_keys, contents, manifest, process, rows, start
+from command import all_keys, manifest, process, rows, start
 from trouble import GOOD, HANG, KILL, RAISE, children, until
 
 import mrx
@@ -51,6 +50,19 @@ def test_a_video_that_kills_its_worker_is_tried_twice_and_the_others_go_on(
     assert process("verify", tmp_path / "out").returncode == 0
 
 
+def test_a_video_that_kills_a_worker_costs_those_beside_it_a_retry_only(
+    folder, tmp_path, environment
+):
+    for i in range(5):
+        trouble.clip(folder / f"good{i}.mp4", GOOD)
+    trouble.clip(folder / "bad.mp4", KILL)
+    options = ("--decode-threads", "3", "-p", "slow=0.02")
+    ended = outcomes(extract(folder, tmp_path / "out", environment, *options, workers="1"))
+    assert ended.pop("bad.mp4") == ("failed", "worker died (signal 11)")
+    assert set(ended.values()) == {("ok", "")}
+    assert all_keys(tmp_path / "out") == [f"good{i}.mp4" for i in range(5)]
+
+
 def test_a_worker_that_dies_once_costs_its_video_a_retry_only(folder, tmp_path, environment):
     trouble.clip(folder / "bad.mp4", KILL)
     ran = extract(
@@ -87,7 +99,7 @@ def test_a_bug_in_a_method_fails_its_video_with_the_traceback_in_the_manifest(
     ran = extract(folder, tmp_path / "out", environment)
     assert outcomes(ran)["bug.mp4"] == (
         "failed",
-        "internal error: RuntimeError: a bug in a method",
+        "internal error in compute: RuntimeError: a bug in a method",
     )
     assert b"Traceback" not in ran.stderr
     assert "RuntimeError" in manifest(tmp_path / "out")["bug.mp4"]["traceback"]
@@ -167,16 +179,6 @@ def test_a_second_run_on_the_same_output_is_refused(folder, tmp_path, environmen
     running.communicate()
     assert second.returncode == 4
     assert b"output is being written by another run" in second.stderr
-
-
-def test_every_worker_makes_the_same_numbers_as_one_process(folder, tmp_path, environment):
-    for i in range(5):
-        videos.clip(folder / f"{i}.mp4", 12 + i, seed=i)
-    for workers in ("0", "1", "2"):
-        words = ("extract", folder, "-o", tmp_path / workers, "--workers", workers)
-        assert process(*words, environment=environment).returncode == 0
-    one = contents(tmp_path / "0")
-    assert contents(tmp_path / "1") == one == contents(tmp_path / "2")
 
 
 def test_progress_is_silent_without_a_terminal(folder, tmp_path, environment):

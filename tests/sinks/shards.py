@@ -7,6 +7,7 @@ from mrx.job import Job, Storage
 from mrx.records import Motion
 from mrx.sinks.encode import Encoding
 from mrx.sinks.hdf5 import ShardWriter
+from mrx.sinks.pack import pack
 
 SETTINGS = {"methods": {"mbpm": {"sigma": 1.1}}, "dtype": "float16"}
 ATTRIBUTES = {"avg_fps": 25.0, "duration": 1.0, "source_size": 10, "source_mtime": 2.5}
@@ -25,7 +26,7 @@ def add(writer, key, *, seed=0, items=3, **attributes):
     maps = motion(items, seed=seed)
     encoding = Encoding.choose(Storage(), units="a.u.", bound=1.0)
     entry.open("mbpm", shape=maps.data.shape[1:], encoding=encoding, filters={})
-    entry.put("mbpm", maps)
+    entry.put("mbpm", pack(maps, encoding, {}))
     entry.commit({**ATTRIBUTES, **attributes}, {"mbpm": METHOD})
 
 

@@ -15,6 +15,7 @@ from mrx.job import Job, Storage
 from mrx.sinks.encode import Encoding
 from mrx.sinks.hdf5 import ShardWriter
 from mrx.sinks.layout import open_shard, temporaries
+from mrx.sinks.pack import pack
 from mrx.sinks.rescue import salvage
 
 
@@ -194,7 +195,7 @@ def test_maps_grow_by_batches(tmp_path):
     encoding = Encoding.choose(Storage(dtype="float32"), units="a.u.", bound=1.0)
     entry.open("mbpm", shape=(1, 4, 5), encoding=encoding, filters={})
     for seed in range(3):
-        entry.put("mbpm", motion(2, seed=seed))
+        entry.put("mbpm", pack(motion(2, seed=seed), encoding, {}))
     assert entry.counts() == {"mbpm": 6}
     entry.commit(shards.ATTRIBUTES, {"mbpm": shards.METHOD})
     with h5py.File(shard.seal()) as file:

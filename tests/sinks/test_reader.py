@@ -11,6 +11,7 @@ from mrx.errors import NoInputError
 from mrx.job import Job, Storage
 from mrx.sinks.encode import Encoding
 from mrx.sinks.hdf5 import ShardWriter
+from mrx.sinks.pack import pack
 
 
 def test_values_come_back_as_floats_whatever_the_type(tmp_path):
@@ -19,7 +20,7 @@ def test_values_come_back_as_floats_whatever_the_type(tmp_path):
         entry = writer.begin(dtype)
         encoding = Encoding.choose(Storage(dtype=dtype, bound=5.0), units="px", bound=5.0)
         entry.open("mbpm", shape=(1, 4, 5), encoding=encoding, filters={})
-        entry.put("mbpm", motion(9))
+        entry.put("mbpm", pack(motion(9), encoding, {}))
         entry.commit(shards.ATTRIBUTES, {"mbpm": shards.METHOD})
     writer.seal()
     with mrx.open(tmp_path) as found:

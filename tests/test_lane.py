@@ -1,6 +1,6 @@
 import torch
 
-from mrx.pipeline import move
+from mrx.lane import move
 
 
 def test_windows_that_share_frames_share_them_on_the_device_too():

@@ -1,0 +1,43 @@
+"""Where the time of a run went: how busy each stage was, and which one the others waited for."""
+
+from collections.abc import Sequence
+
+from mrx.job import Worked
+
+HELP = {
+    "decode": "decoding takes most of the time: smaller or fewer frames, or more cores, help",
+    "transfer": "copying to and from the device takes most of the time: smaller frames help",
+    "compute": "computing takes most of the time: a faster preset, smaller frames or a GPU help",
+    "pack": "packing takes most of the time: --compression none or another --dtype help",
+    "write": "writing takes most of the time: a faster disk or a smaller --dtype help",
+}
+
+
+def shares(worked: Worked) -> dict[str, float]:
+    """Stage → the share of a worker's time that it worked; decoding as the mean of its threads.
+
+    Example:
+        >>> shares(Worked("cuda:0", threads=4, seconds=10.0, busy={"decode": 20.0, "write": 1.0}))
+        {'decode': 0.5, 'write': 0.1}
+    """
+    threads = {"decode": max(1, worked.threads)}
+    whole = max(worked.seconds, 1e-9)
+    return {
+        stage: round(seconds / threads.get(stage, 1) / whole, 3)
+        for stage, seconds in worked.busy.items()
+    }
+
+
+def bottleneck(workers: Sequence[Worked]) -> str:
+    """The stage that was busiest, over all workers, with what helps; nothing if none worked.
+
+    Example:
+        >>> bottleneck([Worked("cpu", threads=0, seconds=9.0, busy={"decode": 6.0, "write": 1.0})])
+        'decoding takes most of the time: smaller or fewer frames, or more cores, help'
+    """
+    total: dict[str, float] = {}
+    for worked in workers:
+        for stage, share in shares(worked).items():
+            total[stage] = total.get(stage, 0.0) + share * worked.seconds
+    stage = max(total, key=lambda name: total[name], default="")
+    return HELP[stage] if stage and total[stage] else ""

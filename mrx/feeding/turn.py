@@ -1,0 +1,43 @@
+"""One video after another, one stage after another: the way of a worker that is one core."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from mrx.errors import Cancelled, InputError
+from mrx.feeding.compute import Computer
+from mrx.feeding.tickets import Stages, Ticket
+from mrx.job import Row, Source
+
+
+def in_turn(stages: Stages, computer: Computer, sources: Iterable[Source]) -> Iterator[Row]:
+    """Bring every source through the stages; the row of each.
+
+    Raises:
+        MrxError: what no video is to blame for; the video in flight is dropped
+    """
+    for source in sources:
+        ticket = stages.ticket(source)
+        try:
+            with torch.inference_mode():
+                _bring(stages, computer, ticket)
+            row = stages.conclude(ticket)
+        except BaseException:
+            stages.forget([ticket])
+            raise
+        yield row
+
+
+def _bring(stages: Stages, computer: Computer, ticket: Ticket) -> None:
+    try:
+        for piece in stages.decode(ticket):
+            stages.check()
+            for part, packed in [*computer.put([piece]), *computer.land()]:
+                if packed is not None:
+                    stages.write(part, packed)
+            if ticket.failure:
+                return
+    except Cancelled:
+        raise
+    except InputError as error:
+        ticket.fail(error)

@@ -1,0 +1,112 @@
+"""What the way through the stages costs beside them: many tiny clips, a long one, a large one.
+
+    python tests/benchmarks/feeding.py [--clips 1000] [--hours 1] [--methods mbpm tvl1]
+
+CPU time of a tiny clip beyond its decoding and computing, for one stage after another and for
+threads; then the peak memory of one process on an hour of 340x256 and on 4K, beside what
+`mrx.feeding.threads` says is the most.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import av
+import numpy as np
+
+PROGRAM = """
+import json, re, sys, time
+from mrx.engines.run import run
+from mrx.job import Decoding, Job
+from mrx.sources import find
+folder, warm, out, method, threads = sys.argv[1:]
+def extract(folder, output):
+    job = Job(output, methods=(method,), decoding=Decoding(short_side=None),
+              decode_threads=int(threads))
+    return run(job, find([folder]).sources, workers=0)
+def memory(name):
+    return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+extract(warm, out + "-warm")
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+before, began = memory("VmRSS"), time.process_time()
+summary = extract(folder, out)
+cpu = time.process_time() - began
+assert summary.exit_code == 0, summary
+print(json.dumps({"cpu": cpu, "busy": summary.workers[0].busy, "before": before,
+                  "peak": memory("VmHWM"), "frames": summary.frames, "wall": summary.seconds}))
+"""
+
+
+def extract(folder, method, threads):
+    with tempfile.TemporaryDirectory() as scratch:
+        warm = Path(scratch) / "warm.mp4"
+        write(warm, 10, 96, 64)
+        words = [str(folder), str(warm), f"{scratch}/out", method, threads]
+        command = [sys.executable, "-c", PROGRAM, *words]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(ran.stdout)
+
+
+def write(path, frames, width, height, *, period=50, codec_options=None):
+    """A textured ground that slides; its pictures repeat, so that making it costs little."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 255, (height // 8, width // 8 + period, 3), np.uint8)
+    ground = np.kron(small, np.ones((8, 8, 1), np.uint8))
+    with av.open(str(path), "w") as container:
+        options = codec_options or {"preset": "ultrafast", "crf": "30"}
+        stream = container.add_stream("libx264", rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for number in range(frames):
+            start = 2 * (number % period)
+            picture = np.ascontiguousarray(ground[:height, start : start + width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def tiny(clips, method):
+    with tempfile.TemporaryDirectory() as scratch:
+        first = Path(scratch) / "0000.mp4"
+        write(first, 10, 96, 64)
+        for number in range(1, clips):
+            (Path(scratch) / f"{number:04}.mp4").write_bytes(first.read_bytes())
+        work = 0.0
+        for threads in ("0", "2"):
+            ran = extract(scratch, method, threads)
+            # Beside other threads a stage's time is no CPU time: its work is that of the first run.
+            work = work or ran["busy"]["decode"] + ran["busy"]["compute"]
+            print(
+                f"{method:<6} {clips} clips of 10 frames, {threads} decode threads: "
+                f"CPU {1000 * ran['cpu'] / clips:.2f} ms a clip, "
+                f"{1000 * (ran['cpu'] - work) / clips:.2f} of it beyond decoding and computing"
+            )
+
+
+def memory(name, method, frames, width, height):
+    with tempfile.TemporaryDirectory() as scratch:
+        write(Path(scratch) / "clip.mp4", frames, width, height)
+        for threads in ("0", "1"):
+            ran = extract(scratch, method, threads)
+            print(
+                f"{method:<6} {name}, {frames} frames, {threads} decode threads: peak "
+                f"{ran['peak'] - ran['before']:.0f} MB above the {ran['before']:.0f} MB at the "
+                f"start; {ran['frames'] / ran['wall']:.0f} frames/s"
+            )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", type=int, default=1000)
+    parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--methods", nargs="+", default=["mbpm"])
+    options = parser.parse_args()
+    for method in options.methods:
+        tiny(options.clips, method)
+        memory("340x256", method, round(options.hours * 3600 * 25), 340, 256)
+        memory("4K", method, 60, 3840, 2160)
+
+
+if __name__ == "__main__":
+    main()

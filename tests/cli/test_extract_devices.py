@@ -1,0 +1,63 @@
+"""Where `mrx extract` computes, how many videos it decodes at once, and where its time goes."""
+
+import pytest
+import torch
+import videos
+from command import mrx, process, summary
+
+from mrx.feeding.busy import STAGES
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="has the devices asked for")
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return videos.clip(tmp_path / "a.mp4")
+
+
+@pytest.mark.parametrize(
+    ("options", "device"),
+    [(["--device", "cuda:0"], "cuda:0"), (["--devices", "cpu,7"], "cuda:7")],
+)
+def test_a_device_that_is_absent_is_told_before_any_work(clip, tmp_path, options, device):
+    ran = process("extract", clip, "-o", tmp_path / "out", *options)
+    assert ran.returncode == 5
+    assert f"no device {device}: this machine has cpu" in ran.stderr.decode()
+    assert not list((tmp_path / "out").glob("*.h5"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "cpu", "--devices", "0,1"], "--device cpu and --devices 0,1: give one"),
+        (["--devices", "0,0"], "devices are at least one, each once"),
+        (["--devices", ","], "devices are at least one"),
+        (["--devices", "0,1", "--workers", "1"], "1 workers for 2 devices: give one for each"),
+        (["--devices", "0,1", "--workers", "0"], "one process cannot compute on cuda:0, cuda:1"),
+        (["--batch", "0"], "--batch"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(clip, tmp_path, options, message):
+    words = () if "--workers" in options else ("--workers", "2")
+    ran = mrx("extract", clip, "-o", tmp_path / "out", *options, *words)
+    assert ran.code == 2
+    assert message in ran.stderr
+
+
+@pytest.mark.parametrize("threads", ["0", "2"])
+def test_the_summary_tells_where_the_time_went(clip, tmp_path, threads):
+    ran = mrx(
+        *("extract", clip, "-o", tmp_path / "out", "--json", "-v"), "--decode-threads", threads
+    )
+    (worker,) = summary(ran)["workers"]
+    assert (worker["device"], worker["threads"]) == ("cpu", int(threads))
+    assert set(worker["busy"]) == set(STAGES)
+    assert all(0 <= share <= 1.01 for share in worker["busy"].values())
+    assert worker["busy"]["decode"] > 0
+    assert "takes most of the time" in summary(ran)["bottleneck"]
+    assert f"cpu, {worker['seconds']:.1f} s" in ran.stderr
+    assert summary(ran)["bottleneck"] in ran.stderr
+
+
+def test_quiet_tells_nothing_of_it(clip, tmp_path):
+    assert "takes most" not in mrx("extract", clip, "-o", tmp_path / "out").stderr

@@ -1,0 +1,93 @@
+"""Whatever way videos go through the stages, the shards hold the same bits."""
+
+import pytest
+import torch
+import videos
+from command import contents
+
+import mrx
+from mrx import methods
+from mrx.engines.run import run
+from mrx.feeding.device import Direct
+from mrx.job import Decoding, Job, Storage
+from mrx.pipeline import Extraction
+from mrx.sources import find
+
+FAST = {"tvl1": {"warps": "1", "inner": "3"}, "tvnet": {"iterations": "4"}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for i in range(4):
+        videos.clip(folder / f"{i}.mp4", 14 + i, height=48 + 16 * (i % 2), width=64, seed=i)
+    return folder
+
+
+def extract(folder, output, *, workers=0, **options):
+    job = Job(
+        str(output),
+        methods=tuple(methods.names()),
+        parameters=FAST,
+        decoding=Decoding(short_side=None),
+        **options,
+    )
+    summary = run(job, find([str(folder)]).sources, workers=workers)
+    assert (summary.ok, summary.exit_code) == (4, 0)
+    return contents(output)
+
+
+@pytest.fixture(scope="module")
+def usual(folder, tmp_path_factory):
+    return extract(folder, tmp_path_factory.mktemp("usual"))
+
+
+@pytest.mark.parametrize("batch", [1, 5, 1000])
+@pytest.mark.parametrize("decode_threads", [0, 3])
+def test_of_any_batch_size_one_after_another_or_at_once(
+    folder, usual, tmp_path, batch, decode_threads
+):
+    assert extract(folder, tmp_path, batch=batch, decode_threads=decode_threads) == usual
+
+
+def test_a_video_alone_has_the_maps_it_has_among_others(folder, usual, tmp_path):
+    mrx.extract(
+        folder / "2.mp4",
+        tmp_path,
+        method=methods.names(),
+        parameters=FAST,
+        decoding=Decoding(short_side=None),
+    )
+    alone = contents(tmp_path)
+    assert alone
+    assert alone.items() <= usual.items()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "decode_threads"), [(1, 0), (2, 0), (2, 2)])
+def test_from_any_number_of_workers(folder, usual, tmp_path, workers, decode_threads):
+    made = extract(folder, tmp_path, workers=workers, decode_threads=decode_threads)
+    assert made == usual
+
+
+def test_a_full_shard_waits_for_the_videos_that_are_in_flight(folder, tmp_path):
+    sealed = []
+    job = Job(str(tmp_path), storage=Storage(videos_per_shard=1))
+    extraction = Extraction(job, sealed=lambda path, keys: sealed.append(keys))
+    tickets = [extraction.ticket(source) for source in find([str(folder)]).sources[:3]]
+
+    def write(ticket):
+        with torch.inference_mode():
+            for piece in extraction.decode(ticket):
+                (packed,) = Direct(extraction.device, extraction.busy).compute([piece])
+                extraction.write(piece, packed)
+
+    write(tickets[0])
+    write(tickets[1])
+    assert extraction.conclude(tickets[0]).status == "ok"
+    assert sealed == []
+    write(tickets[2])
+    extraction.conclude(tickets[1])
+    assert sealed == [["0.mp4", "1.mp4"]]
+    extraction.conclude(tickets[2])
+    assert sealed[1:] == [["2.mp4"]]
