@@ -74,7 +74,7 @@ class Painter:
             raise UsageError(f"--max-flow {look.max_flow:g}: no displacements among {names}")
         self.fixed = [look.max_flow if kind == "displacement" else None for kind in kinds]
         self.scales = [render.new_scale(t.channels, units=t.units, style=self.own) for t in tracks]
-        self._legends: list[Picture] | None = None
+        self._legends: dict[tuple[int, bool], list[Picture | None]] = {}
 
     def measure(self, moment: Moment) -> None:
         """Let a moment count for the scale of all."""
@@ -82,11 +82,11 @@ class Painter:
             scale.add(render.measure(maps, track.channels, units=track.units, style=self.own))
 
     def panels(self, moment: Moment) -> Picture:
-        """The frame at the left, and a column for each method, its legend at its foot."""
-        columns = [self._parts(i, maps, moment) for i, maps in enumerate(moment.maps)]
-        if self.look.legend:
-            for column, legend in zip(columns, self._all_legends(), strict=True):
-                column.append(legend)
+        """The frame at the left, and a column for each method, each legend below its pictures."""
+        columns: list[list[Picture]] = []
+        for i, maps in enumerate(moment.maps):
+            pairs = zip(self._parts(i, maps, moment), self._keys(i, last=True), strict=True)
+            columns.append([one for pair in pairs for one in pair if one is not None])
         if moment.frame is not None and not self.look.alone:
             columns.insert(0, [self._sized(render.frame_to_rgb(moment.frame), cv2.INTER_AREA)])
         rows: list[list[Picture | None]] = [
@@ -104,14 +104,13 @@ class Painter:
             frames = [m.frame for m in moments]
             rows.append([None if f is None else self._sized(f, cv2.INTER_AREA) for f in frames])
             names.append("frame")
-        legends = self._all_legends() if self.look.legend else []
         for i, track in enumerate(self.tracks):
             columns = [self._parts(i, m.maps[i], m, named=False) for m in moments]
+            legends = self._keys(i, last=False)
             for part, row in enumerate(zip(*columns, strict=True)):
-                legend = [legends[i]] if legends and not part else []
-                rows.append([*row, *legend])
+                rows.append([*row, legends[part]] if self.look.legend else [*row])
                 names.append(self._text(track, part, "\n"))
-        titles = [f"{m.time:.2f} s" for m in moments] + ([""] if legends else [])
+        titles = [f"{m.time:.2f} s" for m in moments] + ([""] if self.look.legend else [])
         labeled = self.look.label != "none"
         return render.grid(
             rows, names=names if labeled else (), titles=titles if labeled else (), margin=4
@@ -227,13 +226,24 @@ class Painter:
         shown = self.look.label == "parameters" and not part
         return [f"{name}={value}" for name, value in track.parameters.items()] if shown else []
 
-    def _all_legends(self) -> list[Picture]:
-        if self._legends is None:
-            self._legends = [
-                render.legend(t.channels, units=t.units, style=self.own, scale=fixed or scale)
-                for t, fixed, scale in zip(self.tracks, self.fixed, self.scales, strict=True)
+    def _keys(self, i: int, *, last: bool) -> list[Picture | None]:
+        """The legends asked for, at the first or the last of a method's parts that share one."""
+        if (i, last) not in self._legends:
+            track, found = self.tracks[i], self._found(self.tracks[i])
+            kinds = [render.kind_of(track.channels[part], track.units) for part in found]
+            before = [*kinds[1:], ""] if last else ["", *kinds[:-1]]
+            self._legends[i, last] = [
+                self._legend(i, part) if self.look.legend and kind != other else None
+                for part, kind, other in zip(found, kinds, before, strict=True)
             ]
-        return self._legends
+        return self._legends[i, last]
+
+    def _legend(self, i: int, part: slice) -> Picture:
+        """What the colors of a part mean."""
+        track = self.tracks[i]
+        scale = self.fixed[i] or self.scales[i]
+        style = self._style(track, part)
+        return render.legend(track.channels[part], units=track.units, style=style, scale=scale)
 
     def _sized(self, picture: Any, smaller: int) -> Picture:
         """A picture at the size asked for."""
