@@ -51,7 +51,10 @@ MAY_IMPORT = {
     "visualize": ({"painter", "preview", "sinks", "sources"}, set()),
     "filters": ({"methods", "render", "sinks"}, set()),
     "engines": ({"manifest", "sources", "keys"}, {"pipeline"}),
-    "bench": ({*STAGES, "engines", "lane", "pipeline"}, set()),
+    "bench": (
+        {"decode", "engines", "lane", "methods", "ops", "pipeline", "sources"},
+        set(),
+    ),
     "library": ({*STAGES, "engines", "pipeline"}, set()),
     "cli": (
         {"sources", "keys", "methods", "engines"},

@@ -19,6 +19,7 @@ COMMANDS = {
     "methods": "List the methods, or one with its parameters.",
     "ls": "List what shards hold, and what failed or was skipped.",
     "verify": "Prove that shards are whole; --repair sets aside what is not.",
+    "bench": "Measure how fast methods are here; --compare finds what became slower.",
     "doctor": "Tell versions, devices and which fast paths are used.",
     "completion": "Print the shell's completion script.",
 }

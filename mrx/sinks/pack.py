@@ -1,7 +1,7 @@
 """Maps to the bytes of chunks: encoded, compressed and checksummed before HDF5 sees them.
 
-The library does one thing at a time in a process. What is done here is done outside its lock,
-and costs half of what its own filters do.
+The library does one thing at a time in a process. What is done here is done outside its lock, so
+that its writer is free for more; `tests/benchmarks/storage.py` measures both ways.
 """
 
 import zlib

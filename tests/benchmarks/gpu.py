@@ -3,9 +3,10 @@
 What the machine is and what it can reach; every kernel and method against float64; then times, of
 variants in turn, with their ratios and the predictions that the design rests on. A variant that is
 wrong is not timed, and the exit status is 1. It needs torch and numpy; what else is missing is
-named and left out. It reads clocks and sets none.
+named and left out. It reads clocks and sets none. What a clip's whole way takes is measured last.
 
     python tests/benchmarks/gpu.py [--device cuda] [--json FILE] [--minutes 9] [--quick]
+    python tests/benchmarks/gpu.py --only pipeline [--frames 300] [--disk DIR]
 
 With ``--device cpu --quick`` it runs anywhere, which shows that it runs, not how fast a GPU is.
 """
@@ -21,6 +22,7 @@ import statistics
 import time
 from pathlib import Path
 
+import gpu_pipeline
 import numpy as np
 import torch
 
@@ -313,7 +315,7 @@ def time_raft(machine, report):
         report.row("raft", name, us=taken / batch * 1e6)
 
 
-def verdict(report, best, rates):
+def verdict(report, best, rates, ways):
     """What was predicted, what was found, and what follows."""
     whole = [us for name, us in best.items() if "half" not in name]
     lines = [
@@ -327,6 +329,10 @@ def verdict(report, best, rates):
         lines.append(("tile is 1.5-2.1 times step; below 1.3 ship step", ratio, lambda r: r >= 1.3))
     slowest = min((rates[name] for name in LIGHT if name in rates), default=None)
     lines.append(("light methods above 25000 frames/s", slowest, lambda rate: rate > 25000))
+    gain = ways.get("threads")
+    lines.append(("16 threads decode 720p 12 times as fast", gain, lambda ratio: ratio >= 12))
+    light = min((ways[name] for name in LIGHT if name in ways), default=None)
+    lines.append(("light methods reach 0.9 of decoding", light, lambda ratio: ratio >= 0.9))
     for name, found, holds in lines:
         told = "not measured" if found is None else "holds" if holds(found) else "falsified"
         report.row("verdict", name, found=found, verdict=told)
@@ -338,14 +344,31 @@ def main():
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--only", choices=["kernels", "pipeline"], help="one half of it")
+    parser.add_argument("--frames", type=int, help="of the clip whose whole way is measured")
+    parser.add_argument("--disk", type=Path, help="a folder on the disk to write to")
     options = parser.parse_args()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("torch sees no CUDA device; --device cpu --quick shows that this runs")
     torch.backends.cudnn.allow_tf32 = False
     machine = Machine(options.device, quick=options.quick)
     report = Report(options.json, 60 * options.minutes)
+    best, rates, ways = {}, {}, {}
     with torch.inference_mode():
         environment(machine, report)
+    if options.only != "pipeline":
+        best, rates = kernels(machine, report)
+    if options.only != "kernels":
+        ways = gpu_pipeline.run(machine, report, frames=options.frames, disk=options.disk)
+    report.row("environment", "clocks at the end", **machine.clocks())
+    if machine.gpu:
+        verdict(report, best, rates, ways)
+    raise SystemExit(1 if report.failed else 0)
+
+
+def kernels(machine, report):
+    """Right first, then fast: all that computes."""
+    with torch.inference_mode():
         right = check_flow(machine, report)
     check_methods(machine, report)
     with torch.inference_mode():
@@ -354,10 +377,7 @@ def main():
     with torch.inference_mode():
         time_compiled(machine, report, best)
     time_raft(machine, report)
-    report.row("environment", "clocks at the end", **machine.clocks())
-    if machine.gpu:
-        verdict(report, best, rates)
-    raise SystemExit(1 if report.failed else 0)
+    return best, rates
 
 
 if __name__ == "__main__":

@@ -1,0 +1,117 @@
+"""The least that a method has to move and to compute, counted from its formula.
+
+Bytes: each frame is read once as bytes, each map is written once. Operations: those of the formula
+in float32, a fused multiply and add as two, a root or a reciprocal as one; a twin that reorders the
+sums may need fewer. Pyramids and gradients are left out, as they are small beside the iterations.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mrx.methods.spec import Representation
+from mrx.ops.pyramid import sizes
+from mrx.ops.tvnet import level_sizes
+
+ITERATION = 56
+"""Of TV-L1, per pixel: 15 fused, 10 additions, 8 products, 2 comparisons, 5 special, a guard."""
+
+WARP = 150
+"""Per pixel: the bicubic warp of an image and its two slopes, and the residual."""
+
+MEDIAN = {1: 0, 3: 38, 5: 175}
+"""Comparisons per pixel of a field, by the side of the square."""
+
+TEXTURE = 20
+"""Per pixel and round: divergence 3, image plus it 2, slope 2, step 4, length 5, limit 4."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one map costs at least.
+
+    Attributes:
+        bytes: to and from memory
+        operations: of floating point; None where they depend on the pictures, or are not counted
+    """
+
+    bytes: int
+    operations: int | None
+
+    def rates(self, seconds: float) -> dict[str, float]:
+        """What is reached, where a map takes so long."""
+        reached = {"gb_per_s": self.bytes / seconds / 1e9}
+        if self.operations is not None:
+            reached["gflop_per_s"] = self.operations / seconds / 1e9
+        return reached
+
+
+def work(
+    name: str, module: Representation, height: int, width: int, *, frames: int, itemsize: int
+) -> Work:
+    """What a map of frames of this size costs.
+
+    Args:
+        name: of the method
+        module: with its parameters
+        height: of the frames
+        width: of the frames
+        frames: that are read for a map: the whole window, or only those that no other map reads
+        itemsize: bytes of a value of the map
+    """
+    channels, rows, columns = module.output_shape(height, width)
+    colors = 3 if module.color == "rgb" else 1
+    moved = frames * colors * height * width + channels * rows * columns * itemsize
+    count = COUNTS.get(name)
+    return Work(moved, count(module, height, width) if count else None)
+
+
+def _mbpm(module: Any, height: int, width: int) -> int:
+    """A square filter, and three taps in time, of every color."""
+    taps = module.conv_s.weight[0].numel()
+    return 3 * height * width * (2 * taps + 5)
+
+
+def _dynamic_image(module: Any, height: int, width: int) -> int | None:
+    """A weighted sum of the frames; exact pooling iterates."""
+    if module.pooling != "approximate":
+        return None
+    return 3 * height * width * 2 * int(module.length)
+
+
+def _pa(module: Any, height: int, width: int) -> int:
+    """The convolution of each difference, and the norm over its features."""
+    weight = module.shallow_conv.weight
+    norm = 3 * len(weight) + 1
+    return (module.length - 1) * height * width * (2 * weight.numel() + 3 + norm)
+
+
+def _tvl1(module: Any, height: int, width: int) -> int | None:
+    """Iterations, warps, medians and texture; early stops depend on the pictures."""
+    rules = module.rules
+    if rules.epsilon:
+        return None
+    levels = sizes(height, width, zoom=rules.zoom, most=rules.levels)
+    medians = rules.outer if rules.median_at == "round" else 1
+    warp = rules.outer * rules.inner * ITERATION + WARP + medians * 2 * MEDIAN[rules.median]
+    pairs = (module.length - 1) * rules.warps * warp * sum(h * w for h, w in levels)
+    rounds = rules.texture_rounds if rules.texture else 0
+    return int(pairs + module.length * rounds * TEXTURE * height * width)
+
+
+def _tvnet(module: Any, height: int, width: int) -> int:
+    """Iterations and warps."""
+    depth = module.depth
+    levels = level_sizes(height, width, most=depth.scales, zoom=depth.zoom)
+    warp = depth.iterations * ITERATION + WARP
+    return int((module.length - 1) * depth.warps * warp * sum(h * w for h, w in levels))
+
+
+COUNTS: dict[str, Callable[[Any, int, int], int | None]] = {
+    "mbpm": _mbpm,
+    "dynamic-image": _dynamic_image,
+    "pa": _pa,
+    "tvl1": _tvl1,
+    "tvnet": _tvnet,
+}
+"""How the operations of a map are counted; methods of others, and matching, are not."""
