@@ -31,7 +31,9 @@ def examine() -> dict[str, Any]:
     import torch
 
     from mrx import kernels
+    from mrx.decode import nvdec
 
+    first = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     gpus = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     mps = ["mps"] if torch.backends.mps.is_available() else []
     codecs = [c for c in ("h264", "hevc", "vp9", "libdav1d") if c in av.codecs_available]
@@ -47,6 +49,7 @@ def examine() -> dict[str, Any]:
         "cores": str(cores),
         "devices": ["cpu", *gpus, *mps],
         "decoders": codecs,
+        "nvdec": nvdec.trouble(first) or nvdec.name(first),
         "kernels": kernels.describe(),
         "triton": kernels.version("triton") or "not installed",
     }

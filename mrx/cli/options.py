@@ -115,12 +115,14 @@ window_options = group(
     click.option(
         "--dilation",
         type=int,
-        help="Frames from one frame of a window to the next.  [default: the method's own]",
+        help="Frames from one frame of a window to the next, 1 for neighbours.  [default: the "
+        "method's own]",
     ),
     click.option(
         "--segments",
         type=int,
-        help="This many windows a video, at the centres of equal parts, instead of all.",
+        help="This many windows a video, at the centres of equal parts, instead of all; for ms "
+        "without --dilation the pairs of neighbouring centres, one less.",
     ),
     click.option(
         "--tail",
@@ -152,6 +154,13 @@ decode_options = group(
         type=click.Choice(["skip", "stop", "fail"]),
         default="skip",
         help="At damage: go on, end the video there, or give it up.",
+    ),
+    click.option(
+        "--decoder",
+        type=click.Choice(["pyav", "nvdec"]),
+        default="pyav",
+        help="nvdec decodes files (no URLs) on the NVIDIA GPU that computes, by torchcodec; a "
+        "video that it cannot decode as pyav does fails. Folders of images are read as ever.",
     ),
 )
 
@@ -210,6 +219,7 @@ def decoding(options: dict[str, Any]) -> Decoding:
         on_error=options["on_decode_error"],
         image_fps=options["image_fps"],
         max_pixels=options["max_pixels"],
+        decoder=options["decoder"],
     )
 
 
