@@ -8,14 +8,18 @@ import functools
 import importlib
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mrx.errors import MissingError, UsageError
 
 Backend = Literal["numba", "opencv", "torch"]
 
+MAKING = "MRX_KERNELS_IN_THE_MAKING"  # set in processes that only compile
 _PACKAGES = {"numba": "numba", "opencv": "cv2", "torch": "torch"}
 _log = logging.getLogger(__name__)
 
@@ -65,13 +69,18 @@ def compile_function(
     function: Callable[..., Any],
     *parts: Callable[..., Any],
     trial: Callable[[Callable[..., Any]], object],
+    maker: str,
 ) -> Callable[..., Any]:
     """A function and those it calls as machine code, by numba; kept on disk where that is possible.
+
+    What is kept is always loaded, never used where it was made: there the parts stand alone as well
+    and calls bind to those, which are optimized once less and round differently.
 
     Args:
         function: what is called from outside
         parts: the functions that it calls
         trial: calls the function once, with arguments of the types to compile it for
+        maker: the function of its module that comes here, as another process is to call it
     """
     import numba
     from numba.extending import register_jitable
@@ -81,8 +90,31 @@ def compile_function(
         register_jitable(**options)(part)
     try:
         compiled = numba.njit(cache=True, **options)(function)
+        if parts and not _is_kept(function, Path(compiled.stats.cache_path)):
+            _make_elsewhere(function.__module__, maker)
         trial(compiled)
     except (RuntimeError, OSError):
         compiled = numba.njit(**options)(function)
         trial(compiled)
     return compiled
+
+
+def _is_kept(function: Callable[..., Any], folder: Path) -> bool:
+    """Whether machine code of this source lies in numba's folder."""
+    source = Path(function.__code__.co_filename)
+    kept = folder.glob(f"{source.stem}.{function.__qualname__}-*.nbi")
+    return any(path.stat().st_mtime >= source.stat().st_mtime for path in kept)
+
+
+def _make_elsewhere(module: str, maker: str) -> None:
+    """Have another process make machine code and keep it; where that fails, it is made here."""
+    if os.environ.get(MAKING):
+        return
+    root = str(Path(__file__).parents[2])
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", f"from {module} import {maker}; {maker}()"]
+    environment = {**os.environ, "PYTHONPATH": paths, MAKING: "1"}
+    try:
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    except (subprocess.SubprocessError, OSError) as error:
+        _log.debug("%s.%s is made here: %s", module, maker, error)

@@ -32,7 +32,7 @@ def fletcher32(data: NDArray[Any]) -> bytes:
 @functools.cache
 def _compiled() -> Callable[[NDArray[np.uint16]], np.uint64]:
     words = np.zeros(3, np.uint16)
-    return compile_function(_fletcher, _add_rows, trial=lambda compiled: compiled(words))
+    return compile_function(_fletcher, _add_rows, trial=lambda run: run(words), maker="_compiled")
 
 
 def _add_rows(

@@ -147,7 +147,7 @@ def _scratch(width: int) -> Scratch:
 @functools.cache
 def _compiled() -> Callable[..., None]:
     parts = (_difference, _mirror, _copy, _across, _down, _planes, _fill, _drain)
-    return compile_function(_windows, *parts, trial=warm_up)
+    return compile_function(_windows, *parts, trial=warm_up, maker="_compiled")
 
 
 def warm_up(windows: Callable[..., None] | None = None) -> None:

@@ -44,7 +44,9 @@ def weighted_sum(frames: Tensor, weights: Tensor) -> Tensor:
 def _compiled() -> Callable[..., None]:
     floats = np.zeros(3 * _BLOCK, np.float32)
     example = (np.zeros((1, 3), np.uint8), floats[:3], floats, np.zeros(3, np.float32))
-    return compile_function(_sum, _add, _planes, trial=lambda compiled: compiled(*example))
+    return compile_function(
+        *(_sum, _add, _planes), trial=lambda compiled: compiled(*example), maker="_compiled"
+    )
 
 
 def _sum(frames: NDArray[np.uint8], weights: Floats, scratch: Floats, out: Floats) -> None:

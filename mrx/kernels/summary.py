@@ -42,7 +42,7 @@ def summarize(values: Tensor) -> tuple[float, float, float] | None:
 def _compiled() -> Callable[[Floats, Bits], Found]:
     floats = np.zeros(3, np.float32)
     bits = floats.view(np.uint32)
-    return compile_function(_summarize, trial=lambda compiled: compiled(floats, bits))
+    return compile_function(_summarize, trial=lambda run: run(floats, bits), maker="_compiled")
 
 
 def _summarize(values: Floats, bits: Bits) -> Found:

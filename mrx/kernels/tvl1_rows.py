@@ -37,7 +37,9 @@ def iterate() -> Callable[..., bool]:
         limit, theta, rate: of `data_step` and `dual_step`
         enough: stop when the squared changes sum up to no more; below 0 never
     """
-    return compile_function(_iterate, _move, _turn, _primal, _dual, trial=_try_iterate)
+    return compile_function(
+        *(_iterate, _move, _turn, _primal, _dual), trial=_try_iterate, maker="iterate"
+    )
 
 
 @functools.cache
@@ -48,7 +50,7 @@ def structure() -> Callable[..., None]:
         image: ``(H, W)``, in -1..1
         fields: ``(3, H + 1, W + 2)`` zeros, for the structure and its dual fields
     """
-    return compile_function(_structure, _smooth, _project, trial=_try_structure)
+    return compile_function(_structure, _smooth, _project, trial=_try_structure, maker="structure")
 
 
 def _iterate(

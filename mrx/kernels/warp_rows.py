@@ -36,7 +36,9 @@ def warp() -> Callable[..., None]:
         mix: share of the earlier image's gradient
         rows, places: ``(12, W)`` and ``(W,)``, to work in
     """
-    return compile_function(_warp, _place, _weights, _gather, _complete, trial=_try_warp)
+    return compile_function(
+        *(_warp, _place, _weights, _gather, _complete), trial=_try_warp, maker="warp"
+    )
 
 
 @functools.cache
@@ -48,7 +50,9 @@ def differentiate() -> Callable[..., None]:
         near, far: weights of the neighbours 1 and 2 away
         slopes: ``(2, H, W)``, made
     """
-    return compile_function(_differentiate, _difference, trial=_try_differentiate)
+    return compile_function(
+        _differentiate, _difference, trial=_try_differentiate, maker="differentiate"
+    )
 
 
 def _warp(
