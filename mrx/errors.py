@@ -6,6 +6,7 @@
     ├── OutputError          4   the output cannot be used as it is
     │   └── FormatError      4   a shard that this version cannot read
     ├── MissingError         5   a device or an optional package that is not there
+    ├── DeviceFault          5   a device that takes no more work from this process
     └── InputError           1   one video's own fault: it becomes a row, the run goes on
         ├── DecodeError          the video cannot be read
         ├── ShapeError           frames that a method cannot take (also a ValueError)
@@ -46,6 +47,12 @@ class FormatError(OutputError):
 
 class MissingError(MrxError):
     """A device or an optional package that was asked for is not there."""
+
+    exit_code = 5
+
+
+class DeviceFault(MrxError):  # noqa: N818 - the device's, not ours
+    """A device failed in a way that no later work of this process gets past."""
 
     exit_code = 5
 

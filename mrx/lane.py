@@ -55,7 +55,8 @@ class Lane:
                 f"dtype uint8 has no steps for {name}'s confidence: take float16 or q16"
             )
         encoding = Encoding.choose(job.storage, units=module.units, bound=module.bound)
-        stored = filters(job.storage.compression, cost=method.cost)
+        cost = method.cost if device.type == "cpu" else "light"  # none is heavy beside a device
+        stored = filters(job.storage.compression, cost=cost)
         return cls(method, module.to(device), parameters, rule, encoding, stored)
 
     def settings(self) -> dict[str, Any]:

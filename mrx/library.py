@@ -28,6 +28,7 @@ def extract(
     device: str | Sequence[str] = "auto",
     workers: int | None = 0,
     batch: int | None = None,
+    decode_threads: int | None = None,
     overwrite: bool = False,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     listener: Listener | None = None,
@@ -50,6 +51,8 @@ def extract(
         workers: processes; 0 works in this one, None is one for each core or GPU. With processes,
             guard a script's main part by ``if __name__ == "__main__"``: each imports it
         batch: windows computed at once; None leaves it to the device
+        decode_threads: videos that a worker decodes at once, beside computing; 0 is one stage after
+            another, None is 0 on a CPU
         overwrite: remove what the folder holds
         limits: timeout, how many failures to bear, whether to try failed inputs again
         listener: told of every step
@@ -75,6 +78,7 @@ def extract(
         storage=storage,
         devices=(device,) if isinstance(device, str) else tuple(device),
         batch=batch,
+        decode_threads=decode_threads,
         overwrite=overwrite,
     )
     given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs

@@ -47,6 +47,7 @@ class Extraction:
     Args:
         job: what the run was asked to do
         device: where this process computes, if not where the job says
+        workers: how many processes share the cores
         cancelled: asked between batches; True drops the videos in flight
         progress: told how many more frames went through
         sealed: told the path of each finished shard, and the keys in it
@@ -60,6 +61,7 @@ class Extraction:
         job: Job,
         *,
         device: str | None = None,
+        workers: int = 1,
         cancelled: Callable[[], bool] = lambda: False,
         progress: Callable[[int], None] = lambda frames: None,
         sealed: Callable[[Path, list[str]], None] = lambda path, keys: None,
@@ -67,8 +69,10 @@ class Extraction:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         self.job = job
-        for name in job.devices:
-            choose_device(name)  # one that is not there is found before any work
+        there = [choose_device(name) for name in job.devices]  # absence is told before any work
+        if len(set(there)) < len(there):
+            names = ", ".join(job.devices)
+            raise UsageError(f"devices {names} are {', '.join(map(str, there))}: name each once")
         self.device = choose_device(device or job.devices[0])
         self.lanes = [Lane.build(job, name, self.device) for name in job.methods]
         if job.stack is not None and not any("stack" in lane.parameters for lane in self.lanes):
@@ -77,7 +81,7 @@ class Extraction:
         self.settings = job.settings({lane.method.name: lane.settings() for lane in self.lanes})
         kernels.backend()  # refuses a wrong choice before any work
         nvdec.require(job.decoding, self.device)
-        self.threads = _decode_threads(job, self.device)
+        self.threads = _decode_threads(job, self.device, workers)
         self.busy = Busy()
         self._cancelled = cancelled
         self._progress = progress
@@ -111,9 +115,10 @@ class Extraction:
     def close(self) -> None:
         """Seal the open shards."""
         shard, self._shard = self._shard, None
-        while shards := [*self._full, *([shard] if shard else [])]:
-            self._full, shard = shards[1:], None
-            self._seal(shards[0])
+        with self.busy.at("write"):
+            while shards := [*self._full, *([shard] if shard else [])]:
+                self._full, shard = shards[1:], None
+                self._seal(shards[0])
 
     def check(self) -> None:
         """Raise `Cancelled` where the run was told to stop."""
@@ -141,12 +146,12 @@ class Extraction:
                 if reason := lane.too_small(video.tally.facts):
                     ticket.small[lane.method.name] = reason
                     continue
-                for clips in stack.push(chunk[lane.module.color]):
-                    yield from self._pieces(Piece(ticket, lane, clips))
+                for clips in self.busy.each("decode", stack.push(chunk[lane.module.color])):
+                    yield from Piece(ticket, lane, clips).split(self.job.batch)
             self._progress(len(chunk[colors[0]]))
         for lane, stack in zip(self.lanes, stacks, strict=True):
-            for clips in stack.finish():
-                yield from self._pieces(Piece(ticket, lane, clips))
+            for clips in self.busy.each("decode", stack.finish()):
+                yield from Piece(ticket, lane, clips).split(self.job.batch)
 
     def write(self, piece: Piece, packed: Packed) -> None:
         """Put maps into the shard; the first of a video begin its place there."""
@@ -170,9 +175,10 @@ class Extraction:
                         outcome = self._commit(ticket)
             except InputError as error:
                 ticket.fail(error)
-            if ticket.entry and not ticket.entry.ended:
-                ticket.entry.drop()
-            self._seal_full()
+            with self.busy.at("write"):
+                if ticket.entry and not ticket.entry.ended:
+                    ticket.entry.drop()
+                self._seal_full()
         return _row(ticket, ticket.failure or outcome)
 
     def forget(self, tickets: Sequence[Ticket]) -> None:
@@ -180,9 +186,6 @@ class Extraction:
         for ticket in tickets:
             if ticket.entry and ticket.entry.shard in (self._shard, *self._full):
                 ticket.entry.drop()
-
-    def _pieces(self, piece: Piece) -> Iterator[Piece]:
-        yield from piece.split(self.job.batch) if self.job.batch else [piece]
 
     def _stack(self, lane: Lane, frames: int | None) -> Stack:
         """The windows of a lane; heavy methods take many at once, and share work among them."""
@@ -298,17 +301,17 @@ def _way_to(device: torch.device, busy: Busy) -> Direct:
     return Overlapped(device, busy, CudaStreams(device))
 
 
-def _decode_threads(job: Job, device: torch.device) -> int:
+def _decode_threads(job: Job, device: torch.device, workers: int) -> int:
     """Videos decoded at once: as the job says, else none beside a CPU, which has enough to do.
 
-    Beside a device: the cores, shared among the devices.
+    Beside a device: the cores, shared among the workers.
     """
     if job.decode_threads is not None:
         return job.decode_threads
     if device.type == "cpu":
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(max(1, (cores or 1) // len(job.devices)), MOST_THREADS)
+    return min(max(1, (cores or 1) // max(workers, len(job.devices))), MOST_THREADS)
 
 
 def _source_attributes(source: Source) -> dict[str, Any]:

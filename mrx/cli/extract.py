@@ -41,7 +41,7 @@ from mrx.keys import parse_shard, split
     "--decode-threads",
     type=click.IntRange(min=0),
     help="Videos that a worker decodes at once, beside computing; 0 is one stage after another."
-    "  [default: 0 on a CPU, the cores of each GPU]",
+    "  [default: 0 on a CPU, else its share of the cores, 16 at most]",
 )
 @click.option(
     "--backend",

@@ -1,6 +1,7 @@
 """All work in this process: for one video, for debugging, and for use as a library."""
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 from mrx.engines.messages import Advanced, Closed, Ended, Looked, Message, Sealed
@@ -18,7 +19,7 @@ class Inline:
         if len(job.devices) > 1:
             raise UsageError(f"one process cannot compute on {', '.join(job.devices)}: use workers")
         self._stopped = False
-        self._news: list[Message] = []
+        self._news: deque[Message] = deque()  # other threads add to it
         self._extraction = Extraction(
             job,
             cancelled=lambda: self._stopped,
@@ -61,5 +62,5 @@ class Inline:
         """Nothing is left running."""
 
     def _drain(self) -> Iterator[Message]:
-        news, self._news = self._news, []
-        yield from news
+        while self._news:
+            yield self._news.popleft()

@@ -20,6 +20,8 @@ from pathlib import Path
 from mrx.engines import worker
 from mrx.engines.messages import (
     Adopted,
+    Began,
+    Broken,
     Closed,
     Ended,
     Looked,
@@ -27,10 +29,11 @@ from mrx.engines.messages import (
     Ready,
     Refused,
     Sealed,
+    Undone,
     row_of,
 )
 from mrx.errors import MrxError, UsageError
-from mrx.job import Job
+from mrx.job import Job, Row
 from mrx.sources import Source
 
 TRIES = 2
@@ -47,9 +50,9 @@ class Worker:
         first: it is the one that looks into the output
         orphans: process numbers of dead workers, whose shards it has to save first
         device: where it computes
-        tasks: the videos it works on, and since when
+        tasks: the videos that it has, and since when they are at work, if they are
         capacity: how many videos it takes at once
-        unsealed: sources that are done, but whose shard has no final name yet
+        unsealed: sources that are done, but whose shard has no final name yet; with their rows
         sealed: keys whose shard has a final name, though their rows have not come yet
         retries: the videos in whose middle the worker before it died
         ready, stopping, closed: it has built its methods, was told to end, has sealed its shard
@@ -61,9 +64,9 @@ class Worker:
     device: str
     first: bool = False
     orphans: tuple[int, ...] = ()
-    tasks: dict[str, tuple[Source, float]] = field(default_factory=dict)
+    tasks: dict[str, tuple[Source, float | None]] = field(default_factory=dict)
     capacity: int = 1
-    unsealed: dict[str, Source] = field(default_factory=dict)
+    unsealed: dict[str, tuple[Source, Row]] = field(default_factory=dict)
     sealed: set[str] = field(default_factory=set)
     retries: list[Source] = field(default_factory=list)
     ready: bool = False
@@ -184,14 +187,16 @@ class Local:
         orphans = (*after.orphans, after.process.pid or 0) if after else ()
         device = self._least_used()
         process = self._context.Process(
-            target=worker.main, args=(theirs, self.job, device, first, orphans), daemon=True
+            target=worker.main,
+            args=(theirs, self.job, worker.Place(device, self.wanted), first, orphans),
+            daemon=True,
         )
         process.start()
         theirs.close()
         one = Worker(process, ours, device, first, orphans)
         if after:
             one.unsealed = after.unsealed
-            one.retries = [source for source, _ in after.tasks.values()] or after.retries
+            one.retries = [*after.retries, *(source for source, _ in after.tasks.values())]
         self._workers.append(one)
 
     def _least_used(self) -> str:
@@ -209,7 +214,7 @@ class Local:
         """Whether there was a video for a worker; one that has nothing left to do is stopped."""
         source = None if self._cancelled else self._next(one)
         if source is not None:
-            one.tasks[source.key] = source, time.monotonic()
+            one.tasks[source.key] = source, None
             one.send(source)
         elif not one.tasks:
             one.stopping = True
@@ -239,14 +244,12 @@ class Local:
 
     def _take(self, one: Worker, message: Message) -> Iterator[Message]:
         match message:
-            case Ready(capacity):
-                one.ready, one.capacity = True, capacity
-            case Looked():
-                self._looked = True
+            case Began(key):
+                one.tasks[key] = one.tasks[key][0], time.monotonic()
             case Ended(row):
                 source, _ = one.tasks.pop(row.key)
                 if row.status == "ok" and row.key not in one.sealed:
-                    one.unsealed[row.key] = source
+                    one.unsealed[row.key] = source, row
                 one.sealed.discard(row.key)
             case Sealed(_, keys):
                 one.sealed |= set(keys) - one.unsealed.keys()
@@ -254,17 +257,32 @@ class Local:
                     one.unsealed.pop(key, None)
             case Adopted(keys):
                 yield from self._adopted(one, set(keys))
+            case _:
+                self._note(one, message)
+        yield message
+
+    def _note(self, one: Worker, message: Message) -> None:
+        """What a worker says of itself."""
+        match message:
+            case Ready(capacity):
+                one.ready, one.capacity = True, capacity
+            case Looked():
+                self._looked = True
+            case Broken(reason):
+                one.fate = reason
             case Closed():
                 one.closed = True
             case Refused():
                 self._refusal = self._refusal or RefusalError(message)
                 one.closed = True
                 self._cancelled = True
-        yield message
 
     def _adopted(self, one: Worker, keys: set[str]) -> Iterator[Message]:
         """Do again what was lost with a dead worker's shard; not what was saved from it."""
-        self._again.extend(s for key, s in one.unsealed.items() if key not in keys)
+        for key, (source, row) in one.unsealed.items():
+            if key not in keys:
+                self._again.append(source)
+                yield Undone(row)
         retries, one.unsealed, one.retries, one.orphans = one.retries, {}, [], ()
         for retry in retries:
             if retry.key in keys:
@@ -286,8 +304,8 @@ class Local:
                 self._refusal = self._refusal or RefusalError(refused)
                 self._cancelled = True
                 return
-        for key, (source, _) in list(one.tasks.items()):
-            self._tries[key] += 1
+        for key, (source, since) in list(one.tasks.items()):
+            self._tries[key] += since is not None
             if key in one.sealed:
                 yield Ended(row_of(source, "ok"))
             elif self._tries[key] >= TRIES:
@@ -301,7 +319,7 @@ class Local:
         """Kill what hangs: a video past its time, or a worker that does not hear a stop."""
         now = time.monotonic()
         for one in self._workers:
-            since = min((began for _, began in one.tasks.values()), default=now)
+            since = min((began for _, began in one.tasks.values() if began), default=now)
             if self.timeout and now - since > self.timeout:
                 one.fate = f"timeout: took longer than {self.timeout:g} s"
                 one.process.kill()

@@ -37,6 +37,13 @@ class Looked:
 
 
 @dataclass(frozen=True)
+class Began:
+    """A video that was handed out is at work."""
+
+    key: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """An input has ended."""
 
@@ -56,6 +63,20 @@ class Sealed:
 
     path: str
     keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What this row told has been lost with its shard, and is done again."""
+
+    row: Row
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The worker's device has failed: the process ends, and another takes its place."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -96,4 +117,16 @@ def row_of(source: Source, status: Status, reason: str = "", **facts: Any) -> Ro
     )
 
 
-Message = Ready | Looked | Ended | Advanced | Sealed | Adopted | Closed | Refused
+Message = (
+    Ready
+    | Looked
+    | Began
+    | Ended
+    | Undone
+    | Advanced
+    | Sealed
+    | Adopted
+    | Closed
+    | Broken
+    | Refused
+)

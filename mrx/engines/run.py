@@ -19,6 +19,7 @@ from mrx.engines.messages import (
     Looked,
     Message,
     Sealed,
+    Undone,
     row_of,
 )
 from mrx.errors import UsageError
@@ -87,11 +88,11 @@ class Summary:
             return SIGNAL_EXIT + self.signal
         return 1 if self.failed or self.missed else 0
 
-    def count(self, row: Row) -> None:
-        """Count an input that has ended."""
-        setattr(self, row.status, getattr(self, row.status) + 1)
-        self.frames += row.frames
-        self.bytes += row.bytes
+    def count(self, row: Row, times: int = 1) -> None:
+        """Count an input that has ended, or take it back."""
+        setattr(self, row.status, getattr(self, row.status) + times)
+        self.frames += times * row.frames
+        self.bytes += times * row.bytes
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,8 @@ class _Run:
                     if most is not None and self.summary.failed > most:
                         self.summary.stopped = f"more than {most} inputs failed"
                         engine.cancel()
+                case Undone(row):
+                    self.summary.count(row, -1)
                 case Advanced(frames):
                     self.listener.frames(frames)
                 case Sealed(path, _):

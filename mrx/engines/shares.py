@@ -14,13 +14,13 @@ HELP = {
 
 
 def shares(worked: Worked) -> dict[str, float]:
-    """Stage → the share of a worker's time that it worked; decoding as the mean of its threads.
+    """Stage → the share of a worker's time that it worked, as the mean of the stage's threads.
 
     Example:
         >>> shares(Worked("cuda:0", threads=4, seconds=10.0, busy={"decode": 20.0, "write": 1.0}))
         {'decode': 0.5, 'write': 0.1}
     """
-    threads = {"decode": max(1, worked.threads)}
+    threads = dict.fromkeys(("decode", "pack"), max(1, worked.threads))
     whole = max(worked.seconds, 1e-9)
     return {
         stage: round(seconds / threads.get(stage, 1) / whole, 3)
@@ -29,15 +29,20 @@ def shares(worked: Worked) -> dict[str, float]:
 
 
 def bottleneck(workers: Sequence[Worked]) -> str:
-    """The stage that was busiest, over all workers, with what helps; nothing if none worked.
+    """The stage that the others waited for, over all workers, with what helps; or nothing.
+
+    Stages that run at once wait for the busiest; those of one thread wait for each other.
 
     Example:
         >>> bottleneck([Worked("cpu", threads=0, seconds=9.0, busy={"decode": 6.0, "write": 1.0})])
         'decoding takes most of the time: smaller or fewer frames, or more cores, help'
     """
-    total: dict[str, float] = {}
+    total = dict.fromkeys(HELP, 0.0)
     for worked in workers:
         for stage, share in shares(worked).items():
-            total[stage] = total.get(stage, 0.0) + share * worked.seconds
-    stage = max(total, key=lambda name: total[name], default="")
-    return HELP[stage] if stage and total[stage] else ""
+            total[stage] += share * worked.seconds
+    at_once = any(worked.threads for worked in workers)
+    groups = [("decode",), ("transfer", "compute"), ("pack",), ("write",)] if at_once else [HELP]
+    busiest = max(groups, key=lambda group: sum(total[stage] for stage in group))
+    stage = max(busiest, key=lambda name: total[name])
+    return HELP[stage] if total[stage] else ""

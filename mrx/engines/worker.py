@@ -9,11 +9,14 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from mrx.engines.messages import (
     Adopted,
     Advanced,
+    Began,
+    Broken,
     Closed,
     Ended,
     Looked,
@@ -22,7 +25,7 @@ from mrx.engines.messages import (
     Refused,
     Sealed,
 )
-from mrx.errors import Cancelled, MrxError
+from mrx.errors import Cancelled, DeviceFault, MrxError
 from mrx.job import Job
 from mrx.sources import Source
 
@@ -31,6 +34,14 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 KEPT_BLOCK, KEPT_TOTAL = 32 * 2**20, 256 * 2**20
 STOP = "stop"
 CANCEL = "cancel"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker computes, and how many share the cores with it."""
+
+    device: str
+    workers: int
 
 
 class Inbox:
@@ -56,9 +67,10 @@ class Inbox:
                 self.cancelled = True
             self.tasks.put(STOP if word == CANCEL else word)
 
-    def sources(self) -> Iterator[Source]:
-        """The videos to do, as they come, until the parent says stop."""
+    def sources(self, outbox: "Outbox") -> Iterator[Source]:
+        """The videos to do, as they come, until the parent says stop; it is told of each."""
         while isinstance(task := self.tasks.get(), Source):
+            outbox.send(Began(task.key))
             yield task
 
 
@@ -104,14 +116,18 @@ def keep_memory() -> None:
 
 
 def main(
-    connection: Connection, job: Job, device: str, first: bool, orphans: tuple[int, ...]
+    connection: Connection,
+    job: Job,
+    place: Place,
+    first: bool,
+    orphans: tuple[int, ...],
 ) -> None:
     """Run in a new process.
 
     Args:
         connection: to the parent
         job: what the run was asked to do
-        device: where this worker computes
+        place: where this worker computes, and among how many
         first: look into the output before anything else
         orphans: process numbers of dead workers whose shards are to be saved
     """
@@ -119,7 +135,9 @@ def main(
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a group gets it; the parent tells us
     outbox = Outbox(connection)
     try:
-        _serve(connection, outbox, job, device, first=first, orphans=orphans)
+        _serve(connection, outbox, job, place, first=first, orphans=orphans)
+    except DeviceFault as error:
+        outbox.send(Broken(str(error)))
     except MrxError as error:
         outbox.send(Refused(error.exit_code, str(error), traceback.format_exc()))
     except Exception as error:  # noqa: BLE001 - the process ends; the parent must hear why
@@ -131,7 +149,7 @@ def _serve(
     connection: Connection,
     outbox: Outbox,
     job: Job,
-    device: str,
+    place: Place,
     *,
     first: bool,
     orphans: tuple[int, ...],
@@ -144,7 +162,8 @@ def _serve(
 
     extraction = Extraction(
         job,
-        device=device,
+        device=place.device,
+        workers=place.workers,
         cancelled=lambda: inbox.cancelled,
         progress=outbox.advance,
         sealed=lambda path, keys: outbox.send(Sealed(str(path), tuple(keys))),
@@ -157,10 +176,10 @@ def _serve(
         held = extraction.look()
         kind = extraction.device.type
         outbox.send(Looked(extraction.settings, held.done, held.salvaged, kind))
-    outbox.send(Ready(max(1, extraction.threads)))
+    outbox.send(Ready(max(1, 2 * extraction.threads)))  # so that no thread waits for its next
     began = time.monotonic()
     try:
-        for row in extraction.run(inbox.sources()):
+        for row in extraction.run(inbox.sources(outbox)):
             outbox.flush()
             outbox.send(Ended(row))
     except Cancelled:

@@ -38,6 +38,11 @@ class Buckets:
         old = [key for key, bucket in self._open.items() if bucket.since <= than]
         return [self._open.pop(key).pieces for key in old]
 
+    @property
+    def pieces(self) -> int:
+        """How many pieces wait."""
+        return sum(len(bucket.pieces) for bucket in self._open.values())
+
     def rest(self) -> list[list[Piece]]:
         """Take all that is left."""
         return self.older(float("inf"))

@@ -6,10 +6,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from mrx.errors import MrxError, StageError
+import torch
+
+from mrx.errors import DeviceFault, MrxError, StageError
 
 T = TypeVar("T")
+LASTING = ("CUDA error", "HIP error")  # what torch says of a fault that later calls meet again
 STAGES = ("decode", "transfer", "compute", "pack", "write")
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether a device had too little memory, which smaller batches may mend."""
+    told = isinstance(error, RuntimeError) and "out of memory" in str(error)
+    return told or isinstance(error, torch.cuda.OutOfMemoryError)
 
 
 class Busy:
@@ -33,6 +42,8 @@ class Busy:
         except MrxError:
             raise
         except Exception as error:
+            if str(error).startswith(LASTING) and not is_out_of_memory(error):
+                raise DeviceFault(f"the device failed in {stage}: {error}") from error
             raise StageError(stage, error) from error
         finally:
             if timed:

@@ -3,15 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from mrx.errors import InputError
-from mrx.feeding.device import Direct
+from mrx.feeding.busy import is_out_of_memory
+from mrx.feeding.device import Direct, Made
 from mrx.feeding.tickets import Piece
-from mrx.sinks.pack import Packed
 
-Result = tuple[Piece, Packed | None]
-Work = Callable[[Sequence[Piece]], list[Packed]]
+Result = tuple[Piece, Made | None]
+Work = Callable[[Sequence[Piece]], list[Made]]
 
 
 class Computer:
@@ -32,24 +30,28 @@ class Computer:
         """How many windows of a method go at once."""
         return self._halved.get(method, self._most)
 
+    @property
+    def flying(self) -> bool:
+        """Whether a batch is at work."""
+        return self._flying is not None
+
     def put(self, pieces: Sequence[Piece]) -> list[Result]:
         """Begin with a batch of one bucket; the results of the batch before.
 
         A result of None is a piece whose video has failed.
         """
-        dead = [piece for piece in pieces if piece.ticket.failure]
+        dead: list[Result] = [(piece, None) for piece in pieces if piece.ticket.failure]
         pieces = [piece for piece in pieces if not piece.ticket.failure]
-        begun, failed = None, []
-        if pieces:
-            try:
-                begun = pieces, self.device.launch(pieces)
-            except InputError as error:
-                fault: InputError = error
-            if begun is None:
-                failed = self._recover(pieces, fault)
+        if not pieces:
+            return [*self.land(), *dead]
+        begun, fault = self._launch(pieces)
         landed = self.land()
+        if fault and landed and is_out_of_memory(fault.__cause__):
+            self._make_room(fault)  # the batch before was in the way, perhaps it alone
+            begun, fault = self._launch(pieces)
         self._flying = begun
-        return [*landed, *failed, *((piece, None) for piece in dead)]
+        failed = self._recover(pieces, fault) if fault else []
+        return [*landed, *failed, *dead]
 
     def land(self) -> list[Result]:
         """The results of the batch that was begun last."""
@@ -58,6 +60,15 @@ class Computer:
             return []
         pieces, launched = flying
         return self._try(pieces, lambda _: self.device.finish(launched))
+
+    def _launch(
+        self, pieces: Sequence[Piece]
+    ) -> tuple[tuple[Sequence[Piece], Any] | None, InputError | None]:
+        """What is at work now, or why it is not."""
+        try:
+            return (pieces, self.device.launch(pieces)), None
+        except InputError as error:
+            return None, error
 
     def _try(self, pieces: Sequence[Piece], work: Work) -> list[Result]:
         try:
@@ -68,16 +79,21 @@ class Computer:
 
     def _recover(self, pieces: Sequence[Piece], fault: InputError) -> list[Result]:
         """Smaller batches where memory was too small, each piece alone where one of them failed."""
-        cause = fault.__cause__
         count = sum(len(piece) for piece in pieces)
-        if isinstance(cause, torch.cuda.OutOfMemoryError) and count > 1:
-            cause.__traceback__ = None  # it holds the tensors that were in the way
-            self.device.make_room()
+        if is_out_of_memory(fault.__cause__) and count > 1:
+            self._make_room(fault)
             pieces = self._halve(pieces, count)
         elif len(pieces) == 1:
             pieces[0].ticket.fail(fault)
             return [(pieces[0], None)]
         return [result for piece in pieces for result in self._try([piece], self.device.compute)]
+
+    def _make_room(self, fault: InputError) -> None:
+        """Let go of what a failed batch left on the device: its error's frames hold it."""
+        for error in (fault, fault.__cause__):
+            if error is not None:
+                error.__traceback__ = None
+        self.device.make_room()
 
     def _halve(self, pieces: Sequence[Piece], count: int) -> list[Piece]:
         method, half = pieces[0].lane.method.name, count // 2

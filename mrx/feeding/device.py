@@ -1,6 +1,7 @@
-"""Windows in, packed maps out: a device with its stages transfer, compute and pack."""
+"""Windows in, maps to be packed out: a device with its stages transfer and compute."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -12,6 +13,18 @@ from mrx.lane import move
 from mrx.records import Clips, Motion
 from mrx.sinks.encode import encode_there
 from mrx.sinks.pack import Packed, pack, pack_encoded
+
+
+@dataclass(frozen=True)
+class Made:
+    """The maps of a piece, still to be packed, by whichever thread calls `pack`.
+
+    Attributes:
+        nbytes: the memory that they take
+    """
+
+    nbytes: int
+    pack: Callable[[], Packed]
 
 
 class Direct:
@@ -33,35 +46,61 @@ class Direct:
     def make_room(self) -> None:
         """Give back memory that is only kept for later."""
 
+    def held(self, clips: Clips) -> int:
+        """Bytes that held windows keep from being used again."""
+        return clips.data.untyped_storage().nbytes()
+
     def launch(self, pieces: Sequence[Piece]) -> Any:
         """Begin with pieces of one bucket; `finish` gives what becomes of them."""
         return self.compute(pieces)
 
-    def finish(self, launched: Any) -> list[Packed]:
-        """The packed maps of each piece that was launched."""
-        packed: list[Packed] = launched
-        return packed
+    def finish(self, launched: Any) -> list[Made]:
+        """The maps of each piece that was launched."""
+        made: list[Made] = launched
+        return made
 
-    def compute(self, pieces: Sequence[Piece]) -> list[Packed]:
-        """The packed maps of each piece; all are of one bucket."""
+    def compute(self, pieces: Sequence[Piece]) -> list[Made]:
+        """The maps of each piece; all are of one bucket."""
         lane = pieces[0].lane
         with self.busy.at("transfer"):
             windows = join([move(piece.clips.data, self.device) for piece in pieces])
         with self.busy.at("compute"):
             maps = lane.module.extract(windows).float()
+            if self.device.type != "cpu":
+                raw, numbers = encode_there(maps, lane.encoding)
         if self.device.type == "cpu":
-            parts = [maps[part].contiguous() for part in spans(pieces)]
-            with self.busy.at("pack"):
-                return [
-                    pack(motion(piece, data), lane.encoding, lane.filters)
-                    for piece, data in zip(pieces, parts, strict=True)
-                ]
-        with self.busy.at("compute"):
-            raw, numbers = encode_there(maps, lane.encoding)
+            parts = zip(pieces, spans(pieces), strict=True)
+            return [self._made(piece, maps[part]) for piece, part in parts]
         with self.busy.at("transfer"):
             raw, numbers = raw.cpu(), numbers.cpu()
-        with self.busy.at("pack"):
-            return unpack(pieces, raw, numbers)
+        return self.unpack(pieces, raw, numbers)
+
+    def _made(self, piece: Piece, maps: torch.Tensor) -> Made:
+        """Maps of the CPU."""
+        lane, clips = piece.lane, piece.clips
+
+        def packed() -> Packed:
+            with self.busy.at("pack"):
+                motion = Motion(maps.contiguous(), clips.index, clips.time)
+                return pack(motion, lane.encoding, lane.filters)
+
+        return Made(maps.nbytes, packed)
+
+    def unpack(
+        self, pieces: Sequence[Piece], raw: torch.Tensor, numbers: torch.Tensor
+    ) -> list[Made]:
+        """What a device has encoded, as the maps of each piece."""
+        parts = zip(pieces, spans(pieces), strict=True)
+        return [self._encoded(piece, raw[part], numbers[part]) for piece, part in parts]
+
+    def _encoded(self, piece: Piece, raw: torch.Tensor, numbers: torch.Tensor) -> Made:
+        lane, clips = piece.lane, piece.clips
+
+        def packed() -> Packed:
+            with self.busy.at("pack"):
+                return pack_encoded(raw, numbers, clips, lane.encoding, lane.filters)
+
+        return Made(raw.nbytes, packed)
 
 
 def join(windows: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -73,17 +112,3 @@ def spans(pieces: Sequence[Piece]) -> list[slice]:
     """Where each piece's windows stand in the batch."""
     ends = accumulate((len(piece) for piece in pieces), initial=0)
     return [slice(begin, end) for begin, end in pairwise(ends)]
-
-
-def motion(piece: Piece, data: torch.Tensor) -> Motion:
-    """Maps with the indices and times of the windows that they come from."""
-    return Motion(data, piece.clips.index, piece.clips.time)
-
-
-def unpack(pieces: Sequence[Piece], raw: torch.Tensor, numbers: torch.Tensor) -> list[Packed]:
-    """What a device has encoded as the packed maps of each piece."""
-    lane = pieces[0].lane
-    return [
-        pack_encoded(raw[part], numbers[part], piece.clips, lane.encoding, lane.filters)
-        for piece, part in zip(pieces, spans(pieces), strict=True)
-    ]

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from mrx.feeding.busy import Busy
-from mrx.feeding.device import Direct, join, unpack
+from mrx.feeding.device import Direct, Made, join
 from mrx.feeding.tickets import Piece
 from mrx.kernels import tvl1_gpu
 from mrx.lane import memory_of
 from mrx.records import Clips
 from mrx.sinks.encode import encode_there
-from mrx.sinks.pack import Packed
 
 
 class Streams(Protocol):
@@ -135,18 +134,22 @@ class Overlapped(Direct):
         """The windows in pinned memory, sharing there the frames that they share here."""
         windows = clips.data
         memory = memory_of(windows)
-        with self.streams.here():
+        with self.busy.at("transfer", timed=False), self.streams.here():
             pinned = self.streams.pinned(len(memory), memory.dtype)
-        pinned.copy_(memory)
+            pinned.copy_(memory)
         return replace(clips, data=pinned.as_strided(windows.shape, windows.stride()))
+
+    def held(self, clips: Clips) -> int:
+        """Pinned memory comes in powers of two."""
+        return 1 << (super().held(clips) - 1).bit_length()
 
     def make_room(self) -> None:
         """Give back memory that is only kept for later."""
         tvl1_gpu.release()
         torch.cuda.empty_cache()
 
-    def compute(self, pieces: Sequence[Piece]) -> list[Packed]:
-        """The packed maps of each piece, waited for."""
+    def compute(self, pieces: Sequence[Piece]) -> list[Made]:
+        """The maps of each piece, waited for."""
         return self.finish(self.launch(pieces))
 
     def launch(self, pieces: Sequence[Piece]) -> Launched:
@@ -169,20 +172,19 @@ class Overlapped(Direct):
         marks = (leaves, arrives, begins, ends, returns)
         return Launched(pieces, results[0], results[1], raw.shape, marks)
 
-    def finish(self, launched: Launched) -> list[Packed]:
-        """Wait for a batch; its maps as chunks."""
+    def finish(self, launched: Launched) -> list[Made]:
+        """Wait for a batch; the maps of each piece."""
         leaves, arrives, begins, ends, returns = launched.marks
         with self.busy.at("compute", timed=False), self.streams.here():
             returns.synchronize()
-        for stage, begin, end in (
-            ("transfer", leaves, arrives),
-            ("compute", begins, ends),
-            ("transfer", ends, returns),
-        ):
-            self.busy.add(stage, self.streams.seconds(begin, end))
-        with self.busy.at("pack"):
-            raw = launched.raw.view(launched.shape)
-            return unpack(launched.pieces, raw, launched.numbers.view(len(raw), -1))
+            for stage, begin, end in (
+                ("transfer", leaves, arrives),
+                ("compute", begins, ends),
+                ("transfer", ends, returns),
+            ):
+                self.busy.add(stage, self.streams.seconds(begin, end))
+        raw = launched.raw.view(launched.shape)
+        return self.unpack(launched.pieces, raw, launched.numbers.view(len(raw), -1))
 
     def _bring(self, windows: Tensor) -> Tensor:
         memory = memory_of(windows)

@@ -1,10 +1,11 @@
 """Decoding, computing and writing at once: the way of a worker that feeds a device.
 
     decode threads ──pieces──▶ buckets ─▶ device (this thread) ──results──▶ writer thread ──▶ rows
+                                                      └──▶ packing threads ──┘
 
-Each decode thread has a video of its own. Both ways are bounded in bytes: a slow writer stops the
-device, a slow device stops the decoders, and each waits for what comes before it. Whoever meets
-what ends the run closes both ways, and everyone leaves.
+Each decode thread has a video of its own; as many threads pack. Both ways are bounded in bytes: a
+slow writer stops the device, a slow device stops the decoders, and each waits for what comes before
+it. Whoever meets what ends the run closes both ways, and everyone leaves.
 
 Memory, above what a worker takes when it has begun, is at most the sum of
 
@@ -19,7 +20,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -36,7 +38,7 @@ PIECES_BYTES = 256 * 2**20
 RESULTS_BYTES = 256 * 2**20
 FLUSH_SECONDS = 0.05  # a batch that is not full by then goes as it is
 JOIN_SECONDS = 5.0
-Done = Literal["done"]
+Word = Literal["done", "row"]
 
 
 class Feeder:
@@ -52,13 +54,15 @@ class Feeder:
         self.stages = stages
         self.computer = computer
         self.threads = threads
-        self._pieces: Pipe[Piece | Ticket | Done] = Pipe(PIECES_BYTES)
-        self._results: Pipe[tuple[Piece, Packed] | Ticket | Done] = Pipe(RESULTS_BYTES)
-        self._rows: queue.SimpleQueue[Row | Done] = queue.SimpleQueue()
+        self._pieces: Pipe[Piece | Ticket | Word] = Pipe(PIECES_BYTES)
+        self._results: Pipe[_Packing | Ticket | Word] = Pipe(RESULTS_BYTES)
+        self._rows: queue.SimpleQueue[Row | Word] = queue.SimpleQueue()
         self._buckets = Buckets()
         self._flight: set[Ticket] = set()
+        self._decoding: set[Ticket] = set()
         self._sources: Iterator[Source] = iter(())
         self._taking = threading.Lock()
+        self._packers = ThreadPoolExecutor(threads, "mrx-pack")
         self._failure: BaseException | None = None
 
     def run(self, sources: Iterable[Source]) -> Iterator[Row]:
@@ -71,14 +75,19 @@ class Feeder:
         writer = self._start(self._write)
         for _ in range(self.threads):
             self._start(self._decode)
+        ended: BaseException | None = None
         try:
             yield from self._compute()
-        except Gone:
-            raise self._failure or RuntimeError("a way between two stages was closed") from None
+        except (Gone, Cancelled) as error:
+            ended = self._failure or error
         finally:
             self._close()
             writer.join(JOIN_SECONDS)
+            self._packers.shutdown(wait=False, cancel_futures=True)
             self.stages.forget(list(self._flight))
+        if ended is not None:
+            yield from self._told()  # what is in the shard is told, however the run ends
+            raise ended
 
     def _start(self, work: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=self._guarded, args=(work,), daemon=True)
@@ -108,7 +117,7 @@ class Feeder:
                 for piece in self.stages.decode(ticket):
                     self.stages.check()
                     clips = self.computer.device.hold(piece.clips)
-                    size = clips.data.untyped_storage().nbytes()
+                    size = self.computer.device.held(clips)
                     self._pieces.put(replace(piece, clips=clips, held=size), size)
                     if ticket.failure:
                         break
@@ -117,6 +126,7 @@ class Feeder:
             except InputError as error:
                 ticket.fail(error)
             self._pieces.put(ticket)
+            self._decoding.discard(ticket)
         self._pieces.put("done")
 
     def _next(self) -> Ticket | None:
@@ -126,6 +136,7 @@ class Feeder:
                 return None
             ticket = self.stages.ticket(source)
             self._flight.add(ticket)
+            self._decoding.add(ticket)
             return ticket
 
     def _compute(self) -> Iterator[Row]:
@@ -133,7 +144,7 @@ class Feeder:
         left = self.threads
         while left:
             self.stages.check()
-            item = self._pieces.get(FLUSH_SECONDS)
+            item = self._pieces.get(self._patience())
             now = time.monotonic()
             batches = [] if item else self._buckets.rest()
             if isinstance(item, Piece):
@@ -144,13 +155,21 @@ class Feeder:
             elif item == "done":
                 left -= 1
             self._through([*batches, *self._buckets.older(now - FLUSH_SECONDS)])
-            while not self._rows.empty():
-                yield from self._row()
+            if item is None:
+                self._land()
+            yield from self._told()
         self._through(self._buckets.rest())
-        self._through([])
+        self._land()
         self._results.put("done")
-        while rows := list(self._row()):
-            yield from rows
+        while isinstance(row := self._rows.get(), Row):
+            yield row
+        if self._failure:
+            raise Gone
+
+    def _patience(self) -> float:
+        """How long to wait for more: not at all where something is begun and nothing comes."""
+        begun = self._buckets.pieces or self.computer.flying
+        return 0.0 if begun and not self._decoding else FLUSH_SECONDS
 
     def _add(self, piece: Piece, now: float) -> list[list[Piece]]:
         piece.ticket.pending += len(piece)
@@ -160,20 +179,24 @@ class Feeder:
         return [batch for part in piece.split(most) for batch in self._buckets.add(part, most, now)]
 
     def _through(self, batches: list[list[Piece]]) -> None:
-        """Batches through the device; with none, what it still has at work."""
+        """Batches to the device, each taken from it when the next has been given."""
         with torch.inference_mode():
             for batch in batches:
                 self._take(self.computer.put(batch))
-            if not batches:
-                self._take(self.computer.land())
+
+    def _land(self) -> None:
+        """What the device has at work, when there is nothing to give it meanwhile."""
+        with torch.inference_mode():
+            self._take(self.computer.land())
 
     def _take(self, results: list[Result]) -> None:
-        for piece, packed in results:
+        for piece, made in results:
             self._pieces.release(piece.held)
             ticket = piece.ticket
             ticket.pending -= len(piece)
-            if packed is not None:
-                self._results.put((piece, packed), packed.nbytes)
+            if made is not None:
+                packed = self._packers.submit(made.pack)
+                self._results.put(_Packing(piece, packed, made.nbytes), made.nbytes)
             self._pass_on(ticket)
 
     def _pass_on(self, ticket: Ticket) -> None:
@@ -181,13 +204,11 @@ class Feeder:
         if ticket.decoded and not ticket.pending:
             self._results.put(ticket)
 
-    def _row(self) -> Iterator[Row]:
-        """The next row; none after the last."""
-        row = self._rows.get()
-        if self._failure:
-            raise Gone
-        if not isinstance(row, str):
-            yield row
+    def _told(self) -> Iterator[Row]:
+        """The rows that are there."""
+        while not self._rows.empty():
+            if isinstance(row := self._rows.get(), Row):
+                yield row
 
     def _write(self) -> None:
         """What was computed into the shard, in the order in which it comes."""
@@ -196,15 +217,27 @@ class Feeder:
                 row = self.stages.conclude(item)
                 self._flight.discard(item)
                 self._rows.put(row)
-            elif item is not None:
-                self._store(*item)
+                self._pieces.put("row")
+            elif isinstance(item, _Packing):
+                self._store(item)
         self._rows.put("done")
 
-    def _store(self, piece: Piece, packed: Packed) -> None:
+    def _store(self, packing: "_Packing") -> None:
+        piece = packing.piece
         try:
+            packed = packing.packed.result()
             if not piece.ticket.failure:
                 self.stages.write(piece, packed)
         except InputError as error:
             piece.ticket.fail(error)
         finally:
-            self._results.release(packed.nbytes)
+            self._results.release(packing.size)
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """Maps on their way to the writer, packed by then."""
+
+    piece: Piece
+    packed: Future[Packed]
+    size: int

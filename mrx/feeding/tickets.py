@@ -65,8 +65,10 @@ class Piece:
         """Pieces that can be computed together have the same."""
         return (self.lane.method.name, *self.clips.data.shape[1:])
 
-    def split(self, most: int) -> list["Piece"]:
+    def split(self, most: int | None) -> list["Piece"]:
         """Pieces of at most so many windows; the last keeps the bytes, as all lie in them."""
+        if most is None or len(self) <= most:
+            return [self]
         parts = [self.clips[i : i + most] for i in range(0, len(self), most)]
         return [
             *(Piece(self.ticket, self.lane, part) for part in parts[:-1]),

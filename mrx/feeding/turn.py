@@ -32,9 +32,10 @@ def _bring(stages: Stages, computer: Computer, ticket: Ticket) -> None:
     try:
         for piece in stages.decode(ticket):
             stages.check()
-            for part, packed in [*computer.put([piece]), *computer.land()]:
-                if packed is not None:
-                    stages.write(part, packed)
+            for part in piece.split(computer.most(piece.lane.method.name)):
+                for done, made in [*computer.put([part]), *computer.land()]:
+                    if made is not None:
+                        stages.write(done, made.pack())
             if ticket.failure:
                 return
     except Cancelled:

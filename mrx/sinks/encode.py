@@ -118,14 +118,13 @@ def encode(
     low, high = statistics.add(values)
     raw = np.empty(values.shape, encoding.dtype) if out is None else out
     if encoding.dtype in ("f4", "f2"):
-        if low < encoding.low or high > encoding.high:
-            statistics.clipped += int((values.abs() > HALF_MAX).sum())
+        if not encoding.low <= low <= high <= encoding.high:  # true of NaN too
+            statistics.clipped += _beyond(values, encoding)
             values = values.clamp(encoding.low, encoding.high)
     else:
         _check_finite(low, high, encoding)
         values = torch.round((values - encoding.offset) / encoding.scale)
-        beyond = (values < encoding.low) | (values > encoding.high)
-        statistics.clipped += int(beyond.sum())
+        statistics.clipped += _beyond(values, encoding)
         values = values.clamp(encoding.low, encoding.high)
     torch.from_numpy(raw).copy_(values)
     return raw
@@ -146,7 +145,8 @@ def encode_there(values: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
     beyond = (scaled < encoding.low) | (scaled > encoding.high)
     numbers = (*torch.aminmax(flat, dim=1), flat.abs().sum(1), beyond.flatten(1).sum(1))
     raw = scaled.clamp(encoding.low, encoding.high).to(RAW[encoding.dtype])
-    return raw, torch.stack([number.float() for number in numbers], dim=1)
+    exact = torch.float32 if values.device.type == "mps" else torch.float64
+    return raw, torch.stack([number.to(exact) for number in numbers], dim=1)
 
 
 def statistics_of(numbers: Tensor, count: int, encoding: Encoding) -> list[Statistics]:
@@ -157,6 +157,10 @@ def statistics_of(numbers: Tensor, count: int, encoding: Encoding) -> list[Stati
             _check_finite(low, high, encoding)
         every.append(Statistics(count, int(clipped), total, low, high))
     return every
+
+
+def _beyond(values: Tensor, encoding: Encoding) -> int:
+    return int(((values < encoding.low) | (values > encoding.high)).sum())
 
 
 def _check_finite(low: float, high: float, encoding: Encoding) -> None:

@@ -34,6 +34,7 @@ def test_a_device_that_is_absent_is_told_before_any_work(clip, tmp_path, options
         (["--devices", ","], "devices are at least one"),
         (["--devices", "0,1", "--workers", "1"], "1 workers for 2 devices: give one for each"),
         (["--devices", "0,1", "--workers", "0"], "one process cannot compute on cuda:0, cuda:1"),
+        (["--devices", "cpu,auto"], "devices cpu, auto are cpu, cpu: name each once"),
         (["--batch", "0"], "--batch"),
     ],
 )

@@ -39,6 +39,8 @@ class Stages:
     batches: list = field(default_factory=list)
     written: dict = field(default_factory=dict)
     forgotten: list = field(default_factory=list)
+    warnings: list = field(default_factory=list)
+    concluded: list = field(default_factory=list)
     most_held: int = 0
     slow_write: float = 0.0
     broken: str = ""
@@ -58,7 +60,8 @@ class Stages:
         return [Source(key, key) for key in self.plans]
 
     def ticket(self, source):
-        return Ticket(source, SimpleNamespace(tally=SimpleNamespace(warnings=[])))
+        tally = SimpleNamespace(warn=self.warnings.append)
+        return Ticket(source, SimpleNamespace(tally=tally))
 
     def decode(self, ticket):
         plan = self.plans[ticket.source.key]
@@ -95,6 +98,7 @@ class Stages:
         self.written.setdefault(piece.ticket.source.key, []).extend(values)
 
     def conclude(self, ticket):
+        self.concluded.append(ticket.source.key)
         failure = ticket.failure or {"status": "ok"}
         return Row(ticket.source.key, **failure)
 

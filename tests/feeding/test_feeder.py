@@ -7,11 +7,12 @@ import pytest
 import torch
 from stages import CPU, Plan, Stages, assert_whole, counts, doubled, feed
 
-from mrx.errors import Cancelled, OutputError
+from mrx.errors import Cancelled, DeviceFault, OutputError
+from mrx.feeding import device as device_module
 from mrx.feeding import threads as threads_module
+from mrx.feeding.compute import Computer
 from mrx.feeding.device import Direct
-
-STAGES = ("decode", "transfer", "compute", "pack", "write")
+from mrx.feeding.turn import in_turn
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -67,21 +68,38 @@ def test_a_video_that_fails_in_a_stage_says_which_and_the_others_go_on(stage):
     assert all(stages.written[k] == doubled(stages.plans[k]) for k in rows if k != "002")
 
 
-@pytest.mark.parametrize("stage", ["transfer", "pack"])
-def test_a_video_that_fails_on_its_way_to_or_from_the_device_does_so_alone(stage):
+@pytest.mark.parametrize(("stage", "work"), [("transfer", "move"), ("pack", "pack")])
+def test_a_video_that_fails_on_its_way_to_or_from_the_device_does_so_alone(
+    stage, work, monkeypatch
+):
     stages = Stages(counts(4))
     bad = stages.plans["001"].pieces[0][0]
+    whole = getattr(device_module, work)
 
-    class Failing(Direct):
-        def compute(self, pieces):
-            with self.busy.at(stage):
-                if any(int(piece.clips.data.flatten()[0]) == bad for piece in pieces):
-                    raise ValueError("injected")
-            return super().compute(pieces)
+    def fail(given, *rest):
+        data = given if isinstance(given, torch.Tensor) else given.data / 2
+        if bad in data.flatten():
+            raise ValueError("injected")
+        return whole(given, *rest)
 
-    rows = feed(stages, device=Failing(CPU, stages.busy))
+    monkeypatch.setattr(device_module, work, fail)
+    rows = feed(stages)
     assert rows["001"].reason == f"internal error in {stage}: ValueError: injected"
     assert [row.status for row in rows.values()].count("ok") == 3
+
+
+def test_a_device_that_fails_for_good_ends_the_run_and_blames_no_video():
+    stages = Stages(counts(20))
+    stages.extract = _failing
+    stages.lane.module.extract = _failing
+    told = []
+    with pytest.raises(DeviceFault, match="the device failed in compute: CUDA error: an illegal"):
+        told.extend(_feeder(stages).run(stages.sources()))
+    assert told == []
+
+
+def _failing(windows):
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
 @pytest.mark.parametrize("stage", ["decode", "compute", "write"])
@@ -98,9 +116,13 @@ def test_a_thread_that_dies_ends_the_run_soon_and_leaves_no_thread(stage):
 def until_alone():
     """Wait until the run's threads are gone."""
     deadline = time.monotonic() + 5
-    while threading.active_count() > 1 and time.monotonic() < deadline:
+    while time.monotonic() < deadline and _ours():
         time.sleep(0.01)
-    assert [t for t in threading.enumerate() if "_guarded" in t.name] == []
+    assert _ours() == []
+
+
+def _ours():
+    return [t.name for t in threading.enumerate() if "_guarded" in t.name]
 
 
 def test_a_slow_writer_stops_the_decoders_before_memory_grows(monkeypatch):
@@ -125,22 +147,25 @@ def test_a_slow_decoder_is_waited_for():
 
 def test_a_run_that_is_stopped_drops_what_is_in_flight():
     stages = Stages(counts(50, pieces=4), cancel_at=3)
+    told = []
     with pytest.raises(Cancelled):
-        feed(stages, most=1)
+        told.extend(_feeder(stages).run(stages.sources()))
     assert stages.forgotten
+    assert {row.key for row in told} == set(stages.concluded)
     until_alone()
 
 
 def test_rows_that_nobody_takes_end_the_run():
     stages = Stages(counts(20))
-    rows = threads_module.Feeder(stages, _computer(stages), 2).run(stages.sources())
+    rows = _feeder(stages).run(stages.sources())
     next(rows)
     rows.close()
     until_alone()
 
 
-def _computer(stages):
-    return threads_module.Computer(Direct(CPU, stages.busy), 1)
+def _feeder(stages):
+    computer = Computer(Direct(CPU, stages.busy), 1)
+    return threads_module.Feeder(stages, computer, 2)
 
 
 class Small(Direct):
@@ -155,21 +180,13 @@ class Small(Direct):
         return super().compute(pieces)
 
 
-def test_a_batch_too_large_for_the_device_is_halved_until_it_fits(monkeypatch):
+def test_a_batch_too_large_for_the_device_is_halved_until_it_fits():
     stages = Stages(counts(4, windows=8))
-    warnings = []
-    monkeypatch.setattr(stages, "ticket", lambda source: _ticket(stages, source, warnings))
     assert_whole(stages, feed(stages, most=8, threads=1, device=Small(CPU, stages.busy)))
     assert max(map(len, stages.batches)) <= 3
-    assert warnings == [
+    assert stages.warnings == [
         "not enough memory on the device for 8 windows of twice at once: from here on 4 or fewer"
     ]
-
-
-def _ticket(stages, source, warnings):
-    ticket = Stages.ticket(stages, source)
-    ticket.video.tally.warn = warnings.append
-    return ticket
 
 
 def test_a_window_too_large_for_the_device_fails_its_video():
@@ -180,3 +197,13 @@ def test_a_window_too_large_for_the_device_fails_its_video():
     assert {row.reason for row in rows.values()} == {
         "internal error in compute: OutOfMemoryError: no room"
     }
+
+
+def test_one_stage_after_another_keeps_to_the_halved_size():
+    stages = Stages(counts(4, windows=8))
+    small = Small(CPU, stages.busy)
+    tries = []
+    small.compute = lambda pieces: tries.append(len(pieces[0])) or Small.compute(small, pieces)
+    rows = list(in_turn(stages, Computer(small, 8), stages.sources()))
+    assert {row.status for row in rows} == {"ok"}
+    assert [size for size in tries if size > Small.room] == [8, 4, 4]  # of the first piece alone

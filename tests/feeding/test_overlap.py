@@ -6,6 +6,7 @@ import pytest
 import torch
 from stages import CPU, Stages, assert_whole, counts, feed
 
+from mrx.feeding import threads as threads_module
 from mrx.feeding.compute import Computer
 from mrx.feeding.overlap import Overlapped
 
@@ -73,8 +74,8 @@ def test_the_next_batch_is_under_way_before_the_last_is_waited_for():
     computer = Computer(device, None)
     assert computer.put([pieces[0]]) == []
     assert len(stages.batches) == 1
-    ((first, packed),) = computer.put([pieces[1]])
-    assert (first, len(packed), len(stages.batches)) == (pieces[0], 2, 2)
+    ((first, made),) = computer.put([pieces[1]])
+    assert (first, len(made.pack()), len(stages.batches)) == (pieces[0], 2, 2)
     assert [piece for piece, _ in computer.land()] == [pieces[1]]
     assert computer.land() == []
 
@@ -103,3 +104,70 @@ def test_a_failure_on_the_device_is_its_videos_alone():
     rows = feed(stages, device=lazy(stages))
     assert rows["001"].reason == "internal error in compute: ValueError: injected"
     assert [row.status for row in rows.values()].count("ok") == 3
+
+
+class Told(Overlapped):
+    """A device that tells the order of its work."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.order = []
+
+    def launch(self, pieces):
+        self.order.append("launch")
+        return super().launch(pieces)
+
+    def finish(self, launched):
+        self.order.append("finish")
+        return super().finish(launched)
+
+
+def test_pieces_that_do_not_fill_a_batch_do_not_end_the_overlap(monkeypatch):
+    monkeypatch.setattr(threads_module, "FLUSH_SECONDS", 60)
+    stages = Stages(counts(1, windows=2, pieces=12))
+    device = Told(CPU, stages.busy, Lazy())
+    assert_whole(stages, feed(stages, threads=1, most=6, device=device))
+    assert device.order == ["launch", *["launch", "finish"] * 3, "finish"]
+
+
+def test_memory_that_cannot_be_pinned_fails_its_video_alone():
+    stages = Stages(counts(4))
+    streams = Lazy()
+    asked = []
+
+    def pinned(count, dtype):
+        asked.append(count)
+        if len(asked) == 1:
+            raise RuntimeError("cannot pin")
+        return Lazy.pinned(streams, count, dtype)
+
+    streams.pinned = pinned
+    rows = feed(stages, threads=1, device=Overlapped(CPU, stages.busy, streams))
+    assert rows["000"].reason == "internal error in transfer: RuntimeError: cannot pin"
+    assert [row.status for row in rows.values()].count("ok") == 3
+
+
+class Full(Overlapped):
+    """A device with room for so many windows, those in flight among them."""
+
+    room = 6
+
+    def launch(self, pieces):
+        count = sum(map(len, pieces))
+        self.used = getattr(self, "used", 0) + count
+        if self.used > self.room:
+            self.used -= count
+            with self.busy.at("compute"):
+                raise torch.cuda.OutOfMemoryError("no room")
+        return super().launch(pieces), count
+
+    def finish(self, launched):
+        self.used -= launched[1]
+        return super().finish(launched[0])
+
+
+@pytest.mark.parametrize(("most", "halved"), [(4, False), (8, True)])
+def test_a_batch_is_halved_only_where_it_alone_is_too_large(most, halved):
+    stages = Stages(counts(6, windows=most))
+    assert_whole(stages, feed(stages, most=most, device=Full(CPU, stages.busy, Lazy())))
+    assert (max(map(len, stages.batches)) < most) == halved
