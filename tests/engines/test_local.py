@@ -7,7 +7,7 @@ import time
 import pytest
 import trouble
 from command import all_keys, manifest, process, rows, start
-from trouble import GOOD, HANG, KILL, RAISE, children, until
+from trouble import BREAK, GOOD, HANG, KILL, RAISE, children, until
 
 import mrx
 
@@ -61,6 +61,20 @@ def test_a_video_that_kills_a_worker_costs_those_beside_it_a_retry_only(
     assert ended.pop("bad.mp4") == ("failed", "worker died (signal 11)")
     assert set(ended.values()) == {("ok", "")}
     assert all_keys(tmp_path / "out") == [f"good{i}.mp4" for i in range(5)]
+
+
+def test_a_device_that_fails_for_good_costs_its_worker_and_no_other_video(
+    folder, tmp_path, environment
+):
+    for i in range(4):
+        trouble.clip(folder / f"good{i}.mp4", GOOD)
+    trouble.clip(folder / "breaks.mp4", BREAK)
+    ran = extract(folder, tmp_path / "out", environment)
+    ended = outcomes(ran)
+    reason = "the device failed in compute: CUDA error: unspecified launch failure"
+    assert ended.pop("breaks.mp4") == ("failed", reason)
+    assert set(ended.values()) == {("ok", "")}
+    assert all_keys(tmp_path / "out") == [f"good{i}.mp4" for i in range(4)]
 
 
 def test_a_worker_that_dies_once_costs_its_video_a_retry_only(folder, tmp_path, environment):
