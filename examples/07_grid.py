@@ -32,14 +32,20 @@ def frames(numbers, width, height):
     return [cv2.resize(pictures[n], size, interpolation=cv2.INTER_AREA) for n in numbers]
 
 
-def row(maps, under):
-    """The first picture of each window on one scale, and what its colors mean."""
+def rows(name, maps, under):
+    """A row for the first map of each kind: its name, windows on one scale, their legend."""
     channels, units = list(maps.attrs["channels"]), maps.attrs["units"]
     scale = render.new_scale(channels, units=units)
     scale.add(render.measure(maps[:], channels, units=units))
-    draw = {"units": units, "scale": scale}
-    pictures = [render.picture(m, channels, frame=under, **draw) for m in maps[:]]
-    return [*pictures, render.legend(channels, **draw)]
+    parts = render.parts(channels, units=units)
+    kinds = [render.kind_of(channels[part], units) for part in parts]
+    for kind in dict.fromkeys(kinds):
+        part, count = parts[kinds.index(kind)], kinds.count(kind)
+        draw = {"channels": channels[part], "units": units, "scale": scale}
+        pictures = [render.picture(m[part], frame=under, **draw) for m in maps[:]]
+        titled = f"{name}\nconfidence" if kind == "confidence" else name
+        several = f"\n(first of {count})" if count > 1 else ""
+        yield titled + several, [*pictures, render.legend(**draw)]
 
 
 def main(target):
@@ -50,9 +56,10 @@ def main(target):
             height, width = video["tvl1"].shape[-2:]
             items = video["tvl1"].items
             shown = frames(items["first"], width, height)
-            rows = [shown, *(row(video[name], shown[0]) for name in methods.names())]
+            found = [r for name in methods.names() for r in rows(name, video[name], shown[0])]
     titles = [f"{time:.2f} s" for time in items["start"]] + [""]
-    page = render.grid(rows, names=["frame", *methods.names()], titles=titles)
+    names, drawn = zip(("frame", shown), *found, strict=True)
+    page = render.grid(drawn, names=names, titles=titles)
     cv2.imwrite(str(target), page[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from mrx import render
 from mrx.errors import UsageError
 from mrx.preview import Moment, Track
-from mrx.render.choose import choose_style
+from mrx.sinks.film import LARGEST
 from mrx.sinks.page import Pane, Panel
 
 OVER_FRAMES = ("overlay", "quiver")  # the styles that draw over the frame
@@ -65,10 +65,11 @@ class Painter:
         self.own: Any = {"side-by-side": "auto"}.get(chosen, chosen)
         kinds = [render.kind_of(track.channels, track.units) for track in tracks]
         for track, kind in zip(tracks, kinds, strict=True):
-            try:
-                choose_style(kind, self.own)
-            except UsageError as error:
-                raise UsageError(f"{track.name}: {error}") from error
+            if self.own not in ("auto", *render.STYLES[kind]):
+                styles = ", ".join(("side-by-side", *render.STYLES[kind]))
+                raise UsageError(
+                    f"--style {look.style}: {track.name} has no such style; it has {styles}"
+                )
         if look.max_flow is not None and "displacement" not in kinds:
             names = ", ".join(track.name for track in tracks)
             raise UsageError(f"--max-flow {look.max_flow:g}: no displacements among {names}")
@@ -83,12 +84,15 @@ class Painter:
 
     def panels(self, moment: Moment) -> Picture:
         """The frame at the left, and a column for each method, each legend below its pictures."""
+        counts = [len(self._found(track)) for track in self.tracks]
+        self._check_size(moment, rows=max(counts), columns=len(counts) + self._framed(moment))
         columns: list[list[Picture]] = []
-        for i, maps in enumerate(moment.maps):
-            pairs = zip(self._parts(i, maps, moment), self._keys(i, last=True), strict=True)
+        for i in range(len(self.tracks)):
+            parts = self._parts(i, moment, self._texts(i, " "))
+            pairs = zip(parts, self._keys(i, last=True), strict=True)
             columns.append([one for pair in pairs for one in pair if one is not None])
-        if moment.frame is not None and not self.look.alone:
-            columns.insert(0, [self._sized(render.frame_to_rgb(moment.frame), cv2.INTER_AREA)])
+        if self._framed(moment):
+            columns.insert(0, [self._photo(moment)])
         rows: list[list[Picture | None]] = [
             [column[row] if row < len(column) else None for column in columns]
             for row in range(max(map(len, columns)))
@@ -97,19 +101,24 @@ class Painter:
         return render.grid(rows, margin=0 if alone else SEAM)
 
     def grid(self, moments: Sequence[Moment]) -> Picture:
-        """Frames on top, a row for each part of each method, time from left to right."""
+        """Frames on top, a row for each part of each method, time from left to right.
+
+        A map that began before its column's time, as those of slower methods do, tells its own.
+        """
+        count = sum(len(self._found(track)) for track in self.tracks)
+        self._check_size(moments[0], rows=count + self._framed(moments[0]), columns=len(moments))
         rows: list[list[Picture | None]] = []
         names: list[str] = []
-        if moments[0].frame is not None and not self.look.alone:
-            frames = [m.frame for m in moments]
-            rows.append([None if f is None else self._sized(f, cv2.INTER_AREA) for f in frames])
+        if self._framed(moments[0]):
+            rows.append([self._photo(m) for m in moments])
             names.append("frame")
         for i, track in enumerate(self.tracks):
-            columns = [self._parts(i, m.maps[i], m, named=False) for m in moments]
+            found = len(self._found(track))
+            columns = [self._parts(i, m, [self._held(i, m)] * found) for m in moments]
             legends = self._keys(i, last=False)
             for part, row in enumerate(zip(*columns, strict=True)):
                 rows.append([*row, legends[part]] if self.look.legend else [*row])
-                names.append(self._text(track, part, "\n"))
+            names += self._texts(i, "\n")
         titles = [f"{m.time:.2f} s" for m in moments] + ([""] if self.look.legend else [])
         labeled = self.look.label != "none"
         return render.grid(
@@ -121,10 +130,10 @@ class Painter:
         titled = self.look.label != "none"
         panels = [Panel("video", titled=titled)] if framed and not self.look.alone else []
         for i, track in enumerate(self.tracks):
-            panels += [self._panel(i, number) for number in range(len(self._found(track)))]
+            panels += [self._panel(i, number=number) for number in range(len(self._found(track)))]
         return tuple(panels)
 
-    def _panel(self, i: int, number: int) -> Panel:
+    def _panel(self, i: int, *, number: int) -> Panel:
         """The panel of one part of a method."""
         track, bound = self.tracks[i], self._bound(i)
         part = self._found(track)[number]
@@ -146,45 +155,70 @@ class Painter:
 
     def panes(self, moment: Moment) -> list[Pane]:
         """What the panels of a page show."""
-        number, frame = moment.number, moment.frame
+        self._check_size(moment, rows=1, columns=1)
+        number, size = moment.number, moment.size
         found = []
-        if frame is not None and not self.look.alone:
-            picture = self._sized(render.frame_to_rgb(frame), cv2.INTER_AREA)
-            found.append(Pane(picture, frame.shape[:2], (number, number), photo=True))
+        if self._framed(moment):
+            picture = self._photo(moment)
+            found.append(Pane(picture, size, (number, number), photo=True))
         for i, (maps, window) in enumerate(zip(moment.maps, moment.windows, strict=True)):
             for part in self._found(self.tracks[i]):
-                drawn = self._drawn(i, part, maps, moment)
-                size = maps.shape[1:] if frame is None else frame.shape[:2]
-                photo = frame is not None and self._style(self.tracks[i], part) in OVER_FRAMES
+                drawn = self._drawn(i, part, moment)
+                photo = self._is_photo(i, part, moment)
                 full = self._full(i, part, maps)
                 found.append(Pane(drawn, size, window, photo=photo, values=maps[part], full=full))
         return found
 
-    def _parts(self, i: int, maps: Any, moment: Moment, *, named: bool = True) -> list[Picture]:
-        """The pictures of a method's map, in order."""
-        pictures = []
-        for number, part in enumerate(self._found(self.tracks[i])):
-            drawn = self._drawn(i, part, maps, moment)
-            text = self._text(self.tracks[i], number, " ") if named else ""
-            pictures.append(render.label(drawn, text) if self.look.label != "none" else drawn)
-        return pictures
+    def _framed(self, moment: Moment) -> bool:
+        """Whether the frame stands beside the panels."""
+        return moment.frame is not None and not self.look.alone
 
-    def _drawn(self, i: int, part: slice, maps: Any, moment: Moment) -> Picture:
+    def _photo(self, moment: Moment) -> Picture:
+        """The frame at the size asked for, white where there is none."""
+        frame: Any = moment.frame
+        if frame is None:
+            frame = np.full((*moment.size, 3), 255, np.uint8)
+        return self._sized(render.frame_to_rgb(frame), photo=True)
+
+    def _check_size(self, moment: Moment, *, rows: int, columns: int) -> None:
+        """Refuse, before it is drawn, a picture of so many panels that is too large."""
+        tall, wide = (self._length(side) for side in moment.size)
+        height, width = rows * tall, columns * wide
+        if max(height, width) > LARGEST:
+            raise UsageError(
+                f"--scale {self.look.scale:g}: a picture of {width}x{height} is too large, a side "
+                f"has at most {LARGEST} pixels"
+            )
+
+    def _parts(self, i: int, moment: Moment, texts: Sequence[str]) -> list[Picture]:
+        """The pictures of a method's map, in order, with these labels."""
+        drawn = [self._drawn(i, part, moment) for part in self._found(self.tracks[i])]
+        if self.look.label == "none":
+            return drawn
+        return [render.label(one, text) for one, text in zip(drawn, texts, strict=True)]
+
+    def _drawn(self, i: int, part: slice, moment: Moment) -> Picture:
         """One part of a method's map at its final size."""
         track, under = self.tracks[i], moment.frame
         style = self._style(track, part)
-        if under is None and style in OVER_FRAMES:
-            under = np.full((*maps.shape[1:], 3), 255, np.uint8)
         if under is None:
-            under = np.empty((*maps.shape[1:], 3), np.uint8)
+            under = np.full((*moment.size, 3), 255, np.uint8)
         arrows = style == "quiver"  # drawn at the final size, as long as the legend's
         if arrows:
-            under = self._sized(under, cv2.INTER_AREA)
-        channels, scale = track.channels[part], self._bound(i)
+            under = self._sized(under, photo=True)
         drawn = render.picture(
-            maps[part], channels, units=track.units, style=style, scale=scale, frame=under
+            moment.maps[i][part],
+            track.channels[part],
+            units=track.units,
+            style=style,
+            scale=self._bound(i),
+            frame=under,
         )
-        return drawn if arrows else self._sized(drawn, cv2.INTER_AREA)
+        return drawn if arrows else self._sized(drawn, photo=self._is_photo(i, part, moment))
+
+    def _is_photo(self, i: int, part: slice, moment: Moment) -> bool:
+        """Whether a part is drawn over the frame."""
+        return moment.frame is not None and self._style(self.tracks[i], part) in OVER_FRAMES
 
     def _full(self, i: int, part: slice, maps: Any) -> float:
         """The strength of full color in a picture."""
@@ -211,10 +245,18 @@ class Painter:
         kind = render.kind_of(track.channels[part.start :], track.units)
         return self.own if self.own in render.STYLES[kind] else "auto"
 
-    def _text(self, track: Track, part: int, between: str) -> str:
-        """What a panel is called."""
-        name = " ".join([track.name, *self._several(track, part)])
-        return between.join([name, *self._unusual(track, part)])
+    def _texts(self, i: int, between: str) -> list[str]:
+        """What the panels of a method are called."""
+        track, texts = self.tracks[i], []
+        for number in range(len(self._found(track))):
+            name = " ".join([track.name, *self._several(track, number)])
+            texts.append(between.join([name, *self._unusual(track, number)]))
+        return texts
+
+    def _held(self, i: int, moment: Moment) -> str:
+        """The time of a map whose window does not begin at the moment."""
+        same = moment.windows[i][0] == moment.number
+        return "" if same else f"{moment.starts[i]:.2f} s"
 
     def _several(self, track: Track, part: int) -> list[str]:
         """The channels that tell a method's panels apart."""
@@ -245,11 +287,16 @@ class Painter:
         style = self._style(track, part)
         return render.legend(track.channels[part], units=track.units, style=style, scale=scale)
 
-    def _sized(self, picture: Any, smaller: int) -> Picture:
-        """A picture at the size asked for."""
+    def _length(self, side: int) -> int:
+        """Pixels of a side at the size asked for."""
+        return max(1, round(side * self.look.scale))
+
+    def _sized(self, picture: Any, *, photo: bool) -> Picture:
+        """A picture at the size asked for; a drawing that grows gets no color between its own."""
         factor = self.look.scale
         if factor == 1:
             return np.asarray(picture)
-        height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
-        how = smaller if factor < 1 else cv2.INTER_CUBIC
+        height, width = map(self._length, picture.shape[:2])
+        larger = cv2.INTER_CUBIC if photo else cv2.INTER_NEAREST
+        how = cv2.INTER_AREA if factor < 1 else larger
         return np.asarray(cv2.resize(picture, (width, height), interpolation=how), np.uint8)

@@ -23,12 +23,14 @@ from mrx.job import Decoding, Job, Source
 from mrx.lane import Lane
 from mrx.pipeline import choose_device
 from mrx.records import Frames
+from mrx.sinks.layout import broken
 from mrx.sinks.reader import Maps, Recording
 from mrx.sources import problem
 from mrx.windows.stack import Stack
 
 Part = tuple[int, int | None]
 """From which frame to before which; None is the end."""
+LOST = 80  # of 255: the gray of a frame that is not there, as of a map's unknown values
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,11 @@ class Moment:
         number: of the frame
         time: of the frame, in seconds
         windows: the first and the last frame that each map was made from
+        starts: the time of each window's first frame, in seconds
+        size: height and width of the frame, even where there is none
 
     Shape:
-        - frame: ``(H, W, 3)`` uint8, or None where the video is gone
+        - frame: ``(H, W, 3)`` uint8, or None where the video is gone; gray where it lost the frame
         - maps: ``(C, H', W')`` each
     """
 
@@ -60,6 +64,8 @@ class Moment:
     frame: NDArray[np.uint8] | None
     maps: tuple[NDArray[np.float32], ...]
     windows: tuple[tuple[int, int], ...]
+    starts: tuple[float, ...]
+    size: tuple[int, int]
 
     @property
     def nbytes(self) -> int:
@@ -118,10 +124,17 @@ class _Timeline:
         while lead and all(self._current(queue, lead[0].number, ended) for queue in self.queues):
             while len(self.frames) > 1 and self.frames[0].number < lead[0].number:
                 self.frames.popleft()
-            maps = tuple(queue[0].data for queue in self.queues)
-            windows = tuple((queue[0].number, queue[0].last) for queue in self.queues)
-            first = lead.popleft()
-            yield Moment(first.number, first.time, self.frames[0].data, maps, windows)
+            shown = [queue[0] for queue in self.queues]
+            first, frame = lead.popleft(), self.frames[0].data
+            yield Moment(
+                first.number,
+                first.time,
+                frame,
+                maps=tuple(item.data for item in shown),
+                windows=tuple((item.number, item.last) for item in shown),
+                starts=tuple(item.time for item in shown),
+                size=frame.shape[:2],
+            )
 
     def _current(self, queue: deque[_Item], number: int, ended: bool) -> bool:
         """Whether the front of a queue is the map that stands at this frame."""
@@ -168,8 +181,7 @@ class Computed:
 
     def warnings(self) -> list[str]:
         """What the last pass found wrong."""
-        damage = self.video.tally.damage()
-        return [*self.video.tally.warnings, *([damage] if damage else [])]
+        return _wrong(self.video)
 
     def moments(self) -> Generator[Moment]:
         """Decode, compute, and bring together."""
@@ -259,8 +271,11 @@ class Stored:
             raise UsageError(
                 f"--frames: no window of {recording.key} begins there; they do at {span}"
             )
-        self.attributes = recording.attrs
+        self.path, self.attributes = recording.path, recording.attrs
         self.video, self._missing = _video(recording)
+        tall, wide = max(maps.shape[2:] for maps in self.maps)
+        known = self.attributes
+        self.size = int(known.get("height", tall)), int(known.get("width", wide))
 
     def rate(self) -> float:
         """Moments a second."""
@@ -269,8 +284,10 @@ class Stored:
         return 1 / gap if gap > 0 else float(self.attributes.get("avg_fps", 25.0))
 
     def warnings(self) -> list[str]:
-        """Why there are no frames, where there are none."""
-        return [self._missing] if self._missing else []
+        """Why frames are missing, or what else is wrong with their video."""
+        if self._missing or self.video is None:
+            return [self._missing]
+        return [f"{self.video.source.public_path}: {text}" for text in _wrong(self.video)]
 
     def moments(self) -> Generator[Moment]:
         """Read map by map, with the frames beside them."""
@@ -284,12 +301,28 @@ class Stored:
             number, time = int(lead["first"][place]), float(lead["start"][place])
             places = [_current(items["first"], number) for items in self.items]
             places[self.leader] = int(place)  # windows may share their first frame
-            maps = tuple(held[i] for held, i in zip(self.maps, places, strict=True))
             rows = [items[i] for items, i in zip(self.items, places, strict=True)]
-            windows = tuple((int(row["first"]), int(row["last"])) for row in rows)
             if shown is None or shown.number < number:
                 shown = next((frame for frame in frames if frame.number >= number), shown)
-            yield Moment(number, time, None if shown is None else shown.data, maps, windows)
+            frame = None if shown is None else shown.data
+            if shown is not None and shown.number != number:
+                frame = np.full_like(shown.data, LOST)
+            yield Moment(
+                number,
+                time,
+                frame,
+                maps=self._read(places),
+                windows=tuple((int(row["first"]), int(row["last"])) for row in rows),
+                starts=tuple(float(row["start"]) for row in rows),
+                size=self.size if frame is None else frame.shape[:2],
+            )
+
+    def _read(self, places: list[int]) -> tuple[NDArray[np.float32], ...]:
+        """The maps of all methods at these places."""
+        try:
+            return tuple(held[i] for held, i in zip(self.maps, places, strict=True))
+        except OSError as error:
+            raise broken(self.path, error) from error
 
     def _frames(self) -> Generator[_Item]:
         if self.video is None:
@@ -298,7 +331,12 @@ class Stored:
             for chunk in self.video.read(("rgb",)):
                 yield from _items(chunk["rgb"])
         except InputError as error:
-            self.video, self._missing = None, f"frames are left out: {error}"
+            self._missing = f"frames are left out: {self.video.source.public_path}: {error}"
+
+
+def _wrong(video: Video) -> list[str]:
+    """What the last pass over a video found wrong with it."""
+    return [*video.tally.warnings, *filter(None, [video.tally.damage()])]
 
 
 def _current(firsts: NDArray[np.int32], number: int) -> int:

@@ -5,20 +5,21 @@ is kept for the second where that is little, and computed again where it is not.
 """
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from itertools import chain, islice
+from dataclasses import dataclass, replace
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
-from mrx.errors import InputError, NoInputError, OutputError, UsageError
+from mrx.errors import FormatError, InputError, NoInputError, OutputError, UsageError
 from mrx.job import Job, Source
 from mrx.painter import Look as Look
 from mrx.painter import Painter
 from mrx.preview import Clip, Computed, Moment, Part, Stored
-from mrx.sinks.film import kind_of, open_film, write_png
+from mrx.sinks.film import CODECS, kind_of, open_film, write_png
 from mrx.sinks.layout import shards
 from mrx.sinks.page import Page
-from mrx.sinks.reader import Shards
+from mrx.sinks.reader import Recording, Shards
 from mrx.sources import numbered_images, problem
 
 KEPT_BYTES = 256 * 2**20
@@ -27,8 +28,29 @@ TOO_LARGE = (
     f"the page is past {LARGE_PAGE / 1e6:.0f} MB, which is much to send and to open: show less by "
     "--every, --frames or --scale"
 )
+UNEVEN = (
+    "the video's pictures are not evenly apart in time, the film's are: off by up to {:.2f} s; an "
+    ".html tells the time of each"
+)
 NOTHING = "nothing to show: no window fits into the frames asked for"
 SHARD_ENDINGS = (".h5", ".hdf5")
+
+
+@dataclass(frozen=True)
+class Showing:
+    """What is drawn of an input, how, and where to.
+
+    Attributes:
+        output: a file's name, whose ending tells the kind, a folder, or ``-``
+        part: the frames in which windows begin
+        look: how the pictures look
+        say: takes what the user should know
+    """
+
+    output: str
+    part: Part
+    look: Look
+    say: Callable[[str], None]
 
 
 def is_stored(text: str) -> bool:
@@ -36,33 +58,31 @@ def is_stored(text: str) -> bool:
     path = Path(text)
     if path.is_dir():
         return bool(shards(path))
-    return path.suffix.lower() in SHARD_ENDINGS or (not path.exists() and bool(_keyed(text)))
+    return path.suffix.lower() in SHARD_ENDINGS or bool(_keyed(text))
 
 
-def check_input_is_no_output(text: str, output: str) -> None:
-    """Refuse to write over what is read."""
-    path, target = Path(text.partition("::")[0]), Path(output)
-    if path.exists() and target.exists() and path.samefile(target):
+def check_input_is_no_output(text: str, *, output: str) -> None:
+    """Refuse to write over what is read, or among the frames of a folder."""
+    path, target = Path((_keyed(text) or (text, ""))[0]), Path(output)
+    if _same(path, target):
         raise UsageError(f"-o {output} is the input: give another name")
+    among = target.suffix.lower() == ".png" and _same(path, target.parent)
+    if among and not shards(path):
+        raise UsageError(f"-o {output} lies among the frames of the input: give another folder")
 
 
-def visualize_video(
-    path: str, job: Job, part: Part, look: Look, say: Callable[[str], None]
-) -> None:
+def _same(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)
+
+
+def visualize_video(path: str, job: Job, showing: Showing) -> None:
     """Draw a video, a folder of numbered images or a URL, computing the maps."""
     source = _source(path)
     name = source.public_path if source.kind == "url" else source.key
-    _write(Computed(job, source, part), name, job.output, look, say)
+    _write(Computed(job, source, showing.part), name, showing)
 
 
-def visualize_shard(
-    text: str,
-    output: str,
-    names: Sequence[str],
-    part: Part,
-    look: Look,
-    say: Callable[[str], None],
-) -> None:
+def visualize_shard(text: str, names: Sequence[str], showing: Showing) -> None:
     """Draw what a shard holds: one key, or each in a folder of its own."""
     path, key = _keyed(text) or (text, "")
     if not Path(path).exists():
@@ -71,18 +91,49 @@ def visualize_shard(
         if key and key not in held:
             raise UsageError(f"no such key ({key}) in {path}; mrx ls {path} lists them")
         keys = [key] if key else list(held)
-        if len(keys) > 1 and kind_of(output):
+        if not keys:
+            raise NoInputError(f"{path} holds no videos")
+        if len(keys) == 1:
+            _draw(held[keys[0]], names, showing)
+            return
+        if kind_of(showing.output):
             raise UsageError(
                 f"{path} holds {len(keys)} videos: name one, as in {path}::{keys[0]}, or give a "
                 "folder as -o"
             )
-        for one in keys:
-            clip = Stored(held[one], _chosen(list(held[one]), names, one), part)
-            target = _folder(output, one) if len(keys) > 1 else output
-            _write(clip, one, target, look, say)
+        _draw_all(held, names, showing)
 
 
-def _folder(output: str, key: str) -> str:
+def _draw(recording: Recording, names: Sequence[str], showing: Showing) -> None:
+    """One key of a shard."""
+    if source := str(recording.attrs.get("source", "")):
+        check_input_is_no_output(source, output=showing.output)
+    chosen = _chosen(list(recording), names, recording.key)
+    _write(Stored(recording, chosen, showing.part), recording.key, showing)
+
+
+def _draw_all(held: Shards, names: Sequence[str], showing: Showing) -> None:
+    """Each key in a folder of its own; one that fails does not end the others."""
+    targets = {key: _folder(showing.output, key=key) for key in held}
+    _check_empty(targets.values())
+    failed = 0
+    for key, target in targets.items():
+        try:
+            _draw(held[key], names, replace(showing, output=target))
+        except (InputError, UsageError, FormatError) as error:
+            failed += 1
+            showing.say(f"failed: {key}: {error}")
+    if failed:
+        raise InputError(f"{failed} of {len(targets)} videos could not be drawn")
+
+
+def _check_empty(folders: Iterable[str]) -> None:
+    for folder in map(Path, folders):
+        if folder.is_dir() and any(folder.iterdir()):
+            raise OutputError(f"output is not empty ({folder}): give a new folder")
+
+
+def _folder(output: str, *, key: str) -> str:
     """The folder of a key's pictures, which its ending must not make a film."""
     root = Path(output).resolve()
     if not (root / key).resolve().is_relative_to(root):
@@ -100,7 +151,8 @@ def _chosen(there: list[str], names: Sequence[str], key: str) -> list[str]:
 def _keyed(text: str) -> tuple[str, str] | None:
     """``out::KEY`` as path and key."""
     path, mark, key = text.partition("::")
-    return (path, key) if mark and not Path(text).exists() and Path(path).exists() else None
+    meant = Path(path).exists() or Path(path).suffix.lower() in SHARD_ENDINGS
+    return (path, key) if mark and meant and not Path(text).exists() else None
 
 
 def _source(text: str) -> Source:
@@ -117,12 +169,13 @@ def _source(text: str) -> Source:
     return Source(key=path.name, path=str(path), kind="frames" if folder else "file")
 
 
-def _write(clip: Clip, name: str, output: str, look: Look, say: Callable[[str], None]) -> None:
+def _write(clip: Clip, name: str, showing: Showing) -> None:
     """One clip to one output."""
+    look, output = showing.look, showing.output
     painter = Painter(clip.tracks, look)
     single = kind_of(output) == ".png" and look.columns is None
     shown = _Shown(clip, look.every, most=1 if single else None)
-    if look.columns is not None or not look.per_frame_scale:
+    if look.columns is not None or not (look.per_frame_scale or all(painter.fixed)):
         shown.measure(painter)
     if look.columns is not None:
         moments = shown.spread(look.columns)
@@ -130,27 +183,38 @@ def _write(clip: Clip, name: str, output: str, look: Look, say: Callable[[str], 
             raise InputError(NOTHING)
         write_png(Path(output), painter.grid(moments))
     elif kind_of(output) == ".html":
-        _page(shown, painter, output, name, say)
+        _page(shown, painter, name, showing)
     else:
-        _film(shown, painter, output, look)
+        _film(shown, painter, showing)
     for warning in clip.warnings():
-        say(f"warning: {warning}")
+        showing.say(f"warning: {warning}")
 
 
-def _film(shown: "_Shown", painter: Painter, output: str, look: Look) -> None:
+def _film(shown: "_Shown", painter: Painter, showing: Showing) -> None:
+    output, times = showing.output, []
     with closing(shown.moments()) as moments:
         first = next(moments, None)
         if first is None:
             raise InputError(NOTHING)
-        with open_film(output, shown.rate(look.fps)) as film:
-            film.put(painter.panels(first))
-            for moment in moments:
+        rate = shown.rate(showing.look.fps)
+        with open_film(output, rate) as film:
+            for moment in chain([first], moments):
                 film.put(painter.panels(moment))
+                times.append(moment.time)
+    off = _seconds_off(times, rate)
+    if off and showing.look.fps is None and kind_of(output) in CODECS:
+        showing.say(f"warning: {output}: {UNEVEN.format(off)}")
 
 
-def _page(
-    shown: "_Shown", painter: Painter, output: str, name: str, say: Callable[[str], None]
-) -> None:
+def _seconds_off(times: Sequence[float], rate: float) -> float:
+    """How far pictures of one rate are from their times, where these differ by half a picture."""
+    if all(abs((b - a) * rate - 1) <= 0.5 for a, b in pairwise(times)):
+        return 0.0
+    return max(abs(time - times[0] - i / rate) for i, time in enumerate(times))
+
+
+def _page(shown: "_Shown", painter: Painter, name: str, showing: Showing) -> None:
+    output = showing.output
     with closing(shown.moments()) as moments:
         first = next(moments, None)
         if first is None:
@@ -161,9 +225,9 @@ def _page(
             for moment in chain([first], moments):
                 page.put(moment.number, moment.time, painter.panes(moment))
                 if page.nbytes > LARGE_PAGE and not warned:
-                    say(f"warning: {output}: {TOO_LARGE}")
+                    showing.say(f"warning: {output}: {TOO_LARGE}")
                     warned = True
-    say(f"{output}: {page.nbytes / 1e6:.1f} MB, {page.count} pictures a panel")
+    showing.say(f"{output}: {page.nbytes / 1e6:.1f} MB, {page.count} pictures a panel")
 
 
 class _Shown:
@@ -183,15 +247,22 @@ class _Shown:
         if self._kept is not None:
             yield from self._kept
             return
+        with closing(self._all()) as every:
+            yield from islice(every, self._most)
+
+    def _all(self) -> Generator[Moment]:
+        """Those that count for the scale, whether they are shown or not."""
         with closing(self.clip.moments()) as every:
-            yield from islice(islice(every, 0, None, self._every), self._most)
+            yield from islice(every, 0, None, self._every)
 
     def measure(self, painter: Painter) -> None:
         kept: list[Moment] | None = []
         size = 0
-        for moment in self.moments():
+        for moment in self._all():
             painter.measure(moment)
             self.count += 1
+            if self._most is not None and self.count > self._most:
+                continue
             size += moment.nbytes
             if size > KEPT_BYTES:
                 kept = None

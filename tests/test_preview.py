@@ -9,6 +9,7 @@ from videos import clip
 
 import mrx
 from mrx import render, visualize
+from mrx.errors import FormatError
 from mrx.job import Decoding, Job, Source, Storage, Windowing
 from mrx.preview import Computed, Stored
 
@@ -105,3 +106,41 @@ def test_what_a_first_pass_does_not_keep_is_made_again_and_looks_the_same(
     kept, again = (sorted((tmp_path / name).iterdir()) for name in ("kept", "again"))
     assert len(kept) == 11
     assert [p.read_bytes() for p in kept] == [p.read_bytes() for p in again]
+
+
+def damage(path):
+    """Spoil the second half of a film; its size stays."""
+    data = bytearray(path.read_bytes())
+    start = (data.index(b"mdat") + len(data)) // 2
+    data[start:] = bytes(len(data) - start)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("on_error", ["skip", "fail"])
+def test_frames_that_a_damaged_video_beside_a_shard_lost_are_gray(tmp_path, on_error):
+    video = clip(tmp_path / "a.mp4", 60, options={"g": "1"}, flags="faststart")
+    decoding = Decoding(short_side=None, on_error=on_error)
+    mrx.extract(video, tmp_path / "out", method="mbpm", decoding=decoding)
+    damage(video)
+    with mrx.open(tmp_path / "out") as found:
+        made = Stored(found["a.mp4"], ["mbpm"], (0, None))
+        first, second = (list(made.moments()) for _ in range(2))
+        warned = " ".join(made.warnings())
+    frames = [moment.frame for moment in first]
+    assert frames[0].std() > 10
+    assert (frames[-1] == 80).all()
+    assert all(np.array_equal(a, b.frame) for a, b in zip(frames, second, strict=True))
+    assert warned.count(f"{video}: damaged") == 1
+    assert ("frames are left out" in warned) == (on_error == "fail")
+
+
+def test_maps_of_a_shard_that_is_damaged_are_an_error_in_one_line(video, tmp_path):
+    mrx.extract(video, tmp_path, method="mbpm")
+    (path,) = tmp_path.glob("*.h5")
+    with mrx.open(tmp_path) as found:
+        offset = found["a.mp4"]["mbpm"].dataset.id.get_chunk_info(0).byte_offset
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 99] = bytes(99)
+    path.write_bytes(data)
+    with mrx.open(path) as found, pytest.raises(FormatError, match="broken shard"):
+        list(Stored(found["a.mp4"], ["mbpm"], (0, None)).moments())

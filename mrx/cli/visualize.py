@@ -96,10 +96,12 @@ def visualize(ctx: click.Context, /, source: str | None, output: str, **options:
     """Draw the motion in INPUT beside its frames.
 
     INPUT is a video, a folder of numbered images or a URL, whose maps are computed; or a shard, a
-    folder of shards, or one video of it as in out::KEY, whose maps are read. Every picture shows
-    the first frame of a window; one scale, from a first pass, holds for the whole clip. Odd sides
-    are made even in .mp4, .webm and -, by a last row or column that stands twice. An .html is one
-    page that needs no network: a scrubber moves all panels, and the pointer reads the values.
+    folder of shards, or one video of it as in out::KEY, whose maps are read. There is a picture for
+    each window of the method that has most of them, with its first frame; the map of a slower
+    method stays until its next window begins, and tells its own time in a grid. One scale, from a
+    first pass, holds for the whole clip. Odd sides are made even in .mp4, .webm and -, by a last
+    row or column that stands twice. An .html is one page that needs no network: a scrubber moves
+    all panels, and the pointer reads the values.
     """
     ctx.with_resource(_unwound_by_sigterm())
     if _draws_kernels(ctx, source):
@@ -108,19 +110,20 @@ def visualize(ctx: click.Context, /, source: str | None, output: str, **options:
     source = str(source)
     part, look = _part(options["frames"]), _look(options)
     _check_output(output, compare=options["compare"])
+    _check_that_all_count(ctx, output)
     from mrx import visualize as work
 
-    work.check_input_is_no_output(source, output)
-    say = _voice(ctx)
+    work.check_input_is_no_output(source, output=output)
+    showing = work.Showing(output, part, work.Look(**look), _voice(ctx))
     if work.is_stored(source):
         names = options["methods"] if _given(ctx, "methods") else ()
         for name in OF_VIDEOS:
             if _given(ctx, name):
                 option = {"params": "-p"}.get(name, f"--{name.replace('_', '-')}")
                 raise UsageError(f"{option} does not fit {source}: its maps are computed already")
-        work.visualize_shard(source, output, names, part, work.Look(**look), say)
+        work.visualize_shard(source, names, showing)
     else:
-        work.visualize_video(source, _job(output, options), part, work.Look(**look), say)
+        work.visualize_video(source, _job(output, options), showing)
 
 
 # A film has a rate of its own, and shows windows in order.
@@ -213,6 +216,8 @@ def _job(output: str, options: dict[str, Any]) -> Job:
 def _look(options: dict[str, Any]) -> dict[str, Any]:
     if options["legend"] and options["per_frame_scale"]:
         raise UsageError("--legend shows one scale: leave out --per-frame-scale")
+    if options["max_flow"] != "auto" and options["per_frame_scale"]:
+        raise UsageError("--max-flow is one scale for all: leave out --per-frame-scale")
     names = ("style", "per_frame_scale", "legend", "label", "alone", "every")
     return {
         **{name: options[name] for name in names},
@@ -245,6 +250,14 @@ def _part(text: str | None) -> tuple[int, int | None]:
     if end is not None and end <= begin:
         raise UsageError(f"bad --frames ({text}): give A:B with B above A, as in 10:20")
     return begin, end
+
+
+def _check_that_all_count(ctx: click.Context, output: str) -> None:
+    """Refuse options that would change nothing."""
+    if _given(ctx, "columns") and not ctx.params["compare"]:
+        raise UsageError("--columns is for --compare")
+    if _given(ctx, "rate") and output.lower().endswith(".png"):
+        raise UsageError(f"--fps is for films and pages, not for {output}")
 
 
 def _check_output(output: str, *, compare: bool) -> None:

@@ -9,11 +9,12 @@ it. Whoever meets what ends the run closes both ways, and everyone leaves.
 
 Memory, above what a worker takes when it has begun, is at most the sum of
 
+- 64 MiB, and 600 bytes a pixel of a frame for each method (measured, on a CPU: see
+  `tests/benchmarks/results/memory.md`);
 - `PIECES_BYTES` and `RESULTS_BYTES`, or one piece and its maps where they alone are larger;
-- for each decode thread the chunk that it decodes (at most 32 MiB, or a frame) and two windows;
-- for the computing twice the floats of a batch: of windows of 32 MiB together, or of a single one.
+- for each decode thread 32 MiB, or a frame where that is larger, and three windows.
 
-One stage after another (`mrx.feeding.turn`) is the same without the first and with one thread.
+One stage after another (`mrx.feeding.turn`) has the first of these alone.
 """
 
 import queue

@@ -35,7 +35,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [float(f"{place * step:.12g}") + 0.0 for place in range(first, last + 1)]
 
 
-def offsets(taps: int, most: int = 7) -> list[int]:
+def offsets(taps: int, *, most: int = 7) -> list[int]:
     """The taps of a kernel that get a number, counted from its middle one.
 
     >>> offsets(9), offsets(3)
@@ -107,7 +107,7 @@ def kernel_map(
     array = one_map(values)
     drawn = diverging_to_rgb(array, bound=bound).repeat(cell, 0).repeat(cell, 1)
     (height, width), pad = drawn.shape[:2], text // 2
-    down, across = (_middles(n, cell, text) for n in array.shape)
+    down, across = (_middles(n, cell=cell, text=text) for n in array.shape)
     left = text // 3 + max(text_size(word, text)[1] for word in down)
     picture = np.full((height + 2 * pad + axis_below(text), left + width + pad, 3), 255, np.uint8)
     picture[pad : pad + height, left : left + width] = drawn
@@ -123,10 +123,10 @@ def kernel_map(
     return picture
 
 
-def _middles(taps: int, cell: int, text: int) -> dict[str, int]:
+def _middles(taps: int, *, cell: int, text: int) -> dict[str, int]:
     """Numbers of an axis, and the pixels of their cells' middles."""
     most = max(2, taps * cell // (2 * text))
-    return {str(n): round((n + taps // 2 + 0.5) * cell) for n in offsets(taps, most)}
+    return {str(n): round((n + taps // 2 + 0.5) * cell) for n in offsets(taps, most=most)}
 
 
 def axis_below(text: int = HEIGHT) -> int:

@@ -48,7 +48,7 @@ def filters_to_rgb(
     if array.ndim == 4:
         array = array[:, :, None]
     bounds = [(largest(one) if each else bound) or largest(array) or 1.0 for one in array]
-    blocks = [_block(*pair, cell, gap) for pair in zip(array, bounds, strict=True)]
+    blocks = [_block(*pair, cell=cell, gap=gap) for pair in zip(array, bounds, strict=True)]
     parts = array.shape[1] not in (1, 3) or array.shape[2] > 1
     across = columns(len(blocks), *blocks[0].shape[:2])
     rows = [blocks[start : start + across] for start in range(0, len(blocks), across)]
@@ -70,7 +70,7 @@ def columns(count: int, height: int, width: int) -> int:
     return even if far(even) < math.log(1.7) else min(count, max(1, round(wanted)))
 
 
-def _block(one: NDArray[np.floating], bound: float, cell: int, gap: int) -> Picture:
+def _block(one: NDArray[np.floating], bound: float, *, cell: int, gap: int) -> Picture:
     """One filter ``(I, T, H, W)``."""
     if len(one) == 3:
         maps = signed_to_rgb(one.transpose(1, 0, 2, 3), bound=bound)[None]

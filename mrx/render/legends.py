@@ -75,7 +75,7 @@ def bar_legend(
     bar = np.empty((24 if kind == "hue" else 12, length, 3), np.uint8)
     bar[:] = row
     bar[[0, -1]] = bar[:, [0, -1]] = 128
-    return _under(bar, to_text(low), to_text(high, units))
+    return _under(bar, to_text(low), right=to_text(high, units))
 
 
 def arrow_legend(max_flow: float, *, units: str = "px", spacing: int = 20) -> Picture:
@@ -89,7 +89,7 @@ def arrow_legend(max_flow: float, *, units: str = "px", spacing: int = 20) -> Pi
     return _under(picture, to_text(max_flow, units))
 
 
-def inset(picture: Picture, legend: Picture, corner: Corner = "bottom right") -> Picture:
+def inset(picture: Picture, *, legend: Picture, corner: Corner = "bottom right") -> Picture:
     """Put a legend into a corner of a picture: a copy; what is too large is cut off.
 
     Shape:
@@ -105,7 +105,7 @@ def inset(picture: Picture, legend: Picture, corner: Corner = "bottom right") ->
     return whole
 
 
-def _under(drawing: Picture, left: str, right: str = "") -> Picture:
+def _under(drawing: Picture, left: str, *, right: str = "") -> Picture:
     """A drawing with one word in the middle below, or two at its ends, and a margin around."""
     height, width = drawing.shape[:2]
     words = [word for word in (left, right) if word]

@@ -57,7 +57,7 @@ def quiver(
     if max_flow is None:
         max_flow = robust_maximum(magnitude(field), least=STILL, headroom=HEADROOM)
     stretch = spacing / check_positive("max_flow", max_flow)
-    rows, columns = (_middles(length, spacing) for length in size)
+    rows, columns = (_middles(length, spacing=spacing) for length in size)
     ends = field[:, rows[:, None], columns] * stretch
     y, x = (axis.ravel() for axis in np.meshgrid(rows, columns, indexing="ij"))
     _draw_arrows(picture, x, y, ends.reshape(2, -1), _LONGEST * spacing)
@@ -90,7 +90,7 @@ def overlay(frame: Values, picture: Picture, share: float | NDArray[Any] = 0.5) 
     return np.rint(under + (upper - under.astype(np.float32)) * part).astype(np.uint8)
 
 
-def _middles(length: int, spacing: int) -> NDArray[np.intp]:
+def _middles(length: int, *, spacing: int) -> NDArray[np.intp]:
     """Middles of cells, as many as fit, but one at least, with equal margins."""
     count = max(1, length // spacing)
     return (length - (count - 1) * spacing) // 2 + spacing * np.arange(count)

@@ -40,14 +40,16 @@ def grid(
     columns = max(map(len, shapes), default=0)
     if not columns:
         raise ShapeError("a grid needs at least one picture")
-    _check(names, len(rows), "names", "rows")
-    _check(titles, columns, "titles", "columns")
+    _check(names, len(rows), what="names", of="rows")
+    _check(titles, columns, what="titles", of="columns")
     heights = [max((h for h, _ in row), default=0) for row in shapes]
     widths = [max(row[i][1] if i < len(row) else 0 for row in shapes) for i in range(columns)]
     widths = [max(width, _width(title, height)) for width, title in _padded(widths, titles)]
     side = max((_width(name, height) for name in names), default=0)
-    tops = _starts(heights, margin, margin + (round(_LINE * height) if any(titles) else 0))
-    lefts = _starts(widths, margin, margin + (side + margin if side else 0))
+    tops = _starts(
+        heights, margin=margin, first=margin + (round(_LINE * height) if any(titles) else 0)
+    )
+    lefts = _starts(widths, margin=margin, first=margin + (side + margin if side else 0))
     page = np.full((tops[-1], lefts[-1], 3), 255, np.uint8)
     for row, top, tall in zip(rows, tops, heights, strict=False):
         for picture, left, wide in zip(row, lefts, widths, strict=False):
@@ -67,7 +69,7 @@ def _size(picture: Picture | None) -> tuple[int, int]:
     return picture.shape[0], picture.shape[1]
 
 
-def _check(texts: Sequence[str], count: int, what: str, of: str) -> None:
+def _check(texts: Sequence[str], count: int, *, what: str, of: str) -> None:
     if texts and len(texts) != count:
         raise UsageError(f"{what}: {len(texts)} for {count} {of}; give one for each, or none")
 
@@ -80,7 +82,7 @@ def _padded(widths: Sequence[int], titles: Sequence[str]) -> list[tuple[int, str
     return list(zip(widths, titles or [""] * len(widths), strict=True))
 
 
-def _starts(sizes: Sequence[int], margin: int, first: int) -> list[int]:
+def _starts(sizes: Sequence[int], *, margin: int, first: int) -> list[int]:
     """Where each of them starts, and after the last the whole length."""
     return [first, *(first + int(s) for s in np.cumsum([size + margin for size in sizes]))]
 

@@ -1,6 +1,7 @@
 """A map of numbers as a shaded surface in a box with axes, seen from above at a corner."""
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import cv2
@@ -58,7 +59,7 @@ def surface(
     low, high = limits or natural_limits(heights)
     if not low < high:
         raise UsageError(f"limits={limits}: the first must be below the second")
-    view = _fit(low, high, size, text)
+    view = _fit(low, high, size=size, text=text)
     canvas = np.full((view.height * _FINER, size * _FINER, 3), 255, np.uint8)
     _walls(canvas, view, heights.shape)
     _sheet(canvas, view, heights, bound or largest(heights) or 1.0)
@@ -111,7 +112,7 @@ class View(NamedTuple):
         return np.stack([self.left + self.unit * across, self.top + self.unit * down], -1)
 
 
-def _fit(low: float, high: float, size: int, text: int) -> View:
+def _fit(low: float, high: float, *, size: int, text: int) -> View:
     """The view in which box and numbers fill a picture's width."""
     words = max(text_size(to_text(tick), text)[1] for tick in ticks(low, high))
     left, right = words + text, round(2.5 * text)
@@ -160,7 +161,7 @@ def _corners(*axes: object) -> list[tuple[float, ...]]:
 
 def _along(taps: int) -> dict[int, float]:
     """Where in the box the taps with a number are."""
-    return {place: 2 * (place + taps // 2) / (taps - 1) - 1 for place in offsets(taps, 5)}
+    return {place: 2 * (place + taps // 2) / (taps - 1) - 1 for place in offsets(taps, most=5)}
 
 
 def _sheet(canvas: Picture, view: View, heights: Points, bound: float) -> None:
@@ -171,9 +172,8 @@ def _sheet(canvas: Picture, view: View, heights: Points, bound: float) -> None:
     y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in fine.shape), indexing="ij")
     points = np.stack([x, y, view.level(fine)], -1)
     pixels = np.rint(_FINER * view.place(points)).astype(np.int32)
-    colors = _shade(
-        points, (fine[:-1, :-1] + fine[1:, 1:] + fine[1:, :-1] + fine[:-1, 1:]) / 4, bound
-    )
+    middles = (fine[:-1, :-1] + fine[1:, 1:] + fine[1:, :-1] + fine[:-1, 1:]) / 4
+    colors = _shade(points, values=middles, bound=bound)
     for row in range(0, len(fine) - 1, parts):
         for column in range(0, fine.shape[1] - 1, parts):
             patch = pixels[row : row + parts + 1, column : column + parts + 1]
@@ -204,7 +204,7 @@ def _between(heights: Points, parts: int) -> Points:
     return heights
 
 
-def _shade(points: Points, values: Points, bound: float) -> Points:
+def _shade(points: Points, *, values: Points, bound: float) -> Points:
     """The color of each face: of its value, darker where it looks away from the light."""
     across = points[:-1, 1:] - points[1:, :-1]
     along = points[1:, 1:] - points[:-1, :-1]
@@ -218,22 +218,24 @@ def _numbers(picture: Picture, view: View, shape: tuple[int, ...], text: int) ->
     """The numbers along the three edges that nothing hides."""
     for tick in ticks(view.low, view.high):
         x, y = view.place(np.array([-1, 1, float(view.level(np.array(tick)))]))
-        word = to_text(tick)
-        at = (round(y - text / 2), round(x - text / 2 - text_size(word, text)[1]))
-        draw_text(picture, word, at, height=text)
+        number = to_text(tick)
+        at = (round(y - text / 2), round(x - text / 2 - text_size(number, text)[1]))
+        draw_text(picture, number, at, height=text)
+    word = partial(_word, picture, view, text=text)
     for place, where in _along(shape[1]).items():
-        _word(picture, view, (where, 1), str(place), (-0.3, 1), text)
+        word(str(place), at=(where, 1), aside=(-0.3, 1))
     for place, where in _along(shape[0]).items():
-        _word(picture, view, (1, where), str(place), (1, 0.35), text)
-    _word(picture, view, (0.25, 1), "x", (-1, 2.1), text)
-    _word(picture, view, (1, 0.25), "y", (1.8, 1.1), text)
+        word(str(place), at=(1, where), aside=(1, 0.35))
+    word("x", at=(0.25, 1), aside=(-1, 2.1))
+    word("y", at=(1, 0.25), aside=(1.8, 1.1))
 
 
 def _word(
     picture: Picture,
     view: View,
-    at: tuple[float, float],
     word: str,
+    *,
+    at: tuple[float, float],
     aside: tuple[float, float],
     text: int,
 ) -> None:

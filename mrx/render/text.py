@@ -73,7 +73,7 @@ def draw_text(
 
 
 def label(picture: Picture, text: str, *, height: int = HEIGHT) -> Picture:
-    """Name a panel: white on a dark box in its upper left corner.
+    """Name a panel: white on a dark box in its upper left corner, in as many lines as it takes.
 
     Shape:
         - picture: ``(H, W, 3)`` uint8; output: the same, a copy
@@ -81,11 +81,37 @@ def label(picture: Picture, text: str, *, height: int = HEIGHT) -> Picture:
     written = picture.copy()
     if not text:
         return written
-    _, width = text_size(text, height)
-    box = written[: height + 4, : width + 8]
+    lines = wrap(text, picture.shape[1] - 8, height=height)
+    width = max(text_size(line, height)[1] for line in lines)
+    box = written[: height * len(lines) + 4, : width + 8]
     box[:] = box * 0.3
-    draw_text(written, text, (2, 4), height=height, color=WHITE)
+    for number, line in enumerate(lines):
+        draw_text(written, line, (2 + number * height, 4), height=height, color=WHITE)
     return written
+
+
+@lru_cache(256)
+def wrap(text: str, width: int, *, height: int = HEIGHT) -> tuple[str, ...]:
+    """Lines of at most so many pixels, of whole words where these are not wider.
+
+    >>> wrap("tvl1 preset=fast", 80), wrap("pa", 80)
+    (('tvl1', 'preset=fast'), ('pa',))
+    """
+
+    def fits(line: str) -> bool:
+        return text_size(line, height)[1] <= width
+
+    lines = [""]
+    for word in text.split():
+        if fits(longer := f"{lines[-1]} {word}".lstrip()):
+            lines[-1] = longer
+            continue
+        lines.append("")
+        for letter in word:
+            if lines[-1] and not fits(lines[-1] + letter):
+                lines.append("")
+            lines[-1] += letter
+    return tuple(filter(None, lines))
 
 
 @lru_cache(256)

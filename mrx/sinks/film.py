@@ -44,17 +44,22 @@ class Codec:
     container: Mapping[str, str] = field(default_factory=dict)
 
 
-def _coded(form: str, encoder: str, options: Mapping[str, str], **container: str) -> Codec:
+def _coded(form: str, *, encoder: str, options: Mapping[str, str], **container: str) -> Codec:
     return Codec(form, encoder, "yuv420p", options=options, container=container)
 
 
 _H264 = {"crf": "18", "preset": "veryfast", "subq": "1"}  # a quarter less work, a sixth more bytes
 _VP9 = {"crf": "28", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"}
 CODECS = {
-    ".mp4": _coded("mp4", "libx264", _H264, movflags="faststart"),
-    ".webm": _coded("webm", "libvpx-vp9", _VP9),
+    ".mp4": _coded("mp4", encoder="libx264", options=_H264, movflags="faststart"),
+    ".webm": _coded("webm", encoder="libvpx-vp9", options=_VP9),
     ".gif": Codec("gif", "gif", "pal8", fastest=50),  # browsers slow down what is faster
-    "-": _coded("matroska", "libx264", {**_H264, "tune": "zerolatency"}, cluster_time_limit="200"),
+    "-": _coded(
+        "matroska",
+        encoder="libx264",
+        options={**_H264, "tune": "zerolatency"},
+        cluster_time_limit="200",
+    ),
 }
 ENDINGS = (*CODECS, ".png", ".html")
 
@@ -188,10 +193,10 @@ class Coded:
         try:
             if kind is None:
                 self._finish()
+        except BrokenPipeError:
+            raise
         except OSError as failure:
-            if self.path is None:
-                raise
-            raise unusable(self.path, failure) from failure
+            raise unusable(self.path or "-", failure) from failure
         finally:
             if self._container is not None:
                 with suppress(OSError, ValueError):
@@ -211,10 +216,10 @@ class Coded:
             self._count += 1
             self._container.mux(self._stream.encode(frame))
             self._check()
+        except BrokenPipeError:
+            raise
         except OSError as error:
-            if self.path is None:
-                raise
-            raise unusable(self.path, error) from error
+            raise unusable(self.path or "-", error) from error
 
     def _open(self, picture: Picture) -> None:
         height, width = picture.shape[:2]
@@ -289,18 +294,21 @@ def _tag(context: Any) -> None:
 
 
 class _Stream:
-    """What PyAV may do with a pipe: write, and nothing else."""
+    """What PyAV may do with a pipe: write, and nothing else.
+
+    No buffer is between: what it kept would fail once more when Python ends.
+    """
 
     def __init__(self, target: BinaryIO) -> None:
-        self._target = target
+        self._target = getattr(target, "raw", target)
         self.failure: OSError | None = None
 
     def write(self, data: bytes) -> int:
         """Pass on what there is at once; what fails is kept, as FFmpeg would hide its cause."""
         try:
-            if self.failure is None:
-                self._target.write(data)
-                self._target.flush()
+            left = memoryview(data)
+            while left and self.failure is None:
+                left = left[self._target.write(left) :]
         except OSError as error:
             self.failure = error
         return len(data)
@@ -314,7 +322,9 @@ class _Stream:
 def write_png(path: Path, picture: Picture) -> None:
     """Write a picture ``(H, W, 3)`` RGB; never a half of it."""
     check_place(path)
-    _, data = cv2.imencode(".png", picture[..., ::-1])
+    done, data = cv2.imencode(".png", picture[..., ::-1])
+    if not done:
+        raise OutputError(f"cannot write ({path}): OpenCV makes no PNG of {picture.shape}")
     half = unfinished(path)
     try:
         half.write_bytes(data.tobytes())
@@ -338,6 +348,6 @@ def check_place(path: Path) -> None:
         raise OutputError(f"bad output ({path}): {path.parent} is not writable")
 
 
-def unusable(path: Path, error: OSError) -> OutputError:
+def unusable(path: Path | str, error: OSError) -> OutputError:
     """What to say when writing failed."""
     return OutputError(f"cannot write ({path}): {error.strerror or error}")

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mrx.errors import UsageError
+from mrx.errors import OutputError, UsageError
 from mrx.sinks.film import LARGEST, Picture, check_place, unfinished, unusable
 
 STEPS = 300  # at least so many steps of values up to the strength of full color
@@ -133,7 +133,11 @@ class Page(AbstractContextManager["Page"]):
                 self._write(self._head.replace("<!-- title -->", html.escape(self.title)))
                 self._block("about", self._about(panes))
                 self._before = [(0, pane) for pane in panes]
-            self._block("moment", [self._record(i, number, time, p) for i, p in enumerate(panes)])
+            records = [
+                self._record(pane, place=place, number=number, time=time)
+                for place, pane in enumerate(panes)
+            ]
+            self._block("moment", records)
         except OSError as error:
             raise unusable(self.path, error) from error
         self.count += 1
@@ -154,7 +158,7 @@ class Page(AbstractContextManager["Page"]):
         ]
         return {"rate": self.rate, "panels": panels}
 
-    def _record(self, place: int, number: int, time: float, pane: Pane) -> Record:
+    def _record(self, pane: Pane, *, place: int, number: int, time: float) -> Record:
         """A pane as JSON; a number stands for what an earlier moment holds."""
         held, before = self._before[place]
         same = self.count > held and before.window == pane.window
@@ -190,7 +194,9 @@ def coded(picture: Picture, quality: int) -> str:
     if max(height, width) > LARGEST:
         raise UsageError(f"a picture of {width}x{height} is too large: use a smaller --scale")
     options = [cv2.IMWRITE_WEBP_QUALITY, quality]
-    _, data = cv2.imencode(".webp", np.ascontiguousarray(picture[..., ::-1]), options)
+    done, data = cv2.imencode(".webp", np.ascontiguousarray(picture[..., ::-1]), options)
+    if not done:
+        raise OutputError(f"OpenCV makes no WebP of a picture of {width}x{height}")
     return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode()}"
 
 
@@ -223,11 +229,11 @@ def _thinned(values: NDArray[np.float32], height: int, width: int) -> NDArray[np
     tall, wide = values.shape[-2:]
     if height >= tall and width >= wide:
         return values
-    rows, columns = _middles(height, tall), _middles(width, wide)
+    rows, columns = _middles(height, cells=tall), _middles(width, cells=wide)
     return values[..., rows[:, None], columns]
 
 
-def _middles(pixels: int, cells: int) -> NDArray[np.intp]:
+def _middles(pixels: int, *, cells: int) -> NDArray[np.intp]:
     return (2 * np.arange(pixels) + 1) * cells // (2 * pixels)
 
 

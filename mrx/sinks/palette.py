@@ -51,7 +51,7 @@ class Palette:
         used = np.flatnonzero(counts)
         new = used[self._errors[used] < 0]
         if len(new):
-            self._places[new], self._errors[new] = nearest(_middles(new), self._table())
+            self._places[new], self._errors[new] = nearest(_middles(new), table=self._table())
         return float(np.average(self._errors[used], weights=counts[used]))
 
     def _make(self) -> None:
@@ -87,10 +87,10 @@ def best_colors(colors: Colors, weights: NDArray[np.float32]) -> Colors:
     table = np.zeros((COLORS, 3), np.float32)
     for place, box in enumerate(boxes):
         table[place] = np.average(colors[box], axis=0, weights=weights[box])
-    return _settled(table, colors, weights)
+    return _settled(table, colors=colors, weights=weights)
 
 
-def nearest(colors: Colors, table: Colors) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def nearest(colors: Colors, *, table: Colors) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """The nearest of a table's colors to each, and the squared distance: ``(N,)`` both."""
     places = np.empty(len(colors), np.uint8)
     errors = np.empty(len(colors), np.float32)
@@ -111,8 +111,8 @@ def _cost(colors: Colors, weights: NDArray[np.float32], box: NDArray[np.intp]) -
     return float(spread[axis]), axis
 
 
-def _settled(table: Colors, colors: Colors, weights: NDArray[np.float32]) -> Colors:
-    places, _ = nearest(colors, table)
+def _settled(table: Colors, *, colors: Colors, weights: NDArray[np.float32]) -> Colors:
+    places, _ = nearest(colors, table=table)
     total = np.bincount(places, weights, COLORS)
     sums = [np.bincount(places, weights * channel, COLORS) for channel in colors.T]
     means = np.stack(sums, 1) / np.maximum(total, 1e-9)[:, None]

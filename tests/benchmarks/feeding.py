@@ -1,10 +1,10 @@
 """What the way through the stages costs beside them: many tiny clips, a long one, a large one.
 
-    python tests/benchmarks/feeding.py [--clips 1000] [--hours 1] [--methods mbpm tvl1]
+    python tests/benchmarks/feeding.py [--clips 1000] [--hours 1] [--methods mbpm tvl1 ...]
 
 CPU time of a tiny clip beyond its decoding and computing, for one stage after another and for
-threads; then the peak memory of one process on an hour of 340x256 and on 4K, beside what
-`mrx.feeding.threads` says is the most.
+threads; then the peak memory of one process on an hour of 340x256 by the first method, and on a few
+frames of HD and 4K by each, beside the most that `mrx.feeding.threads` tells.
 """
 
 import argparse
@@ -16,6 +16,9 @@ from pathlib import Path
 
 import av
 import numpy as np
+
+from mrx import methods
+from mrx.feeding.threads import PIECES_BYTES, RESULTS_BYTES
 
 PROGRAM = """
 import json, re, sys, time
@@ -84,15 +87,28 @@ def tiny(clips, method):
             )
 
 
+def most(method, width, height, threads):
+    """The bound that `mrx.feeding.threads` tells, in MiB."""
+    module = methods.find(method).build({})
+    frame = width * height * (3 if module.color == "rgb" else 1)
+    bound = 64 * 2**20 + 600 * width * height
+    if threads:
+        bound += max(PIECES_BYTES, 2 * frame) + max(RESULTS_BYTES, 4 * frame)
+        bound += threads * (max(32 * 2**20, frame) + 3 * module.length * frame)
+    return bound / 2**20
+
+
 def memory(name, method, frames, width, height):
     with tempfile.TemporaryDirectory() as scratch:
         write(Path(scratch) / "clip.mp4", frames, width, height)
-        for threads in ("0", "1"):
-            ran = extract(scratch, method, threads)
+        for threads in (0, 1):
+            ran = extract(scratch, method, str(threads))
+            above, bound = ran["peak"] - ran["before"], most(method, width, height, threads)
             print(
-                f"{method:<6} {name}, {frames} frames, {threads} decode threads: peak "
-                f"{ran['peak'] - ran['before']:.0f} MB above the {ran['before']:.0f} MB at the "
-                f"start; {ran['frames'] / ran['wall']:.0f} frames/s"
+                f"{method:<13} {name}, {frames} frames, {threads} decode threads: peak {above:.0f} "
+                f"MiB above the start, at most {bound:.0f}: {'ok' if above <= bound else 'MORE'}; "
+                f"{ran['frames'] / ran['wall']:.1f} frames/s",
+                flush=True,
             )
 
 
@@ -100,12 +116,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=1000)
     parser.add_argument("--hours", type=float, default=1.0)
-    parser.add_argument("--methods", nargs="+", default=["mbpm"])
+    parser.add_argument("--methods", nargs="+", default=methods.names())
     options = parser.parse_args()
+    first = options.methods[0]
+    tiny(options.clips, first)
+    memory("340x256", first, round(options.hours * 3600 * 25), 340, 256)
     for method in options.methods:
-        tiny(options.clips, method)
-        memory("340x256", method, round(options.hours * 3600 * 25), 340, 256)
-        memory("4K", method, 60, 3840, 2160)
+        memory("1280x720", method, 26, 1280, 720)
+        memory("3840x2160", method, 8, 3840, 2160)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def code(pictures, flows, target):
     painter = Painter([Track("tvl1", ("dx", "dy"), "px", {})], Look(max_flow=FULL, alone=True))
     with Page(target, "flow", painter.page_panels(framed=False), RATE) as page:
         for i, flow in enumerate(flows):
-            moment = Moment(i, i / RATE, None, (flow,), ((i, i + 1),))
+            moment = Moment(i, i / RATE, None, (flow,), ((i, i + 1),), (i / RATE,), flow.shape[1:])
             page.put(i, i / RATE, painter.panes(moment))
 
 

@@ -2,6 +2,7 @@ import io
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import av
 import cv2
@@ -80,6 +81,16 @@ def test_a_reader_that_goes_away_is_no_error(video):
     assert (code, said) == (128 + signal.SIGPIPE, b"")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is not here")
+def test_a_full_stdout_is_an_error_in_one_line(video):
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "mrx", "visualize", video, "-m", "mbpm", "-o", "-"]
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    said = "error: cannot write (-): No space left on device\n"
+    assert (ran.returncode, ran.stderr) == (4, said)
+
+
 def test_compare_makes_a_grid_with_time_to_the_right(tmp_path, video):
     out = tmp_path / "a.png"
     what = ["-m", "mbpm", "--compare", "--columns", 3, "--label", "none"]
@@ -128,7 +139,11 @@ def test_several_keys_need_a_folder_or_a_name(tmp_path):
     [
         (["-o", "a.avi"], 2, "bad output (a.avi)"),
         (["-o", "none/a.mp4"], 4, "there is no folder none"),
-        (["-o", "a.mp4", "--style", "quiver"], 2, "mbpm: style=quiver does not fit color"),
+        (
+            ["-o", "a.mp4", "--style", "quiver"],
+            2,
+            "--style quiver: mbpm has no such style; it has side-by-side, wheel, mag",
+        ),
         (["-o", "a.mp4", "--max-flow", "3"], 2, "no displacements among mbpm"),
         (["-o", "a.mp4", "--max-flow", "x"], 2, "bad --max-flow (x)"),
         (["-o", "a.mp4", "--frames", "5:2"], 2, "bad --frames (5:2)"),
@@ -139,6 +154,11 @@ def test_several_keys_need_a_folder_or_a_name(tmp_path):
         (["-o", "a.mp4", "-m", "nope"], 2, "no method nope"),
         (["-o", "a.mp4", "--device", "cuda:99"], 5, "no device cuda:99"),
         (["-o", "a.mp4", "--legend", "--per-frame-scale"], 2, "--legend shows one scale"),
+        (["-o", "a.mp4", "--columns", "2"], 2, "--columns is for --compare"),
+        (["-o", "a.png", "--fps", "5"], 2, "--fps is for films and pages"),
+        (["-o", "a.png", "--compare", "--fps", "5"], 2, "--fps is for films and pages"),
+        (["-o", "a.mp4", "--max-flow", "2", "--per-frame-scale"], 2, "--max-flow is one scale"),
+        (["-o", "a.png", "--scale", "400"], 2, "--scale 400: a picture of 64000x25600"),
         (["-o", "a.mp4", "--stack", "2"], 2, "no method among these has stacks"),
     ],
 )
@@ -157,7 +177,9 @@ def test_inputs_that_are_none(tmp_path, video):
     missing = mrx("visualize", tmp_path / "c.mp4", "-o", out)
     unreadable = mrx("visualize", broken, "-o", out)
     same = mrx("visualize", video, "-o", video)
-    assert (missing.code, unreadable.code, same.code) == (3, 1, 2)
+    shard = mrx("visualize", tmp_path / "no.h5::a.mp4", "-o", out)
+    assert (missing.code, unreadable.code, same.code, shard.code) == (3, 1, 2, 3)
+    assert "no.h5)" in shard.stderr
     assert "b.mp4: not a video" in unreadable.stderr
     assert "is the input" in same.stderr
     assert not out.exists()

@@ -177,15 +177,15 @@ def test_a_bar_grows_for_long_numbers():
 @pytest.mark.parametrize("corner", ["top left", "top right", "bottom left", "bottom right"])
 def test_a_legend_stands_in_its_corner(corner):
     legend = np.zeros((10, 20, 3), np.uint8)
-    rows, columns = drawn_at(render.inset(FRAME, legend, corner)).T
+    rows, columns = drawn_at(render.inset(FRAME, legend=legend, corner=corner)).T
     assert (rows.min(), rows.max()) == ((0, 9) if "top" in corner else (50, 59))
     assert (columns.min(), columns.max()) == ((0, 19) if "left" in corner else (60, 79))
 
 
 def test_a_legend_larger_than_the_picture_is_cut():
-    assert render.inset(FRAME, np.zeros((100, 100, 3), np.uint8)).max() == 0
+    assert render.inset(FRAME, legend=np.zeros((100, 100, 3), np.uint8)).max() == 0
     with pytest.raises(UsageError, match="corner=middle"):
-        render.inset(FRAME, FRAME, "middle")
+        render.inset(FRAME, legend=FRAME, corner="middle")
 
 
 def test_a_grid_has_its_pictures_in_place():
