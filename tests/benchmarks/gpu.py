@@ -272,6 +272,31 @@ def time_compiled(machine, report, best):
     report.row("compiled", "256x340 B32", us=best["compiled"])
 
 
+def time_recorded(machine, report, best):
+    """The eager launches of a batch as one CUDA graph: the time without that of launching."""
+    for batch in (1, 8, 32):
+        if report.late("eager in a graph") or not machine.gpu:
+            return
+        frames = textured(batch, 2, (256, 340), seed=2).to(machine.device).float()
+        expected = ops.flow(frames, WORK, PlainLevel)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                found = ops.flow(frames, WORK, PlainLevel)
+        except RuntimeError as error:
+            report.row("eager graph", f"256x340 B{batch}", left_out=str(error)[:120])
+            return
+        graph.replay()
+        if not report.check(f"eager graph B{batch}", torch.equal(found, expected)):
+            return
+        seconds, eager = machine.seconds(
+            graph.replay, functools.partial(ops.flow, frames, WORK, PlainLevel), least=3
+        )
+        us = seconds / batch * 1e6
+        best["eager graph"] = min(us, best.get("eager graph", float("inf")))
+        report.row("eager graph", f"256x340 B{batch}", us=us, to_eager=eager / seconds)
+
+
 def time_methods(machine, report):
     """Each method's extraction on the device, and on one core of the same machine."""
     rates = {}
@@ -375,6 +400,7 @@ def kernels(machine, report):
         best = time_flow(machine, report, right)
     rates = time_methods(machine, report)
     with torch.inference_mode():
+        time_recorded(machine, report, best)
         time_compiled(machine, report, best)
     time_raft(machine, report)
     return best, rates
