@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import videos
 
-KILL, HANG, RAISE, BREAK, GOOD = 250, 5, 200, 160, 100
+KILL, HANG, RAISE, BREAK, GOOD = 250, 5, 200, 40, 100
 MODULE = '''
 import os, signal, time
 from pathlib import Path
@@ -42,7 +42,7 @@ class Trouble(Representation):
             time.sleep(600)
         if 180 < level < 220:
             raise RuntimeError("a bug in a method")
-        if 140 < level < 180:
+        if 30 < level < 50:
             raise RuntimeError("CUDA error: unspecified launch failure")
         return self(frames)
 
