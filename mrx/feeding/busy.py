@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import TypeVar
 
 import torch
@@ -33,21 +33,9 @@ class Busy:
         with self._lock:
             self.seconds[stage] += seconds
 
-    @contextmanager
-    def at(self, stage: str, *, timed: bool = True) -> Iterator[None]:
+    def at(self, stage: str, *, timed: bool = True) -> "_Work":
         """Work of a stage: it is timed, and what nobody foresaw becomes a `StageError`."""
-        began = time.perf_counter()
-        try:
-            yield
-        except MrxError:
-            raise
-        except Exception as error:
-            if str(error).startswith(LASTING) and not is_out_of_memory(error):
-                raise DeviceFault(f"the device failed in {stage}: {error}") from error
-            raise StageError(stage, error) from error
-        finally:
-            if timed:
-                self.add(stage, time.perf_counter() - began)
+        return _Work(self, stage, timed=timed)
 
     def each(self, stage: str, items: Iterable[T]) -> Iterator[T]:
         """The items, with the time that making them takes counted for a stage."""
@@ -59,3 +47,29 @@ class Busy:
                 except StopIteration:
                     return
             yield item
+
+
+class _Work:
+    """A piece of a stage's work, as a context; a class, as it is entered for every map."""
+
+    __slots__ = ("_began", "_busy", "_stage", "_timed")
+
+    def __init__(self, busy: Busy, stage: str, *, timed: bool) -> None:
+        self._busy, self._stage, self._timed = busy, stage, timed
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._timed:
+            self._busy.add(self._stage, time.perf_counter() - self._began)
+        if not isinstance(error, Exception) or isinstance(error, MrxError):
+            return
+        if str(error).startswith(LASTING) and not is_out_of_memory(error):
+            raise DeviceFault(f"the device failed in {self._stage}: {error}") from error
+        raise StageError(self._stage, error) from error

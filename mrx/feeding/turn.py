@@ -6,7 +6,7 @@ import torch
 
 from mrx.errors import Cancelled, InputError
 from mrx.feeding.compute import Computer
-from mrx.feeding.tickets import Stages, Ticket
+from mrx.feeding.tickets import Piece, Stages, Ticket
 from mrx.job import Row, Source
 
 
@@ -28,14 +28,19 @@ def in_turn(stages: Stages, computer: Computer, sources: Iterable[Source]) -> It
         yield row
 
 
+def _pass(stages: Stages, computer: Computer, piece: Piece) -> None:
+    """Compute, pack and write; nothing of it is held when the next piece wants memory."""
+    for part, made in [*computer.put([piece]), *computer.land()]:
+        if made is not None:
+            stages.write(part, made.pack())
+
+
 def _bring(stages: Stages, computer: Computer, ticket: Ticket) -> None:
     try:
         for piece in stages.decode(ticket):
             stages.check()
             for part in piece.split(computer.most(piece.lane.method.name)):
-                for done, made in [*computer.put([part]), *computer.land()]:
-                    if made is not None:
-                        stages.write(done, made.pack())
+                _pass(stages, computer, part)
             if ticket.failure:
                 return
     except Cancelled:

@@ -5,6 +5,7 @@ The environment variable ``MRX_BACKEND`` forces one, for all methods.
 """
 
 import functools
+import hashlib
 import importlib
 import logging
 import os
@@ -20,6 +21,7 @@ from mrx.errors import MissingError, UsageError
 Backend = Literal["numba", "opencv", "torch"]
 
 MAKING = "MRX_KERNELS_IN_THE_MAKING"  # set in processes that only compile
+_NAMES: tuple[Backend, ...] = get_args(Backend)
 _PACKAGES = {"numba": "numba", "opencv": "cv2", "torch": "torch"}
 _log = logging.getLogger(__name__)
 
@@ -41,13 +43,12 @@ def available(name: Backend) -> bool:
 def backend(choice: Backend | Literal["auto"] | None = None) -> Backend:
     """The backend to run on the CPU: the choice, else ``MRX_BACKEND``, else the fastest there."""
     wanted = choice or os.environ.get("MRX_BACKEND") or "auto"
-    names: tuple[Backend, ...] = get_args(Backend)
-    for name in names:
+    for name in _NAMES:
         if wanted in ("auto", name) and available(name):
             return name
-    if wanted in names:
+    if wanted in _NAMES:
         raise MissingError(f"backend {wanted}: {_PACKAGES[wanted]} cannot be imported here")
-    raise UsageError(f"backend {wanted}: choose from auto, {', '.join(names)}")
+    raise UsageError(f"backend {wanted}: choose from auto, {', '.join(_NAMES)}")
 
 
 def describe() -> list[str]:
@@ -90,8 +91,9 @@ def compile_function(
         register_jitable(**options)(part)
     try:
         compiled = numba.njit(cache=True, **options)(function)
-        if parts and not _is_kept(function, Path(compiled.stats.cache_path)):
-            _make_elsewhere(function.__module__, maker)
+        mark = _mark(function, Path(compiled.stats.cache_path))
+        if parts and not mark.exists() and _made_elsewhere(function.__module__, maker):
+            mark.touch()
         trial(compiled)
     except (RuntimeError, OSError):
         compiled = numba.njit(**options)(function)
@@ -99,17 +101,21 @@ def compile_function(
     return compiled
 
 
-def _is_kept(function: Callable[..., Any], folder: Path) -> bool:
-    """Whether machine code of this source lies in numba's folder."""
+def _mark(function: Callable[..., Any], folder: Path) -> Path:
+    """The file beside numba's that says that code of this source was made for this machine."""
+    import numba
+    from llvmlite.binding import get_host_cpu_name
+
     source = Path(function.__code__.co_filename)
-    kept = folder.glob(f"{source.stem}.{function.__qualname__}-*.nbi")
-    return any(path.stat().st_mtime >= source.stat().st_mtime for path in kept)
+    made_for = f"{numba.__version__} {get_host_cpu_name()} {sys.version_info[:2]}"
+    digest = hashlib.sha256(source.read_bytes() + made_for.encode()).hexdigest()
+    return folder / f"{source.stem}.{function.__qualname__}.{digest[:16]}.made"
 
 
-def _make_elsewhere(module: str, maker: str) -> None:
+def _made_elsewhere(module: str, maker: str) -> bool:
     """Have another process make machine code and keep it; where that fails, it is made here."""
     if os.environ.get(MAKING):
-        return
+        return False
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-c", f"from {module} import {maker}; {maker}()"]
@@ -118,3 +124,5 @@ def _make_elsewhere(module: str, maker: str) -> None:
         subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
     except (subprocess.SubprocessError, OSError) as error:
         _log.debug("%s.%s is made here: %s", module, maker, error)
+        return False
+    return True

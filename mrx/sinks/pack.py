@@ -4,6 +4,7 @@ The library does one thing at a time in a process. What is done here is done out
 that its writer is free for more; `tests/benchmarks/storage.py` measures both ways.
 """
 
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def _chunks(
         for i, out in enumerate(raw):
             fill(i, out)
         return None, raw
-    size = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
+    size = math.prod(shape[1:]) * np.dtype(dtype).itemsize
     rows = np.empty((shape[0], size + CHECKSUM_BYTES), np.uint8)
     chunks = []
     for i, row in enumerate(rows):
