@@ -6,6 +6,7 @@ Plain values without a heavy import: the parent process makes them, workers rece
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -328,6 +329,13 @@ class Worked:
     threads: int
     seconds: float
     busy: Mapping[str, float]
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -5,7 +5,6 @@ sources and collect rows; nothing here knows whether it runs in the parent or in
 own.
 """
 
-import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from mrx.feeding.overlap import CudaStreams, Overlapped
 from mrx.feeding.threads import Feeder
 from mrx.feeding.tickets import Piece, Ticket
 from mrx.feeding.turn import in_turn
-from mrx.job import Job, Row, Worked
+from mrx.job import Job, Row, Worked, cores
 from mrx.lane import Lane
 from mrx.sinks.hdf5 import Entry, ShardWriter
 from mrx.sinks.pack import Packed
@@ -310,8 +309,7 @@ def _decode_threads(job: Job, device: torch.device, workers: int) -> int:
         return job.decode_threads
     if device.type == "cpu":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(max(1, (cores or 1) // max(workers, len(job.devices))), MOST_THREADS)
+    return min(max(1, cores() // max(workers, len(job.devices))), MOST_THREADS)
 
 
 def _source_attributes(source: Source) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """``mrx doctor``: what this machine has, and which paths are used."""
 
 import json
-import os
 import platform
 from typing import Any
 
 import click
 
 from mrx import __version__
+from mrx.job import cores
 
 
 @click.command()
@@ -38,7 +38,6 @@ def examine() -> dict[str, Any]:
     mps = ["mps"] if torch.backends.mps.is_available() else []
     codecs = [c for c in ("h264", "hevc", "vp9", "libdav1d") if c in av.codecs_available]
     codec_version = ".".join(map(str, av.library_versions["libavcodec"]))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "mrx": __version__,
         "python": platform.python_version(),
@@ -46,7 +45,7 @@ def examine() -> dict[str, Any]:
         "av": f"{av.__version__} (libavcodec {codec_version})",
         "opencv": cv2.__version__,
         "h5py": f"{h5py.__version__} (HDF5 {h5py.version.hdf5_version})",
-        "cores": str(cores),
+        "cores": str(cores()),
         "devices": ["cpu", *gpus, *mps],
         "decoders": codecs,
         "nvdec": nvdec.trouble(first) or nvdec.name(first),

@@ -5,7 +5,6 @@ had finished is saved from its shard by the worker that takes its place.
 """
 
 import multiprocessing
-import os
 import sys
 import time
 from collections import Counter, deque
@@ -33,7 +32,7 @@ from mrx.engines.messages import (
     row_of,
 )
 from mrx.errors import MrxError, UsageError
-from mrx.job import Job, Row
+from mrx.job import Job, Row, cores
 from mrx.sources import Source
 
 TRIES = 2
@@ -344,10 +343,3 @@ def _usual(devices: Sequence[str], found: str) -> int:
     """So many workers: a core is a worker of its own, a device has one with many threads."""
     alone = len(devices) == 1 and found in ("cpu", "auto")
     return cores() if alone else len(devices)
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -46,13 +46,6 @@ class Packed:
     def __len__(self) -> int:
         return len(self.statistics)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that wait to be written."""
-        if self.raw is not None:
-            return self.raw.nbytes
-        return sum(chunk.nbytes for chunk in self.chunks or [])
-
 
 def pack(motion: Motion, encoding: Encoding, filters: Mapping[str, Any]) -> Packed:
     """Encode maps of the CPU, and make their chunks."""
