@@ -6,17 +6,18 @@ wrote. Names are loaded when asked for, so that `import mrx` costs nothing.
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from mrx.version import __version__ as __version__
+
 __all__ = ["Listener", "extract", "open"]
 
 if TYPE_CHECKING:
-    from mrx.library import Listener, extract, open
+    from mrx.api import Listener, extract, open
 
 
 def __getattr__(name: str) -> Any:
     """Load the public functions at their first use."""
     if name not in __all__:
         raise AttributeError(f"module mrx has no attribute {name}")
-    from mrx import library
+    from mrx import api
 
-    return getattr(library, name)
+    return getattr(api, name)

@@ -8,11 +8,12 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
+from mrx.checks import check_choices, check_positive, check_whole, is_whole
 from mrx.errors import OutputError, UsageError
 
 _SECRET = re.compile(r"://[^/@]*@")
@@ -24,7 +25,7 @@ class Source:
     """One video as the user named it, or as a scan found it.
 
     Attributes:
-        key: What it is called in shards and lists, unique in a run: see ``mrx.keys``.
+        key: What it is called in shards and lists, unique in a run: see ``mrx.sources.keys``.
         path: Absolute path as ``os.fsdecode`` gives it, links kept; or a URL.
         kind: A file, a folder of numbered images, or a URL.
         start: Where to begin, in seconds after the video's first frame.
@@ -89,11 +90,11 @@ class Decoding:
     decoder: Literal["pyav", "nvdec"] = "pyav"
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _check_whole(self, "short_side", "max_pixels")
-        _check_positive(self, "fps", "image_fps")
+        check_choices(self)
+        check_whole(self, "short_side", "max_pixels")
+        check_positive(self, "fps", "image_fps")
         sides = [1, 1] if self.size is None else list(self.size)
-        if len(sides) != 2 or not all(map(_is_whole, sides)):
+        if len(sides) != 2 or not all(map(is_whole, sides)):
             raise UsageError(f"size is a width and a height in whole pixels, not {self.size}")
         start = 0.0 if self.start is None else self.start
         if not 0 <= start < math.inf:
@@ -120,8 +121,8 @@ class Windowing:
     tail: Literal["drop", "repeat"] = "drop"
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _check_whole(self, "step", "dilation", "segments")
+        check_choices(self)
+        check_whole(self, "step", "dilation", "segments")
 
 
 @dataclass(frozen=True)
@@ -135,42 +136,9 @@ class Storage:
     shard_size: int = 2 * 1024**3
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _check_positive(self, "bound")
-        _check_whole(self, "videos_per_shard", "shard_size")
-
-
-def _check_choices(record: Any) -> None:
-    """Refuse a value that is none of its `Literal`'s choices."""
-    for name, kind in get_type_hints(type(record)).items():
-        value = getattr(record, name)
-        if get_origin(kind) is Literal and value not in get_args(kind):
-            raise UsageError(f"{name} is one of {', '.join(get_args(kind))}, not {value}")
-
-
-def _check_whole(record: Any, *names: str) -> None:
-    for name, value in _given(record, names):
-        if not _is_whole(value):
-            raise UsageError(f"{name} is a whole number of at least 1, not {value}")
-
-
-def _check_positive(record: Any, *names: str) -> None:
-    for name, value in _given(record, names):
-        if not (isinstance(value, int | float) and 0 < value < math.inf):
-            raise UsageError(f"{name} is a finite number above 0, not {value}")
-
-
-def _given(record: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """The named values, but for None where it may stand."""
-    kinds = get_type_hints(type(record))
-    for name in names:
-        value = getattr(record, name)
-        if value is not None or type(None) not in get_args(kinds[name]):
-            yield name, value
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and value >= 1
+        check_choices(self)
+        check_positive(self, "bound")
+        check_whole(self, "videos_per_shard", "shard_size")
 
 
 @dataclass(frozen=True)
@@ -207,7 +175,7 @@ class Job:
             raise UsageError("no method: give at least one")
         if len(set(self.methods)) < len(self.methods):
             raise UsageError(f"a method is named twice: {', '.join(self.methods)}")
-        _check_whole(self, "batch")
+        check_whole(self, "batch")
         if self.decode_threads is not None and self.decode_threads < 0:
             raise UsageError(f"decode_threads is at least 0, not {self.decode_threads}")
         if not self.devices or len(set(self.devices)) < len(self.devices):
@@ -336,28 +304,3 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """``340x256`` to (340, 256): width, then height."""
-    numbers = re.fullmatch(r"0*([1-9][0-9]{0,8})x0*([1-9][0-9]{0,8})", text.lower())
-    if not numbers:
-        raise UsageError(f"bad size ({text}): give width x height in pixels, as in 340x256")
-    return int(numbers[1]), int(numbers[2])
-
-
-def parse_bytes(text: str) -> int:
-    """``2GiB``, ``500MB`` or a plain number to bytes.
-
-    >>> parse_bytes("2GiB"), parse_bytes("1.5kB")
-    (2147483648, 1500)
-    """
-    units = {"": 1, "b": 1}
-    for power, letter in enumerate("kmgt", start=1):
-        units |= {f"{letter}b": 1000**power, f"{letter}ib": 1024**power, letter: 1024**power}
-    number = text.strip().rstrip("BbIiKkMmGgTt")
-    unit = text.strip()[len(number) :].lower()
-    try:
-        return int(float(number) * units[unit])
-    except (KeyError, ValueError, OverflowError) as error:
-        raise UsageError(f"bad size ({text}): give a number of bytes, as in 2GiB") from error

@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from places import SHARED
+from support.places import SHARED
 
 
 def pytest_configure(config):

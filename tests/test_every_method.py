@@ -1,9 +1,9 @@
 """What holds for every method of the table; what holds for one stands in that method's tests."""
 
-import flows
 import numpy as np
 import pytest
 import torch
+from support import flows
 
 from mrx import kernels, methods
 from mrx.errors import ShapeError, UsageError

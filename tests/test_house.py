@@ -16,51 +16,52 @@ TOP_LEVEL = {
 }
 MOST_LINES = 400
 DEVICE = re.compile(r"(?<!opencv-)cuda")  # a device, not what others call their code
-CHOOSER = ("pipeline.py", "choose_device")  # beside the options of cli, who may name a device
-OPEN_TO_ALL = {"errors", "job"}
+CHOOSER = (
+    "pipeline/hardware.py",
+    "choose_device",
+)  # beside the options of cli, who may name a device
+OPEN_TO_ALL = {"errors", "checks"}
 WITH_TRITON = "kernels/triton_tvl1.py"  # is only imported where Triton is there
-STAGES = {
-    *("sources", "keys", "manifest", "records", "ops", "kernels", "methods", "windows", "decode"),
-    "sinks",
-}
 
 # part → the parts of mrx that it may import: anywhere, and inside functions only
 MAY_IMPORT = {
     "errors": (set(), set()),
-    "job": ({"errors"}, set()),
-    "keys": ({"errors"}, set()),
-    "manifest": (set(), set()),
-    "sources": ({"keys"}, set()),
+    "version": (set(), set()),
+    "checks": (set(), set()),
     "records": (set(), set()),
+    "job": (set(), set()),
+    "manifest": ({"job"}, set()),
+    "sources": ({"job"}, set()),
     "ops": (set(), set()),
     "kernels": ({"ops"}, set()),
-    "methods": ({"ops", "kernels"}, {"models"}),
-    "models": ({"methods", "ops"}, set()),
+    "backbones": ({"ops"}, set()),
+    "methods": ({"ops", "kernels", "backbones"}, set()),
+    "models": ({"methods", "backbones", "ops"}, set()),
     "render": ({"ops"}, set()),
     "windows": ({"records"}, set()),
-    "decode": ({"records", "sources"}, set()),
-    "sinks": ({"records", "keys", "manifest", "kernels"}, set()),
-    "lane": ({"methods", "records", "sinks", "windows"}, set()),
-    "feeding": ({"kernels", "lane", "records", "sinks"}, set()),
-    "pipeline": ({*STAGES, "feeding", "lane"}, set()),
-    "preview": (
-        {"decode", "lane", "methods", "pipeline", "records", "sinks", "sources", "windows"},
+    "decode": ({"records", "sources", "job"}, set()),
+    "shards": ({"records", "job", "manifest", "kernels", "version"}, set()),
+    "pipeline": (
+        {"decode", "job", "kernels", "methods", "records", "shards", "windows"},
         set(),
     ),
-    "painter": ({"preview", "render", "sinks"}, set()),
-    "visualize": ({"painter", "preview", "sinks", "sources"}, set()),
-    "filters": ({"methods", "render", "sinks"}, set()),
-    "engines": ({"manifest", "sources", "keys"}, {"pipeline"}),
+    "engines": ({"job", "manifest", "sources"}, {"pipeline"}),
+    "visualize": (
+        {"decode", "job", "methods", "pipeline", "records", "render", "shards", "sources"}
+        | {"windows"},
+        set(),
+    ),
     "bench": (
-        {"decode", "engines", "lane", "methods", "ops", "pipeline", "sources"},
+        {"decode", "engines", "job", "kernels", "methods", "ops", "pipeline", "sources"}
+        | {"version"},
         set(),
     ),
-    "library": ({*STAGES, "engines", "pipeline"}, set()),
+    "api": ({"engines", "job", "methods", "shards", "sources"}, set()),
     "cli": (
-        {"sources", "keys", "methods", "engines"},
-        {*STAGES, "pipeline", "library", "visualize", "filters", "bench"},
+        {"engines", "job", "manifest", "methods", "sources", "version"},
+        {"bench", "decode", "kernels", "pipeline", "shards", "visualize"},
     ),
-    "__init__": (set(), {"library"}),
+    "__init__": ({"version"}, {"api"}),
     "__main__": ({"cli"}, set()),
 }
 HEAVY = {
@@ -71,18 +72,15 @@ MAY_LOAD = {
     "records": ({"torch", "numpy"}, set()),
     "ops": ({"torch"}, set()),
     "kernels": ({"torch", "numpy"}, {"cv2", "numba", "triton"}),
+    "backbones": ({"torch"}, set()),
     "methods": ({"torch"}, set()),
     "models": ({"torch"}, set()),
     "render": ({"torch", "numpy", "cv2"}, set()),
     "windows": ({"torch", "numpy"}, set()),
     "decode": ({"av", "cv2", "numpy", "torch"}, {"torchcodec"}),
-    "sinks": ({"h5py", "cv2", "av", "numpy", "torch"}, {"hdf5plugin"}),
-    "lane": ({"torch"}, set()),
-    "feeding": ({"torch"}, set()),
+    "shards": ({"h5py", "cv2", "numpy", "torch"}, {"hdf5plugin"}),
     "pipeline": ({"torch", "cv2", "av", "numpy"}, set()),
-    "preview": ({"torch", "numpy"}, set()),
-    "painter": ({"cv2", "numpy"}, set()),
-    "filters": ({"torch"}, set()),
+    "visualize": ({"torch", "cv2", "av", "numpy"}, set()),
     "bench": ({"torch", "av"}, set()),
     "cli": ({"click", "tqdm"}, {"torch", "av", "cv2", "h5py", "numpy"}),
 }
@@ -129,9 +127,9 @@ def import_violations(path, source):
             yield f"{path}: relative import of {name}"
         elif top in HEAVY and top not in heavy | (heavy_waiting if waits else set()):
             yield f"{path}: imports {top}"
-        elif top == "mrx" and target not in {"", "__version__", part}:
+        elif top == "mrx" and target not in {"", part}:
             allowed = ours | (ours_waiting if waits else set())
-            if target not in allowed | (OPEN_TO_ALL if part not in OPEN_TO_ALL else set()):
+            if target not in allowed | (OPEN_TO_ALL if part not in OPEN_TO_ALL else {"errors"}):
                 yield f"{path}: imports mrx.{target}"
 
 
@@ -187,14 +185,14 @@ def test_a_module_keeps_the_rules(path):
 
 PLANTED = {
     "a stage that imports another stage": (
-        "sinks/new.py",
+        "shards/new.py",
         "from mrx.decode import Video",
-        "sinks/new.py: imports mrx.decode",
+        "shards/new.py: imports mrx.decode",
     ),
     "the same by another way to write it": (
-        "sinks/new.py",
-        "from mrx import keys, decode",
-        "sinks/new.py: imports mrx.decode",
+        "shards/new.py",
+        "from mrx import job, decode",
+        "shards/new.py: imports mrx.decode",
     ),
     "a stage that imports the pipeline, even late": (
         "decode/new.py",
@@ -207,9 +205,9 @@ PLANTED = {
         "engines/new.py: imports mrx.pipeline",
     ),
     "a heavy package in the parent": (
-        "sources.py",
+        "sources/new.py",
         "import numpy as np",
-        "sources.py: imports numpy",
+        "sources/new.py: imports numpy",
     ),
     "a heavy package above a command's body": (
         "cli/new.py",
@@ -236,9 +234,9 @@ PLANTED = {
     "a fixed device": ("ops/new.py", "def f(x):\n    x.cuda()", "ops/new.py:3: .cuda()"),
     "a fixed device by name": ("ops/new.py", "DEVICE = 'cuda:0'", "ops/new.py:2: names cuda"),
     "a named device beside its chooser": (
-        "pipeline.py",
+        "pipeline/new.py",
         "def choose(): return f'cuda:{1}'",
-        "pipeline.py:2: names cuda",
+        "pipeline/new.py:2: names cuda",
     ),
     "a print": ("ops/new.py", "print(1)", "ops/new.py:2: print"),
     "a long file": ("ops/new.py", "\n" * MOST_LINES, "ops/new.py: 402 lines"),
@@ -258,12 +256,12 @@ def test_what_is_allowed_is_not_found():
     late = "def run():\n    from mrx.pipeline import Extraction\n    import math\n"
     assert violations("engines/new.py", f'"""Says cuda."""\nfrom mrx.job import Job\n{late}') == []
     chooser = "def choose_device():\n    return 'cuda:0'\n"
-    assert violations("pipeline.py", f'"""A module."""\nimport torch\n{chooser}') == []
+    assert violations("pipeline/hardware.py", f'"""A module."""\nimport torch\n{chooser}') == []
 
 
 def test_the_parent_process_loads_nothing_heavy():
     code = (
-        "import sys, mrx.cli.extract, mrx.engines.run, mrx.methods, mrx.manifest\n"
+        "import sys, mrx.cli.extract_command, mrx.engines.run, mrx.methods, mrx.manifest\n"
         f"print(sorted(({HEAVY!r} - {{'click', 'tqdm'}}) & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

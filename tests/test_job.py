@@ -3,18 +3,9 @@ import math
 
 import pytest
 
+from mrx.cli.options import parse_bytes, parse_size
 from mrx.errors import UsageError
-from mrx.job import (
-    Decoding,
-    Job,
-    Row,
-    Storage,
-    Windowing,
-    difference,
-    parse_bytes,
-    parse_size,
-    settings_hash,
-)
+from mrx.job import Decoding, Job, Row, Storage, Windowing, difference, settings_hash
 
 
 def settings(**methods):

@@ -4,10 +4,9 @@ import random
 import time
 
 import pytest
-import trouble
-import videos
-from command import all_keys, contents, process, start
-from trouble import children
+from support import trouble, videos
+from support.command import all_keys, contents, process, start
+from support.trouble import children
 
 CLIPS = 30
 KILLS = 20

@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from command import process, rows
+from support.command import process, rows
 
 import mrx
 

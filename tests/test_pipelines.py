@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-import videos
-from command import process
+from support import videos
+from support.command import process
 
 import mrx as library
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from command import mrx, process, summary
-from places import REAL_CLIPS
+from support.command import mrx, process, summary
+from support.places import REAL_CLIPS
 
 import mrx as library
 

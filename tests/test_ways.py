@@ -4,16 +4,16 @@ import hashlib
 
 import pytest
 import torch
-import videos
-from command import contents
+from support import videos
+from support.command import contents
 
 import mrx
 from mrx import methods
 from mrx.engines.run import run
-from mrx.feeding.device import Direct
 from mrx.job import Decoding, Job, Storage
-from mrx.pipeline import Extraction
-from mrx.sources import find
+from mrx.pipeline.extraction import Extraction
+from mrx.pipeline.sync_device import Direct
+from mrx.sources.scan import find
 
 FAST = {"tvl1": {"warps": "1", "inner": "3"}, "tvnet": {"iterations": "4"}}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mrx.bench.records import FORMAT, Row
+from mrx.bench.bench_records import FORMAT, Row
 from mrx.errors import UsageError
 from mrx.job import difference
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from mrx.methods.spec import Representation
 from mrx.ops.pyramid import sizes
-from mrx.ops.tvnet import level_sizes
+from mrx.ops.tvnet_solver import level_sizes
 
 ITERATION = 56
 """Of TV-L1, per pixel: 15 fused, 10 additions, 8 products, 2 comparisons, 5 special, a guard."""

@@ -16,17 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrx import __version__
 from mrx.bench import clip
+from mrx.bench.bench_records import Asked, Bench, Row, spread
 from mrx.bench.floor import work
-from mrx.bench.records import Asked, Bench, Row, spread
 from mrx.decode import Video
-from mrx.engines.shares import bottleneck, shares
+from mrx.engines.bottleneck import bottleneck, shares
 from mrx.errors import InputError, UsageError
 from mrx.job import Decoding, Job, Source, Worked
-from mrx.lane import Lane
-from mrx.pipeline import Extraction, versions
-from mrx.sources import problem
+from mrx.pipeline.extraction import Extraction
+from mrx.pipeline.hardware import versions
+from mrx.pipeline.method_run import Lane
+from mrx.sources.scan import problem
+from mrx.version import __version__
 
 SIZE = (340, 256)
 CACHE_BYTES = 180e6  # inputs of so many bytes in turn: no device's cache holds the next one

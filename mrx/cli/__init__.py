@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from mrx import __version__
 from mrx.errors import MrxError
+from mrx.version import __version__
 
 COMMANDS = {
     "extract": "Extract motion representations from videos into HDF5 shards.",
@@ -36,7 +36,7 @@ class Commands(click.Group):
         """Import one command."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"mrx.cli.{cmd_name}"), cmd_name)
+        command: click.Command = getattr(import_module(f"mrx.cli.{cmd_name}_command"), cmd_name)
         command.short_help = COMMANDS[cmd_name]
         for parameter in command.params:
             if isinstance(parameter, click.Option):

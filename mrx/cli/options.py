@@ -2,13 +2,14 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import click
 
 from mrx.errors import UsageError
-from mrx.job import Decoding, Storage, Windowing, parse_bytes, parse_size
+from mrx.job import Decoding, Storage, Windowing
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -279,3 +280,28 @@ def weights_by_method(given: Sequence[str], methods: Sequence[str]) -> dict[str,
             )
         files[method or methods[0]] = os.path.abspath(path)  # noqa: PTH100 - as typed, links kept
     return files
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``340x256`` to (340, 256): width, then height."""
+    numbers = re.fullmatch(r"0*([1-9][0-9]{0,8})x0*([1-9][0-9]{0,8})", text.lower())
+    if not numbers:
+        raise UsageError(f"bad size ({text}): give width x height in pixels, as in 340x256")
+    return int(numbers[1]), int(numbers[2])
+
+
+def parse_bytes(text: str) -> int:
+    """``2GiB``, ``500MB`` or a plain number to bytes.
+
+    >>> parse_bytes("2GiB"), parse_bytes("1.5kB")
+    (2147483648, 1500)
+    """
+    units = {"": 1, "b": 1}
+    for power, letter in enumerate("kmgt", start=1):
+        units |= {f"{letter}b": 1000**power, f"{letter}ib": 1024**power, letter: 1024**power}
+    number = text.strip().rstrip("BbIiKkMmGgTt")
+    unit = text.strip()[len(number) :].lower()
+    try:
+        return int(float(number) * units[unit])
+    except (KeyError, ValueError, OverflowError) as error:
+        raise UsageError(f"bad size ({text}): give a number of bytes, as in 2GiB") from error

@@ -7,10 +7,10 @@ from typing import Literal
 import click
 from tqdm import tqdm
 
+from mrx.engines.bottleneck import bottleneck, shares
 from mrx.engines.run import Listener, Summary
-from mrx.engines.shares import bottleneck, shares
 from mrx.job import Row
-from mrx.keys import shown
+from mrx.sources.keys import shown
 
 Output = Literal["nothing", "rows", "paths", "table"]
 

@@ -12,7 +12,8 @@ from mrx.decode.scale import check_pixels
 from mrx.decode.tally import Tally
 from mrx.errors import DecodeError
 from mrx.job import Decoding
-from mrx.sources import numbered_images, problem
+from mrx.sources.numbered import numbered_images
+from mrx.sources.scan import problem
 
 JPEG_BEGIN = b"\xff\xd8"
 JPEG_END = b"\xff\xd9"

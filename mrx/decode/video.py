@@ -21,9 +21,10 @@ from mrx.decode.convert import CHANNELS, Color, Converter
 from mrx.decode.scale import target_size
 from mrx.decode.tally import Tally
 from mrx.errors import DecodeError
-from mrx.job import Decoding
+from mrx.job import Decoding, Source
 from mrx.records import Frames
-from mrx.sources import Source, numbered_images, problem
+from mrx.sources.numbered import numbered_images
+from mrx.sources.scan import problem
 
 CHUNK_FRAMES = 24  # a multiple of the usual window lengths: fewer cost Python, more cost memory
 CHUNK_BYTES = 32 * 2**20

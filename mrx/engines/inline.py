@@ -6,15 +6,14 @@ from collections.abc import Iterable, Iterator
 
 from mrx.engines.messages import Advanced, Closed, Ended, Looked, Message, Sealed
 from mrx.errors import Cancelled, UsageError
-from mrx.job import Job
-from mrx.sources import Source
+from mrx.job import Job, Source
 
 
 class Inline:
     """An engine without processes. A hanging video cannot be stopped here: no timeout applies."""
 
     def __init__(self, job: Job) -> None:
-        from mrx.pipeline import Extraction
+        from mrx.pipeline.extraction import Extraction
 
         if len(job.devices) > 1:
             raise UsageError(f"one process cannot compute on {', '.join(job.devices)}: use workers")

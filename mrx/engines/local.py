@@ -32,8 +32,7 @@ from mrx.engines.messages import (
     row_of,
 )
 from mrx.errors import MrxError, UsageError
-from mrx.job import Job, Row, cores
-from mrx.sources import Source
+from mrx.job import Job, Row, Source, cores
 
 TRIES = 2
 STARTS = 3

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mrx.job import Row, Status, Worked
-from mrx.sources import Source
+from mrx.job import Row, Source, Status, Worked
 
 
 @dataclass(frozen=True)

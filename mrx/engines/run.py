@@ -23,9 +23,8 @@ from mrx.engines.messages import (
     row_of,
 )
 from mrx.errors import UsageError
-from mrx.job import Job, Row, Worked, mismatch, settings_hash
+from mrx.job import Job, Row, Source, Worked, mismatch, settings_hash
 from mrx.manifest import Manifest, locked, manifests, read_rows
-from mrx.sources import Source
 
 SIGNAL_EXIT = 128
 

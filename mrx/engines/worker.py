@@ -26,8 +26,7 @@ from mrx.engines.messages import (
     Sealed,
 )
 from mrx.errors import Cancelled, DeviceFault, MrxError
-from mrx.job import Job
-from mrx.sources import Source
+from mrx.job import Job, Source
 
 REPORT_SECONDS = 0.5
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -158,7 +157,7 @@ def _serve(
     inbox = Inbox(connection)  # before the imports, which take seconds
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"  # read at import: a worker is one thread, its siblings the rest
-    from mrx.pipeline import Extraction
+    from mrx.pipeline.extraction import Extraction
 
     extraction = Extraction(
         job,

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mrx.errors import ShapeError
-from mrx.ops.tvl1 import GUARD, Rules, gradients
+from mrx.ops.tvl1_solver import GUARD, Rules, gradients
 
 Kernel = Literal["step", "tile"]
 

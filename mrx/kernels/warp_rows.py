@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrx.kernels import compile_function
-from mrx.ops.tvl1 import GUARD
+from mrx.ops.tvl1_solver import GUARD
 
 Floats = NDArray[np.float32]
 

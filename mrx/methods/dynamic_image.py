@@ -5,8 +5,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mrx.kernels import backend, rank_pool
-from mrx.methods.spec import Method, Representation, check_choice, full_precision
+from mrx.checks import check_choice
+from mrx.kernels import backend
+from mrx.kernels import weighted_sum as fast_sum
+from mrx.methods.spec import Method, Representation, full_precision
 from mrx.ops.rank_pool import Coefficients, exact_rank_pool, frame_weights, weighted_sum
 
 Pooling = Literal["approximate", "exact"]
@@ -69,7 +71,7 @@ class DynamicImage(Representation):
         self.check(frames)
         here = frames.device.type == "cpu" and frames.dtype == torch.uint8
         if here and self.pooling == "approximate" and backend() == "numba":
-            return rank_pool.weighted_sum(frames, self.weights)
+            return fast_sum.weighted_sum(frames, self.weights)
         return self._pool(frames)
 
     def gauge(self) -> float:

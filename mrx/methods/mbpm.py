@@ -5,15 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrx.errors import ShapeError
+from mrx.checks import check_choice
 from mrx.kernels import backend
-from mrx.kernels.mbpm import band_pass, depthwise
+from mrx.kernels.band_pass import band_pass, depthwise
 from mrx.methods.spec import (
     STATISTICS,
     Method,
     Normalization,
     Representation,
-    check_choice,
     full_precision,
     normalize_bytes,
     weights_hash,
@@ -59,7 +58,7 @@ class MBPM(Representation):
         check_choice("normalize", normalize, Normalization)
         self.normalize = normalize
         self.log = laplacian_of_gaussian(size, sigma, scale=scale)
-        self.conv_s, self.conv_t = _filters(3, self.log.kernel)
+        self.conv_s, self.conv_t = depthwise_filters(3, self.log.kernel)
         self._made = tuple(w.float() for w in _untrained(3, self.log.kernel))
         deviation = torch.tensor(STATISTICS[normalize][1], dtype=torch.float64)
         self._gain = 1 / (3 * 255 * deviation)
@@ -124,54 +123,7 @@ class MBPM(Representation):
         return second_difference(before, now, after, taps)
 
 
-class MBPMFeatures(nn.Module):
-    """The motion band-pass of feature maps, inside a classifier's blocks.
-
-    The same filters at every frame; one frame is repeated at both ends of each clip.
-
-    Args:
-        channels: of the feature maps
-        segments: frames of a clip
-        sigma: of the Gaussian, in pixels
-        size: taps of the spatial kernel each way, odd
-
-    Shape:
-        - features: ``(N * segments, channels, H, W)``, H and W above ``size // 2``
-        - output: the same
-    """
-
-    def __init__(self, channels: int, segments: int, sigma: float = 0.9, size: int = 7) -> None:
-        super().__init__()
-        kernel = laplacian_of_gaussian(size, sigma).kernel
-        self.conv_s, self.conv_t = _filters(channels, kernel)
-        self.segments = segments
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Filter feature maps, clip by clip."""
-        self._check(features)
-        with full_precision(features) as maps:
-            clips = maps.reshape(-1, self.segments, *maps.shape[1:])
-            before = torch.cat([clips[:, :1], clips[:, :-1]], dim=1)
-            after = torch.cat([clips[:, 1:], clips[:, -1:]], dim=1)
-            taps = self.conv_t.weight[:, 0].to(maps.dtype)
-            difference = second_difference(before, clips, after, taps).flatten(0, 1)
-            return reflect_depthwise(difference, self.conv_s.weight.to(maps.dtype))
-
-    def _check(self, features: Tensor) -> None:
-        channels, _, size, _ = self.conv_s.weight.shape
-        shape = tuple(features.shape)
-        if features.ndim != 4 or shape[1] != channels or shape[0] % self.segments:
-            raise ShapeError(
-                f"MBPMFeatures takes (N * {self.segments}, {channels}, H, W), got {shape}"
-            )
-        if min(shape[2:]) <= size // 2:
-            raise ShapeError(
-                f"MBPMFeatures with {size} taps needs maps of at least {size // 2 + 1} each way, "
-                f"got {shape[3]}x{shape[2]}"
-            )
-
-
-def _filters(channels: int, kernel: Tensor) -> tuple[nn.Conv2d, nn.Conv1d]:
+def depthwise_filters(channels: int, kernel: Tensor) -> tuple[nn.Conv2d, nn.Conv1d]:
     """The two depthwise filters, under the names and shapes of the released code."""
     size = len(kernel)
     shape: dict[str, Any] = {"groups": channels, "bias": False, "device": "meta"}

@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mrx.checks import check_choice
 from mrx.errors import ShapeError
-from mrx.methods.spec import check_choice
 from mrx.ops.matching import (
     Tie,
     check_pair,

@@ -6,22 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mrx.checks import check_choice
 from mrx.errors import UsageError
 from mrx.methods.motion_squeeze import Matching
-from mrx.methods.spec import (
-    STATISTICS,
-    Method,
-    Representation,
-    check_choice,
-    full_precision,
-    weights_hash,
-)
+from mrx.methods.spec import STATISTICS, Method, Representation, full_precision, weights_hash
 from mrx.ops.matching import Tie
 from mrx.ops.orientation import CELLS, luma, orientation_histograms, standardize
 from mrx.ops.refine import CELL, MATCHED, Found, refine
 
 if TYPE_CHECKING:
-    from mrx.models.resnet import ResNet
+    from mrx.backbones.resnet import ResNet
 
 Preset = Literal["refined", "paper"]
 Features = Literal["hog", "resnet18", "resnet50"]
@@ -293,7 +287,7 @@ def _channels(stack: int) -> tuple[str, ...]:
 
 def _draw(features: Features, seed: int, *, frames: int, shift: Shift) -> "ResNet":
     """A ResNet up to layer2 for windows of so many frames, with the random weights of a seed."""
-    from mrx.models.resnet import ResNet
+    from mrx.backbones.resnet import ResNet
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -177,15 +177,6 @@ def normalize_bytes(frames: Tensor, name: Normalization, dtype: torch.dtype) -> 
     return frames.to(dtype).mul_(1 / (255 * std)).sub_(mean / std)
 
 
-def check_choice(name: str, value: str, kind: Any) -> None:
-    """Refuse a value that is none of a `Literal`'s choices.
-
-    >>> check_choice("scale", "paper", Literal["released", "paper"])
-    """
-    if value not in typing.get_args(kind):
-        raise ValueError(f"{name}={value}: choose from {', '.join(typing.get_args(kind))}")
-
-
 def flow_channels(stack: int) -> tuple[str, ...]:
     """The names of a window's displacements.
 

@@ -6,10 +6,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mrx.kernels import backend, tvl1
-from mrx.methods.spec import Method, Representation, check_choice, flow_channels, full_precision
+from mrx.checks import check_choice
+from mrx.kernels import backend, tvl1_cpu
+from mrx.methods.spec import Method, Representation, flow_channels, full_precision
 from mrx.ops.flow import flow
-from mrx.ops.tvl1 import Gradient, MedianAt, Rules
+from mrx.ops.tvl1_solver import Gradient, MedianAt, Rules
 from mrx.ops.warp import Border
 
 Preset = Literal["accurate", "fast", "opencv", "opencv-cuda"]
@@ -154,7 +155,7 @@ class TVL1(Representation):
         if torch.is_grad_enabled() or len(frames) == 0:
             return super().extract(frames)
         self.check(frames)
-        return tvl1.flow(frames, self.rules, backend=backend(), half=self.half_state)
+        return tvl1_cpu.flow(frames, self.rules, backend=backend(), half=self.half_state)
 
     def facts(self) -> dict[str, Any]:
         """The preset, and every rule as it is with it."""

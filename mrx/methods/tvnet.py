@@ -7,17 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mrx.methods.spec import (
-    Method,
-    Representation,
-    check_choice,
-    flow_channels,
-    full_precision,
-    weights_hash,
-)
+from mrx.checks import check_choice
+from mrx.methods.spec import Method, Representation, flow_channels, full_precision, weights_hash
 from mrx.methods.tvnet_names import Depth, translate
 from mrx.ops.flow import neighbours
-from mrx.ops.tvnet import (
+from mrx.ops.tvnet_solver import (
     Constants,
     Outside,
     Pad,

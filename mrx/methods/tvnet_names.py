@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mrx.methods.weights import shorten
-from mrx.ops.tvnet import smoothing_kernel
+from mrx.ops.tvnet_solver import smoothing_kernel
 
 
 class Depth(NamedTuple):

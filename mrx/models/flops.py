@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mrx.backbones.resnet import ResNet
 from mrx.methods.motion_squeeze import Match, Matching
-from mrx.models.networks import CPNet, MSNet
+from mrx.models.cpnet import CPNet
+from mrx.models.msnet import MSNet
 from mrx.models.prime_motion import PrimeMotionBlock
 from mrx.models.proposals import CorrespondenceProposal
-from mrx.models.resnet import ResNet
 
 CONVENTION = "MotionSqueeze"
 """The counter of its code, for one clip. An output of a convolution costs ``C_in k² / groups``, a

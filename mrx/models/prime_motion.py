@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mrx.checks import check_choice
 from mrx.errors import ShapeError
-from mrx.methods.spec import check_choice, full_precision
+from mrx.methods.spec import full_precision
 from mrx.ops.matching import correlate, normalize_features, pair_up, repeat_last
 
 Similarity = Literal["cosine", "dot"]

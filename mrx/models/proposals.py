@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from mrx.backbones.segments import as_clips, check_segments, frame_major
 from mrx.errors import ShapeError
 from mrx.methods.spec import full_precision
-from mrx.models.segments import as_clips, check_segments, frame_major
 
 _PAIRS_AT_ONCE = 2**24
 _EPSILON = 1e-3

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mrx.ops.pyramid import pyramid
 from mrx.ops.texture import texture
-from mrx.ops.tvl1 import MakeLevel, PlainLevel, Rules, solve
+from mrx.ops.tvl1_solver import MakeLevel, PlainLevel, Rules, solve
 
 
 def flow(clip: Tensor, rules: Rules, level: MakeLevel = PlainLevel) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from mrx.ops.tvl1 import Rules, divergence, forward_difference
+from mrx.ops.tvl1_solver import Rules, divergence, forward_difference
 
 WEIGHT = 0.125
 """How far the structure may lie from an image in -1..1: the theta of its total variation."""

@@ -10,8 +10,8 @@ from mrx.errors import UsageError
 from mrx.render.arrays import Picture, Values
 from mrx.render.axes import Kind, axis_below, color_bar, kernel_map, weights_row
 from mrx.render.diverging import largest
-from mrx.render.filters import filters_to_rgb
-from mrx.render.pages import grid
+from mrx.render.filter_grid import filters_to_rgb
+from mrx.render.grid import grid
 from mrx.render.surface import natural_limits, surface
 from mrx.render.text import draw_text, text_size
 

@@ -16,7 +16,7 @@ from mrx.render.arrays import (
     to_floats,
     to_maps,
 )
-from mrx.render.scale import robust_maximum
+from mrx.render.color_scale import robust_maximum
 
 
 def magnitude(maps: Values) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from mrx.render.arrays import (
     paint_unknown,
     to_maps,
 )
-from mrx.render.scale import robust_maximum
+from mrx.render.color_scale import robust_maximum
 
 
 def signed_to_rgb(maps: Values, *, bound: float | None = None) -> Picture:

@@ -15,8 +15,8 @@ from mrx.render.arrays import (
     paint_unknown,
     to_maps,
 )
+from mrx.render.color_scale import HEADROOM, robust_maximum
 from mrx.render.heat import repeat_cells
-from mrx.render.scale import HEADROOM, robust_maximum
 
 STILL = 0.1
 """Pixels: a field that moves less than this is not stretched to full color."""

@@ -4,7 +4,7 @@
 
 CPU time of a tiny clip beyond its decoding and computing, for one stage after another and for
 threads; then the peak memory of one process on an hour of 340x256 by the first method, and on a few
-frames of HD and 4K by each, beside the most that `mrx.feeding.threads` tells.
+frames of HD and 4K by each, beside the most that `mrx.pipeline.threaded` tells.
 """
 
 import argparse
@@ -18,13 +18,13 @@ import av
 import numpy as np
 
 from mrx import methods
-from mrx.feeding.threads import PIECES_BYTES, RESULTS_BYTES
+from mrx.pipeline.threaded import PIECES_BYTES, RESULTS_BYTES
 
 PROGRAM = """
 import json, re, sys, time
 from mrx.engines.run import run
 from mrx.job import Decoding, Job
-from mrx.sources import find
+from mrx.sources.scan import find
 folder, warm, out, method, threads = sys.argv[1:]
 def extract(folder, output):
     job = Job(output, methods=(method,), decoding=Decoding(short_side=None),
@@ -88,7 +88,7 @@ def tiny(clips, method):
 
 
 def most(method, width, height, threads):
-    """The bound that `mrx.feeding.threads` tells, in MiB."""
+    """The bound that `mrx.pipeline.threaded` tells, in MiB."""
     module = methods.find(method).build({})
     frame = width * height * (3 if module.color == "rgb" else 1)
     bound = 64 * 2**20 + 600 * width * height

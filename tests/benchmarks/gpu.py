@@ -31,7 +31,7 @@ from mrx.kernels import tvl1 as tvl1_kernels
 from mrx.kernels import tvl1_gpu
 from mrx.methods.tvl1 import PRESETS
 from mrx.ops import flow as ops
-from mrx.ops.tvl1 import PlainLevel
+from mrx.ops.tvl1_solver import PlainLevel
 
 # Five scales of 0.8, five warps, thirty iterations, no median: the work that predictions are for.
 WORK = dataclasses.replace(PRESETS["opencv-cuda"], inner=30, epsilon=0.0)

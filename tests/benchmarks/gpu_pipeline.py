@@ -111,8 +111,8 @@ def worker(decode, threads, begin, results):
 
 def whole_way(machine, report, name, *, kind, folder, frames):
     """One method from clips to a shard in a folder; its ratio to decoding alone."""
+    from mrx.bench.bench_records import Asked
     from mrx.bench.measure import Workbench
-    from mrx.bench.records import Asked
 
     if methods.find(name).cost == "heavy":
         frames = max(frames // HEAVY_SHARE, 6)

@@ -26,9 +26,10 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
-from mrx import kernels, sources
+from mrx import kernels
 from mrx.engines.run import Listener, run
 from mrx.job import Decoding, Job
+from mrx.sources import scan
 
 METHODS = ("mbpm", "dynamic-image", "pa")
 
@@ -89,7 +90,7 @@ def mrx_rate(folder, output, method, workers):
     shutil.rmtree(output, ignore_errors=True)
     watch = Watch()
     job = Job(str(output), methods=(method,), decoding=Decoding(short_side=None))
-    summary = run(job, sources.find([str(folder)]).sources, workers=workers, listener=watch)
+    summary = run(job, scan.find([str(folder)]).sources, workers=workers, listener=watch)
     assert summary.exit_code == 0, summary
     return watch.steady(workers)
 

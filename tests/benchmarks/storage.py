@@ -1,8 +1,8 @@
 """Maps into HDF5: filters inside the library against chunks made outside of its lock.
 
 The plain way gives values to a dataset (``dataset[...] = values``), whose filters then compress and
-sum them inside the library, where one thread at a time may be. `mrx.sinks.pack` makes the bytes of
-each chunk itself, and the library only stores them. Both encode alike, hold one map a chunk with a
+sum them inside the library, where one thread at a time may be. `mrx.shards.chunks` makes the bytes
+of each chunk itself, and the library only stores them. Both encode alike, hold one map a chunk with a
 checksum, and are read back and compared before anything is timed. In turn, several times: one
 thread that packs and writes, then two that pack beside one that writes. The CPU time of that writer
 alone bounds the rate, whatever the number of packers.
@@ -27,10 +27,10 @@ import torch
 from mrx import kernels
 from mrx.job import Storage
 from mrx.records import Motion
-from mrx.sinks.encode import Encoding, Statistics, encode
-from mrx.sinks.filters import filters
-from mrx.sinks.hdf5 import Series
-from mrx.sinks.pack import pack
+from mrx.shards.chunks import pack
+from mrx.shards.compression import filters
+from mrx.shards.encoding import Encoding, Statistics, encode
+from mrx.shards.writer import Series
 
 STORED = (("float16", "none"), ("float16", "gzip"), ("uint8", "gzip"), ("q16", "gzip"))
 SHAPES = {"2x256x340": (2, 256, 340), "3x256x340": (3, 256, 340)}

@@ -27,10 +27,10 @@ from pipeline import repeat
 
 from mrx import kernels, render
 from mrx.job import Decoding, Job, Source
-from mrx.painter import Look, Painter
-from mrx.preview import Computed, Moment, Track
-from mrx.sinks.film import open_film
-from mrx.sinks.page import Page
+from mrx.visualize.film import open_film
+from mrx.visualize.moments import Computed, Moment, Track
+from mrx.visualize.page import Page
+from mrx.visualize.painter import Look, Painter
 
 WIDTH, HEIGHT, FULL, RATE = 340, 256, 8.0, 25
 NAMES = ("a.mp4", "a.webm", "a.gif", "all", "a.html")

@@ -5,15 +5,15 @@ import sys
 
 import pytest
 import torch
-import videos
-from command import mrx
+from support import videos
+from support.command import mrx
 
 from mrx import methods
+from mrx.bench.bench_records import Row, quantile
 from mrx.bench.clip import bare, windows
 from mrx.bench.compare import Base
 from mrx.bench.floor import work
-from mrx.bench.records import Row, quantile
-from mrx.cli.bench import parse_batches, parse_tolerance
+from mrx.cli.bench_command import parse_batches, parse_tolerance
 from mrx.errors import UsageError
 
 TINY = ("--size", "64x48", "--frames", 8, "--batch", "1,2", "--repeats", 2)

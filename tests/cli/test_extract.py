@@ -10,8 +10,8 @@ import click
 import h5py
 import numpy as np
 import pytest
-import videos
-from command import manifest, mrx, process, rows, start, summary
+from support import videos
+from support.command import manifest, mrx, process, rows, start, summary
 
 import mrx as library
 from mrx import cli

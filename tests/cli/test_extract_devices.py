@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-import videos
-from command import mrx, process, summary
+from support import videos
+from support.command import mrx, process, summary
 
-from mrx.feeding.busy import STAGES
+from mrx.pipeline.timing import STAGES
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="has the devices asked for")
 

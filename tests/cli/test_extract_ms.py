@@ -3,13 +3,13 @@
 import cv2
 import numpy as np
 import pytest
-import videos
-from command import manifest, mrx
-from flows import golden
-from official import motion_squeeze_state, save_official
+from support import videos
+from support.command import manifest, mrx
+from support.flows import golden
+from support.official import motion_squeeze_state, save_official
 
 import mrx as library
-from mrx.models.networks import MSNet
+from mrx.models.msnet import MSNet
 
 
 @pytest.fixture

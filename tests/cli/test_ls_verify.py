@@ -10,8 +10,8 @@ import sys
 import h5py
 import numpy as np
 import pytest
-import videos
-from command import mrx
+from support import videos
+from support.command import mrx
 
 import mrx as library
 from mrx.methods.table import MODULES

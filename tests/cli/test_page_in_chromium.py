@@ -1,7 +1,7 @@
 import pytest
-from chromium import Chromium
-from command import mrx
-from videos import clip
+from support.chromium import Chromium
+from support.command import mrx
+from support.videos import clip
 
 import mrx as library
 

@@ -3,11 +3,11 @@ import signal
 import time
 
 import pytest
-from command import mrx, start
-from pages import names, read
-from videos import clip
+from support.command import mrx, start
+from support.pages import names, read
+from support.videos import clip
 
-from mrx import visualize
+from mrx.visualize import draw
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_shard_makes_the_page_of_its_video_or_one_without_it(tmp_path):
 
 
 def test_a_large_page_is_warned_of_with_the_way_out(tmp_path, video, monkeypatch):
-    monkeypatch.setattr(visualize, "LARGE_PAGE", 1e4)
+    monkeypatch.setattr(draw, "LARGE_PAGE", 1e4)
     ran = mrx("visualize", video, "-o", tmp_path / "a.html")
     quiet = mrx("-q", "visualize", video, "-o", tmp_path / "a.html")
     assert ran.stderr.count("show less by --every, --frames or --scale") == 1

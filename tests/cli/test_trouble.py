@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-import videos
-from command import mrx, process
+from support import videos
+from support.command import mrx, process
 
 import mrx as library
 

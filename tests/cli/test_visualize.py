@@ -8,8 +8,8 @@ import av
 import cv2
 import numpy as np
 import pytest
-from command import mrx, process, start
-from videos import clip, images
+from support.command import mrx, process, start
+from support.videos import clip, images
 
 
 def read(source):

@@ -2,14 +2,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from command import mrx
+from support.command import mrx
 
 from mrx import render
-from mrx.filters import first_layers
+from mrx.backbones.i3d import I3D
+from mrx.backbones.resnet import ResNet
 from mrx.methods.mbpm import MBPM
-from mrx.models.i3d import I3D
-from mrx.models.resnet import ResNet
 from mrx.render.diverging import diverging_table
+from mrx.visualize.filters import first_layers
 
 
 def picture(path):

@@ -5,8 +5,8 @@ import io
 import av
 import cv2
 import pytest
-from command import mrx
-from places import REAL_CLIPS, SHARED
+from support.command import mrx
+from support.places import REAL_CLIPS, SHARED
 
 import mrx as library
 from mrx import methods

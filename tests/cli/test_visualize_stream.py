@@ -7,7 +7,7 @@ import sys
 
 import av
 import pytest
-from videos import clip
+from support.videos import clip
 
 MRX = f"{sys.executable} -m mrx"
 COUNT = "ffprobe -v error -count_frames -select_streams v -of csv=p=0 -show_entries"

@@ -15,8 +15,8 @@ import av
 import numpy as np
 import pytest
 import torch
-import videos
-from command import contents, mrx, rows
+from support import videos
+from support.command import contents, mrx, rows
 
 import mrx as library
 from mrx.decode import nvdec, open_video

@@ -12,14 +12,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import videos
-from places import REAL_CLIPS
+from support import videos
+from support.places import REAL_CLIPS
 
 from mrx.decode import images, open_video
 from mrx.decode.tally import Tally
 from mrx.errors import DecodeError
-from mrx.job import Decoding
-from mrx.sources import Source
+from mrx.job import Decoding, Source
 
 NATIVE = Decoding(short_side=None)
 

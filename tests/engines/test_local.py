@@ -5,9 +5,9 @@ import signal
 import time
 
 import pytest
-import trouble
-from command import all_keys, manifest, process, rows, start
-from trouble import BREAK, GOOD, HANG, KILL, RAISE, children, until
+from support import trouble
+from support.command import all_keys, manifest, process, rows, start
+from support.trouble import BREAK, GOOD, HANG, KILL, RAISE, children, until
 
 import mrx
 

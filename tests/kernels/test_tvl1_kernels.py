@@ -1,17 +1,17 @@
-import flows
 import numpy as np
 import pytest
 import torch
+from support import flows
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from mrx.kernels import tvl1, tvl1_gpu, tvl1_rows, warp_rows
+from mrx.kernels import tvl1_cpu, tvl1_gpu, tvl1_rows, warp_rows
 from mrx.methods.tvl1 import PRESETS, TVL1
 from mrx.ops.texture import WEIGHT, structure
-from mrx.ops.tvl1 import Linear, PlainLevel, data_step, divergence, dual_step
+from mrx.ops.tvl1_solver import Linear, PlainLevel, data_step, divergence, dual_step
 
 RULES = {name: TVL1(name, outer=2, inner=6, warps=2, epsilon=0.0).rules for name in PRESETS}
-LEVELS = [tvl1.RowsLevel, tvl1.OpenCVLevel, tvl1.InPlaceLevel]
+LEVELS = [tvl1_cpu.RowsLevel, tvl1_cpu.OpenCVLevel, tvl1_cpu.InPlaceLevel]
 
 
 def random(*shape, seed=0):
@@ -76,9 +76,9 @@ def test_rows_stop_when_they_change_no_more():
 
 def test_large_frames_take_the_same_way_as_small_ones(monkeypatch):
     frames = flows.window(flows.texture(40, 50), flows.texture(40, 50, dx=1.5))
-    found = [tvl1.flow(frames, PRESETS["accurate"], backend="numba")]
-    monkeypatch.setattr(tvl1, "LARGE", 1)
-    found.append(tvl1.flow(frames, PRESETS["accurate"], backend="numba"))
+    found = [tvl1_cpu.flow(frames, PRESETS["accurate"], backend="numba")]
+    monkeypatch.setattr(tvl1_cpu, "LARGE", 1)
+    found.append(tvl1_cpu.flow(frames, PRESETS["accurate"], backend="numba"))
     assert torch.equal(*found)
 
 
@@ -95,7 +95,7 @@ def test_the_structure_of_rows_is_that_of_the_formula(size):
 def test_all_ways_agree_in_the_mean(preset, most):
     frames = flows.window(flows.texture(60, 70), flows.texture(60, 70, dx=2.3, dy=1.1))
     found = [
-        tvl1.flow(frames, PRESETS[preset], backend=backend)
+        tvl1_cpu.flow(frames, PRESETS[preset], backend=backend)
         for backend in ("numba", "opencv", "torch")
     ]
     for other in found[1:]:
@@ -105,19 +105,19 @@ def test_all_ways_agree_in_the_mean(preset, most):
 def test_rows_are_plain_python_that_runs_without_numba(monkeypatch):
     frames = flows.window(flows.texture(16, 18), flows.texture(16, 18, dx=1))
     rules = TVL1(warps=1, inner=3, texture_rounds=2).rules
-    expected = tvl1.flow(frames, rules, backend="numba")
+    expected = tvl1_cpu.flow(frames, rules, backend="numba")
     monkeypatch.setattr(tvl1_rows, "iterate", lambda: tvl1_rows._iterate)
     monkeypatch.setattr(tvl1_rows, "structure", lambda: tvl1_rows._structure)
     monkeypatch.setattr(warp_rows, "warp", lambda: warp_rows._warp)
     monkeypatch.setattr(warp_rows, "differentiate", lambda: warp_rows._differentiate)
-    found = tvl1.flow(frames, rules, backend="numba")
+    found = tvl1_cpu.flow(frames, rules, backend="numba")
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_other_devices_take_a_way_of_tensors_alone():
     frames = flows.window(flows.texture(20, 24), flows.texture(20, 24, dx=1), flows.texture(20, 24))
     rules = TVL1(inner=1, warps=1, texture_rounds=1).rules
-    found = tvl1.flow(frames.to("meta"), rules, backend="numba")
+    found = tvl1_cpu.flow(frames.to("meta"), rules, backend="numba")
     assert (found.shape, found.device.type, found.dtype) == ((1, 4, 20, 24), "meta", torch.float32)
 
 
@@ -125,8 +125,8 @@ def test_other_devices_take_a_way_of_tensors_alone():
     ("backend", "there", "epsilon", "expected"),
     [
         ("numba", True, 0.01, tvl1_gpu.GpuLevel),
-        ("torch", True, 0.0, tvl1.InPlaceLevel),
-        ("numba", False, 0.0, tvl1.InPlaceLevel),
+        ("torch", True, 0.0, tvl1_cpu.InPlaceLevel),
+        ("numba", False, 0.0, tvl1_cpu.InPlaceLevel),
         ("numba", False, 0.01, PlainLevel),
     ],
 )
@@ -135,7 +135,7 @@ def test_triton_runs_where_it_can_and_is_not_forbidden(
 ):
     monkeypatch.setattr(tvl1_gpu, "usable", lambda frames: there)
     rules = TVL1(epsilon=epsilon).rules
-    found = tvl1._device_level(torch.empty(1), rules, backend, half=True)
+    found = tvl1_cpu._device_level(torch.empty(1), rules, backend, half=True)
     assert getattr(found, "func", found) is expected
     assert not there or backend == "torch" or found.keywords == {"dtype": torch.float16}
 
@@ -143,9 +143,11 @@ def test_triton_runs_where_it_can_and_is_not_forbidden(
 def test_planes_in_place_take_a_batch_of_pairs():
     frames = [torch.rand(3, 1, 20, 24) * 255 for _ in range(2)]
     rules = RULES["accurate"]
-    together = tvl1.InPlaceLevel(*frames, torch.zeros(3, 2, 20, 24), rules)
+    together = tvl1_cpu.InPlaceLevel(*frames, torch.zeros(3, 2, 20, 24), rules)
     together.warp()
     for i in range(3):
-        alone = tvl1.InPlaceLevel(*(f[i : i + 1] for f in frames), torch.zeros(1, 2, 20, 24), rules)
+        alone = tvl1_cpu.InPlaceLevel(
+            *(f[i : i + 1] for f in frames), torch.zeros(1, 2, 20, 24), rules
+        )
         alone.warp()
         assert (together.flow()[i] - alone.flow()[0]).abs().max() < 1e-5

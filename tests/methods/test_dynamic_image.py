@@ -1,18 +1,9 @@
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
+from support.golden import load_golden
 
 from mrx.methods.dynamic_image import DynamicImage
 from mrx.ops.rank_pool import frame_weights
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def load(name):
-    with np.load(GOLDEN / f"appearance_{name}.npz") as file:
-        return {key: torch.from_numpy(file[key]) for key in file}
 
 
 def windows(frames, starts, length):
@@ -23,7 +14,7 @@ def windows(frames, starts, length):
 @pytest.mark.parametrize("case", ["a", "b"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.float64, 2e-4)])
 def test_six_frames_and_ten_give_the_stored_images(case, dtype, tolerance):
-    golden = load(f"dynimg_frames_{case}")
+    golden = load_golden(f"dynimg_frames_{case}")
     six = DynamicImage()(windows(golden["frames"], [0, 6], 6).to(dtype))
     ten = DynamicImage(length=10)(windows(golden["frames"], [0], 10).to(dtype))
     assert (six.permute(0, 2, 3, 1) - golden["di6"]).abs().max() <= tolerance
@@ -34,7 +25,7 @@ def test_six_frames_and_ten_give_the_stored_images(case, dtype, tolerance):
 
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_the_coefficients_of_the_port_give_its_images(case):
-    golden = load(f"dynimg_frames_{case}")
+    golden = load_golden(f"dynimg_frames_{case}")
     module = DynamicImage(coefficients="tcvrick")
     found = module(windows(golden["frames"], [0, 6], 6).double()).permute(0, 2, 3, 1)
     assert (found - golden["tc6"]).abs().max() <= 1e-4
@@ -42,7 +33,7 @@ def test_the_coefficients_of_the_port_give_its_images(case):
 
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_exact_pooling_gives_the_stored_images(case):
-    golden = load("rankpool_exact")
+    golden = load_golden("rankpool_exact")
     frames, strength = golden[f"frames_{case}"], golden[f"C_{case}"].item()
     module = DynamicImage(length=len(frames), pooling="exact", strength=strength)
     found = module(windows(frames, [0], len(frames)).double())[0].permute(1, 2, 0)

@@ -1,26 +1,12 @@
 import copy
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from support.golden import assert_within, load_golden
 
 from mrx.errors import ShapeError
-from mrx.methods.mbpm import MBPM, MBPMFeatures
+from mrx.methods.mbpm import MBPM
 from mrx.ops.stencils import laplacian_of_gaussian, reflect_depthwise
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def load(name):
-    with np.load(GOLDEN / f"appearance_{name}.npz") as file:
-        return {key: torch.from_numpy(file[key]) for key in file}
-
-
-def assert_within(found, expected, share):
-    """Within a share of the largest expected value."""
-    worst = (found - expected).abs().max().item()
-    assert worst <= share * expected.abs().max().item()
 
 
 def with_weights(module, space, time):
@@ -35,7 +21,7 @@ def as_windows(frames):
 
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_random_clips_are_filtered_as_by_the_released_code(case):
-    golden = load(f"mbpm3_random_{case}")
+    golden = load_golden(f"mbpm3_random_{case}")
     clips, module = golden["x"].flatten(0, 1), MBPM()
     assert_within(module(clips), golden["out_default"], 2e-4)
     with_weights(module, golden["w_default"], module.conv_t.weight)
@@ -44,7 +30,7 @@ def test_random_clips_are_filtered_as_by_the_released_code(case):
 
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_given_weights_and_their_gradients_are_those_of_the_released_code(case):
-    golden = load(f"mbpm3_random_{case}")
+    golden = load_golden(f"mbpm3_random_{case}")
     module = with_weights(MBPM(), golden["ws"], golden["wt"])
     found = module(golden["x"].flatten(0, 1))
     found.backward(golden["g"])
@@ -56,7 +42,7 @@ def test_given_weights_and_their_gradients_are_those_of_the_released_code(case):
 @pytest.mark.parametrize("case", ["a", "b"])
 @pytest.mark.parametrize(("normalize", "key"), [("imagenet", "out"), ("none", "out01")])
 def test_frames_are_filtered_as_by_the_released_code(case, normalize, key):
-    golden, module = load(f"mbpm3_frames_{case}"), MBPM(normalize=normalize)
+    golden, module = load_golden(f"mbpm3_frames_{case}"), MBPM(normalize=normalize)
     frames = as_windows(golden["frames"])
     assert_within(module(module.prepare(frames)), golden[key], 2e-4)
     with torch.inference_mode():
@@ -65,13 +51,13 @@ def test_frames_are_filtered_as_by_the_released_code(case, normalize, key):
 
 @pytest.mark.parametrize("name", ["impulse_mid", "impulse_first_nearborder"])
 def test_impulses_give_the_kernel_also_across_the_border(name):
-    golden = load("mbpm3_special")
+    golden = load_golden("mbpm3_special")
     clip = golden[f"x_{name}"].permute(0, 3, 1, 2)[None]
     assert_within(MBPM()(clip), golden[f"out_{name}"], 2e-4)
 
 
 def test_still_brightness_gives_exactly_zero_and_a_linear_ramp_nearly():
-    golden = load("mbpm3_special")
+    golden = load_golden("mbpm3_special")
     still, ramp = (golden[f"x_{name}"].permute(0, 3, 1, 2)[None] for name in ("static", "ramp"))
     assert not MBPM()(still).any()
     assert MBPM()(ramp).abs().max() <= 2e-4
@@ -116,9 +102,8 @@ def test_facts_tell_trained_from_untrained_weights():
     assert before["weights_sha256"] == MBPM().facts()["weights_sha256"] != after["weights_sha256"]
 
 
-@pytest.mark.parametrize("module", [MBPM(), MBPMFeatures(5, 4)])
-def test_a_module_can_be_copied_after_training_on_it(module):
-    clip = torch.randn(2, 3, 3, 9, 9) if isinstance(module, MBPM) else torch.randn(8, 5, 9, 9)
+def test_a_module_can_be_copied_after_training_on_it():
+    module, clip = MBPM(), torch.randn(2, 3, 3, 9, 9)
     module(clip).sum().backward()
     assert torch.equal(copy.deepcopy(module)(clip), module(clip))
 
@@ -147,44 +132,3 @@ def test_frames_smaller_than_the_reflection_are_refused():
     with pytest.raises(ShapeError, match="needs frames of at least 5x5 pixels, got 20x4"):
         MBPM()(torch.zeros(1, 3, 3, 4, 20))
     assert MBPM()(torch.zeros(1, 3, 3, 5, 5)).shape == (1, 3, 5, 5)
-
-
-@pytest.mark.parametrize(
-    ("case", "segments", "share"), [("a", 4, 2e-4), ("b", 8, 2e-6)], ids=["7 taps", "3 taps"]
-)
-def test_features_are_filtered_as_by_the_released_block(case, segments, share):
-    golden = load(f"mbpm_block_{case}")
-    features = golden["x"].requires_grad_()
-    module = MBPMFeatures(features.shape[1], segments, size=golden["w"].shape[-1])
-    found = module(features)
-    found.backward(golden["g"])
-    assert_within(found, golden["out"], share)
-    assert_within(features.grad, golden["grad_x"], share)
-
-
-def test_features_of_clips_in_a_batch_do_not_leak_into_each_other():
-    module, features = MBPMFeatures(2, 4), torch.randn(8, 2, 9, 9)
-    one_by_one = torch.cat([module(clip) for clip in features.split(4)])
-    torch.testing.assert_close(module(features), one_by_one, rtol=0, atol=1e-4)
-
-
-def test_features_pass_gradcheck_and_keep_their_precision_under_autocast():
-    module = MBPMFeatures(2, 2, size=3)
-    features = torch.randn(4, 2, 4, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(module(features), module(features.float()))
-        assert module(features.bfloat16()).dtype == torch.float32
-    assert torch.autograd.gradcheck(module.double(), features.double().requires_grad_())
-
-
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        ((7, 5, 9, 9), r"takes \(N \* 4, 5, H, W\), got \(7, 5, 9, 9\)"),
-        ((8, 3, 9, 9), r"takes \(N \* 4, 5, H, W\), got \(8, 3, 9, 9\)"),
-        ((8, 5, 3, 9), "with 7 taps needs maps of at least 4 each way, got 9x3"),
-    ],
-)
-def test_features_of_another_shape_are_refused(shape, message):
-    with pytest.raises(ShapeError, match=message):
-        MBPMFeatures(5, 4)(torch.zeros(shape))

@@ -1,6 +1,6 @@
-import flows
 import pytest
 import torch
+from support import flows
 
 from mrx.errors import ShapeError
 from mrx.methods.motion_squeeze import Matching, MotionSqueeze

@@ -1,9 +1,9 @@
 """Displacement and confidence maps: of the paper, refined, and from networks' features."""
 
-import flows
 import numpy as np
 import pytest
 import torch
+from support import flows
 
 from mrx.errors import ShapeError, UsageError
 from mrx.methods.ms import METHOD, MS

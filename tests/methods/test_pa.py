@@ -1,21 +1,12 @@
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from support.golden import load_golden
 
-from mrx.errors import ShapeError
-from mrx.methods.pa import PA, VAP
+from mrx.methods.pa import PA
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 FLOOR = math.sqrt(8) * 1e-6
-
-
-def load(name):
-    with np.load(GOLDEN / f"appearance_{name}.npz") as file:
-        return {key: torch.from_numpy(file[key]) for key in file}
 
 
 def with_weights(module, golden):
@@ -26,7 +17,7 @@ def with_weights(module, golden):
 
 @pytest.mark.parametrize("n_length", [4, 6])
 def test_random_clips_give_the_maps_and_gradients_of_the_released_code(n_length):
-    golden = load(f"pa_random_m{n_length}")
+    golden = load_golden(f"pa_random_m{n_length}")
     module = with_weights(PA(n_length=n_length), golden)
     frames = golden["x"].requires_grad_()
     found = module(frames.unflatten(0, (-1, n_length)))
@@ -41,7 +32,7 @@ def test_random_clips_give_the_maps_and_gradients_of_the_released_code(n_length)
 
 @pytest.mark.parametrize("n_length", [4, 6])
 def test_equal_frames_give_exactly_the_floor(n_length):
-    golden = load(f"pa_random_m{n_length}")
+    golden = load_golden(f"pa_random_m{n_length}")
     clip = golden["x"].unflatten(0, (-1, n_length))
     found = with_weights(PA(n_length=n_length), golden)(clip)[0, 0]
     assert (found - FLOOR).abs().max() <= 1e-8
@@ -50,7 +41,7 @@ def test_equal_frames_give_exactly_the_floor(n_length):
 
 @pytest.mark.parametrize(("case", "n_length"), [("a", 4), ("b", 6)])
 def test_frames_give_the_maps_of_the_released_code(case, n_length):
-    golden = load(f"pa_frames_{case}")
+    golden = load_golden(f"pa_frames_{case}")
     module = with_weights(PA(n_length=n_length), golden)
     frames = golden["frames"].unflatten(0, (-1, n_length)).permute(0, 1, 4, 2, 3)
     for found in (module(module.prepare(frames)), module.extract(frames)):
@@ -91,7 +82,7 @@ def test_facts_tell_trained_from_seeded_weights():
 def test_the_bound_holds_for_stored_frames_and_follows_the_weights():
     module = PA()
     bound = module.bound
-    assert load("pa_frames_b")["out"].max() < bound < 0.2
+    assert load_golden("pa_frames_b")["out"].max() < bound < 0.2
     module.shallow_conv.weight.data.mul_(3)
     assert module.gauge() == pytest.approx(3 * bound)
 
@@ -111,34 +102,3 @@ def test_channels_are_named_by_their_pair():
 def test_parameters_that_cannot_be_meant_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
         PA(**parameters)
-
-
-def test_clips_are_pooled_and_classified_as_by_the_released_head():
-    golden = load("vap")
-    module = VAP(n_segment=8, feature_dim=12, classes=5).eval()
-    keys = ["TES.0.weight", "TES.2.weight", "pred.weight", "pred.bias"]
-    module.load_state_dict({key: golden[key.replace(".", "__")] for key in keys})
-    assert (module(golden["x"]) - golden["out"]).abs().max() <= 1e-5
-
-
-def test_a_row_of_the_head_is_the_largest_of_frames_at_its_stride():
-    module = VAP(n_segment=4, feature_dim=3, classes=3).eval()
-    features = torch.randn(4, 3)
-    rows = torch.stack([features[picked].amax(0) for picked in ([0, 1, 2, 3], [0, 2], [1, 3])])
-    share = module.TES(rows.mean(1)).softmax(0)
-    expected = F.linear(share @ rows, module.pred.weight)
-    torch.testing.assert_close(module(features), expected[None])
-
-
-@pytest.mark.parametrize("n_segment", [0, 1, 5, 7, 10])
-def test_segments_that_the_strides_do_not_divide_are_refused(n_segment):
-    with pytest.raises(
-        ValueError, match=f"n_segment={n_segment}: must be at least 2 and divisible"
-    ):
-        VAP(n_segment, feature_dim=4, classes=2)
-
-
-@pytest.mark.parametrize("shape", [(9, 4), (8, 5), (8, 4, 1)])
-def test_features_that_are_no_whole_clips_are_refused(shape):
-    with pytest.raises(ShapeError, match=r"VAP takes \(N \* 8, 4\), got"):
-        VAP(8, feature_dim=4, classes=2)(torch.zeros(shape))

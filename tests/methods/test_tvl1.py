@@ -1,9 +1,9 @@
 import dataclasses
 
-import flows
 import numpy as np
 import pytest
 import torch
+from support import flows
 
 from mrx import methods
 from mrx.errors import UsageError

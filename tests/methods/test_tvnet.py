@@ -1,13 +1,13 @@
 import copy
 
-import flows
 import pytest
 import torch
 import torch.nn.functional as F
+from support import flows
 
 from mrx.errors import ShapeError
 from mrx.methods.tvnet import METHOD, TVNet, flow_loss
-from mrx.ops.tvnet import Sampling
+from mrx.ops.tvnet_solver import Sampling
 
 PORT = {"floor_grey": False, "normalize_pair": False, "outside": "clamp", "short_shift": False}
 

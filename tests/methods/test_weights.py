@@ -9,7 +9,7 @@ from mrx.methods.mbpm import MBPM
 from mrx.methods.pa import PA
 from mrx.methods.tvnet import TVNet
 from mrx.methods.weights import load_weights
-from mrx.ops.tvnet import smoothing_kernel
+from mrx.ops.tvnet_solver import smoothing_kernel
 
 PORT = {"floor_grey": False, "normalize_pair": False, "outside": "clamp", "short_shift": False}
 

@@ -3,17 +3,18 @@ import re
 
 import pytest
 import torch
-from flows import golden
-from official import clip_of, motion_squeeze_state, save_official, wrapped_by_tsm
+from support.flows import golden
+from support.official import clip_of, motion_squeeze_state, save_official, wrapped_by_tsm
 from torch import nn
 
+from mrx.backbones.i3d import I3D
+from mrx.backbones.mobilenet import MobileNetV2
+from mrx.backbones.resnet import ResNet
 from mrx.errors import UsageError
 from mrx.methods.motion_squeeze import MotionSqueeze
 from mrx.models.checkpoints import load_checkpoint, load_part
-from mrx.models.i3d import I3D
-from mrx.models.mobilenet import MobileNetV2
-from mrx.models.networks import MSMobileNetV2, MSNet
-from mrx.models.resnet import ResNet
+from mrx.models.ms_mobilenet import MSMobileNetV2
+from mrx.models.msnet import MSNet
 
 
 def trained(kind=ResNet, **options):

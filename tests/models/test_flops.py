@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from mrx.backbones.resnet import ResNet
 from mrx.methods.motion_squeeze import MotionSqueeze
 from mrx.methods.pa import PA
 from mrx.models.flops import CONVENTION, Row, compare_with_paper, count
 from mrx.models.prime_motion import PrimeMotionBlock
-from mrx.models.resnet import ResNet
 
 COUNTED = {
     "TSM-R50": (33.056, 23.865),

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from flows import golden
+from support.flows import golden
 
 from mrx.errors import ShapeError
 from mrx.models.proposals import CorrespondenceProposal, nearest_elsewhere, resize

@@ -1,9 +1,9 @@
 import itertools
 
-import flows
 import pytest
 import torch
 import torch.nn.functional as F
+from support import flows
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mrx.errors import ShapeError

@@ -1,14 +1,12 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis.strategies import integers
+from support.places import GOLDEN
 
 from mrx.ops.rank_pool import exact_rank_pool, frame_weights, weighted_sum
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 PREFIXES = {"original": "bilen", "tcvrick": "tcvrick", "simple": "simple"}
 
 

@@ -1,8 +1,8 @@
 """Refining displacements: from coarse ones, right and wrong, to those of the picture."""
 
-import flows
 import pytest
 import torch
+from support import flows
 
 from mrx.ops.refine import Found, affine_motion, agreement, common_shift, refine
 

@@ -1,14 +1,13 @@
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from support.places import GOLDEN
 
 from mrx.ops.stencils import laplacian_of_gaussian, reflect_depthwise, second_difference
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 WITH_FLOAT32_SUM = {"s1.1_k9": 1e-4, "s0.9_k7": 5e-5, "s1.1_k11": 1e-3}
 
 

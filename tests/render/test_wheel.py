@@ -1,7 +1,7 @@
-import flows
 import numpy as np
 import pytest
 import torch
+from support import flows
 
 from mrx import render
 from mrx.errors import ShapeError, UsageError

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from triton_marks import HAS_TRITON, compiled
+from support.triton_marks import HAS_TRITON, compiled
 
 from mrx.kernels.tvl1_gpu import STEPS, TILES
 

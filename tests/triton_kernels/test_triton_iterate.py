@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from triton_marks import interpreted
-from tvl1_float64 import (
+from support.triton_marks import interpreted
+from support.tvl1_float64 import (
     NUMBERS,
     assert_nothing_else_written,
     guarded,

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from triton_marks import compiled
-from tvl1_rules import ACCURATE, OPENCV
+from support.triton_marks import compiled
+from support.tvl1_rules import ACCURATE, OPENCV
 
 from mrx.kernels.tvl1_gpu import GpuLevel
 

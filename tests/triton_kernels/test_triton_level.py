@@ -3,14 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import tvl1_float64
-from triton_marks import interpreted
-from tvl1_float64 import State, relative_error, smooth
-from tvl1_rules import ACCURATE, OPENCV
+from support import tvl1_float64
+from support.triton_marks import interpreted
+from support.tvl1_float64 import State, relative_error, smooth
+from support.tvl1_rules import ACCURATE, OPENCV
 
 from mrx.kernels import tvl1_gpu
 from mrx.kernels.tvl1_gpu import GpuLevel
-from mrx.ops.tvl1 import PlainLevel
+from mrx.ops.tvl1_solver import PlainLevel
 
 pytestmark = [*interpreted, pytest.mark.usefixtures("large_blocks")]
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from triton_marks import interpreted
-from tvl1_float64 import assert_nothing_else_written, guarded, poisoned
+from support.triton_marks import interpreted
+from support.tvl1_float64 import assert_nothing_else_written, guarded, poisoned
 
 from mrx.kernels import tvl1_gpu
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from triton_marks import interpreted
-from tvl1_float64 import NUMBERS, guarded, poisoned, random_fields, relative_error, run
+from support.triton_marks import interpreted
+from support.tvl1_float64 import NUMBERS, guarded, poisoned, random_fields, relative_error, run
 
 from mrx.kernels import tvl1_gpu
 from mrx.kernels.tvl1_gpu import Shape, State, Stop, Term

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from triton_marks import interpreted
-from tvl1_float64 import (
+from support.triton_marks import interpreted
+from support.tvl1_float64 import (
     assert_nothing_else_written,
     gradient,
     guarded,
@@ -12,7 +12,7 @@ from tvl1_float64 import (
     relative_error,
     smooth,
 )
-from tvl1_rules import ACCURATE
+from support.tvl1_rules import ACCURATE
 
 from mrx.kernels import tvl1_gpu
 from mrx.kernels.tvl1_gpu import Term

@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from triton_marks import HAS_TRITON, INTERPRETED
-from tvl1_rules import ACCURATE, OPENCV
+from support.triton_marks import HAS_TRITON, INTERPRETED
+from support.tvl1_rules import ACCURATE, OPENCV
 
 from mrx.kernels import tvl1_gpu
 from mrx.kernels.tvl1_gpu import GpuLevel
-from mrx.ops.tvl1 import PlainLevel
+from mrx.ops.tvl1_solver import PlainLevel
 
 pytestmark = [
     pytest.mark.gpu,

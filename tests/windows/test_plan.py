@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.strategies import booleans, integers, none, sampled_from
-from places import GOLDEN
+from support.places import GOLDEN
 
 from mrx.errors import UsageError
 from mrx.windows.plan import Rule, count, plan, starts

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from places import GOLDEN
+from support.places import GOLDEN
 
 from mrx.errors import UsageError
 from mrx.windows import sampling

@@ -1,0 +1,1 @@
+"""Networks that know nothing of motion: the backbones of methods and classifiers."""

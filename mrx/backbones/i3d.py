@@ -1,0 +1,203 @@
+"""I3D: Inception-v1 inflated to space and time, into which a motion module can be put."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mrx.backbones.resnet import initialize
+from mrx.backbones.segments import as_clips
+from mrx.errors import ShapeError
+
+_EPSILON = 1e-3
+"""Of every batch norm, as the authors of I3D have it."""
+
+
+class Widths(NamedTuple):
+    """Outputs of an Inception block's branches, with those of the 1x1s before its 3x3s."""
+
+    one: int
+    before_three: int
+    three: int
+    before_other: int
+    other: int
+    pooled: int
+
+
+_MIXED = {
+    "Mixed_3b": Widths(64, 96, 128, 16, 32, 32),
+    "Mixed_3c": Widths(128, 128, 192, 32, 96, 64),
+    "Mixed_4b": Widths(192, 96, 208, 16, 48, 64),
+    "Mixed_4c": Widths(160, 112, 224, 24, 64, 64),
+    "Mixed_4d": Widths(128, 128, 256, 24, 64, 64),
+    "Mixed_4e": Widths(112, 144, 288, 32, 64, 64),
+    "Mixed_4f": Widths(256, 160, 320, 32, 128, 128),
+    "Mixed_5b": Widths(256, 160, 320, 32, 128, 128),
+    "Mixed_5c": Widths(384, 192, 384, 48, 128, 128),
+}
+
+BLOCKS = (
+    *("Conv3d_1a_7x7", "MaxPool3d_2a_3x3", "Conv3d_2b_1x1", "Conv3d_2c_3x3"),
+    *("MaxPool3d_3a_3x3", "Mixed_3b", "Mixed_3c"),
+    *("MaxPool3d_4a_3x3", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f"),
+    *("MaxPool3d_5a_2x2", "Mixed_5b", "Mixed_5c"),
+)
+"""The names of the blocks, in their order."""
+
+
+class Unit(nn.Module):
+    """A 3D convolution without bias, batch norm and ReLU; the size of the map is kept.
+
+    Args:
+        inputs: channels that come in
+        outputs: channels that go out
+        size: of the kernel: time, height, width, all odd
+        stride: the same three
+
+    Shape:
+        - maps: ``(B, inputs, T, H, W)``; output: ``(B, outputs, T', H', W')``
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: tuple[int, int, int] = (1, 1, 1),
+        stride: tuple[int, int, int] = (1, 1, 1),
+    ) -> None:
+        super().__init__()
+        pad = (size[0] // 2, size[1] // 2, size[2] // 2)
+        self.conv3d = nn.Conv3d(inputs, outputs, size, stride, pad, bias=False)
+        self.bn = nn.BatchNorm3d(outputs, eps=_EPSILON)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Convolve."""
+        return self.relu(self.bn(self.conv3d(maps)))
+
+
+class Inception(nn.Module):
+    """Four branches side by side: 1x1x1, two of 1x1x1 and 3x3x3, and a maximum with 1x1x1.
+
+    Args:
+        inputs: channels that come in
+        widths: outputs of the branches
+
+    Shape:
+        - maps: ``(B, inputs, T, H, W)``; output: ``(B, C, T, H, W)``, C the sum of the four
+    """
+
+    def __init__(self, inputs: int, widths: Widths) -> None:
+        super().__init__()
+        cube = (3, 3, 3)
+        self.b0 = Unit(inputs, widths.one)
+        self.b1a = Unit(inputs, widths.before_three)
+        self.b1b = Unit(widths.before_three, widths.three, cube)
+        self.b2a = Unit(inputs, widths.before_other)
+        self.b2b = Unit(widths.before_other, widths.other, cube)
+        self.b3a = nn.MaxPool3d(cube, stride=1, padding=1)
+        self.b3b = Unit(inputs, widths.pooled)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Transform along each branch."""
+        branches = (
+            self.b0(maps),
+            self.b1b(self.b1a(maps)),
+            self.b2b(self.b2a(maps)),
+            self.b3b(self.b3a(maps)),
+        )
+        return torch.cat(branches, dim=1)
+
+
+class I3D(nn.Module):
+    """Inception-v1 in 3D for short clips, not official (Carreira and Zisserman, 2017).
+
+    The stem is 1x7x7 with stride (1, 2, 2), as MotionSqueeze's supplement has it for 8 frames; what
+    else its figure shows is not known, so the rest is as in I3D, but for these choices: pads are
+    the same on both sides, and the head is a mean over all positions and a linear layer. Names are
+    those of the common PyTorch port: blocks as in `BLOCKS`, of an Inception block ``b0``, ``b1a``,
+    ``b1b``, ``b2a``, ``b2b``, ``b3b``, and in each of them ``conv3d`` and ``bn``; the head is
+    ``logits``, a module put in after a block ``inserted.<block>``.
+
+    Args:
+        classes: how many there are
+        temporal_pools: halve the frames at ``MaxPool3d_4a_3x3`` and ``MaxPool3d_5a_2x2``, as I3D;
+            else all stay
+        insert: by name of a block the module that follows it; it takes and gives maps frame after
+            frame ``(B * T, C, H, W)``. MotionSqueeze's place is after ``Mixed_3c``, the second at
+            stride 8, with 480 channels
+
+    Shape:
+        - clip: ``(B, T, 3, H, W)``, normalised as the weights were trained with
+        - output: ``(B, classes)``, logits
+    """
+
+    def __init__(
+        self,
+        classes: int = 400,
+        *,
+        temporal_pools: bool = True,
+        insert: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        unknown = [name for name in insert or {} if name not in BLOCKS]
+        if unknown:
+            raise ValueError(f"insert={unknown}: choose from {', '.join(BLOCKS)}")
+        slow = 2 if temporal_pools else 1
+        self.smallest = 3 if temporal_pools else 1
+        self.Conv3d_1a_7x7 = Unit(3, 64, (1, 7, 7), (1, 2, 2))
+        self.MaxPool3d_2a_3x3 = _pool(1, 3, 1)
+        self.Conv3d_2b_1x1 = Unit(64, 64)
+        self.Conv3d_2c_3x3 = Unit(64, 192, (3, 3, 3))
+        self.MaxPool3d_3a_3x3 = _pool(1, 3, 1)
+        self.MaxPool3d_4a_3x3 = _pool(3, 3, slow)
+        self.MaxPool3d_5a_2x2 = _pool(slow, 2, slow)
+        inputs = 192
+        for name, widths in _MIXED.items():
+            self.add_module(name, Inception(inputs, widths))
+            inputs = widths.one + widths.three + widths.other + widths.pooled
+        self.avgpool = nn.AdaptiveAvgPool3d(1)
+        self.dropout = nn.Dropout(0.5)
+        self.logits = nn.Linear(inputs, classes)
+        initialize(self)
+        self.inserted = nn.ModuleDict(insert)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Logits of clips."""
+        maps = self.avgpool(self.features(clip)).flatten(1)
+        return self.logits(self.dropout(maps))
+
+    def features(self, clip: Tensor, until: str | None = None) -> Tensor:
+        """The maps of a block, ``(B, C, T', H', W')``, before a module that follows it acts.
+
+        Without a block it is what the head takes.
+        """
+        if until is not None and until not in BLOCKS:
+            raise ValueError(f"until={until}: choose from {', '.join(BLOCKS)}")
+        shape = tuple(clip.shape)
+        if len(shape) != 5 or shape[2] != 3 or shape[1] < self.smallest or 0 in shape[3:]:
+            raise ShapeError(
+                f"I3D takes clips (B, T, 3, H, W), T at least {self.smallest}, H and W at least 1, "
+                f"got {shape}"
+            )
+        maps = clip.transpose(1, 2)
+        for name in BLOCKS:
+            maps = self.get_submodule(name)(maps)
+            if name == until:
+                break
+            if name in self.inserted:
+                maps = _frame_by_frame(self.inserted[name], maps)
+        return maps
+
+
+def _frame_by_frame(module: nn.Module, maps: Tensor) -> Tensor:
+    """Apply what takes ``(B * T, C, H, W)`` to ``(B, C, T, H, W)``."""
+    frames = module(maps.transpose(1, 2).flatten(0, 1))
+    return as_clips(frames, maps.shape[2]).transpose(1, 2)
+
+
+def _pool(frames: int, size: int, stride: int) -> nn.MaxPool3d:
+    """A maximum that halves the height and the width, and by `stride` the frames."""
+    pads = (frames - 1) // 2, (size - 1) // 2, (size - 1) // 2
+    return nn.MaxPool3d((frames, size, size), (stride, 2, 2), pads)

@@ -1,0 +1,141 @@
+"""MobileNet-V2 for the frames of a clip: plain, with temporal shift, and with MotionSqueeze."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from mrx.backbones.resnet import initialize
+from mrx.backbones.segments import check_segments, consensus, frame_major
+from mrx.backbones.shift import Shift, shift_or_not
+
+Stem = Literal[3, 7]
+
+_PLAN = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+"""Expansion, channels, count of blocks and stride of the first one."""
+
+_LAST = 1280
+SQUEEZED_CHANNELS = 32
+_BEFORE = 7
+"""How many of `features` come before the motion module: all until stride 8, of 32 channels."""
+
+
+class InvertedResidual(nn.Module):
+    """Widen by 1x1, filter each channel by 3x3, narrow by 1x1 without ReLU; add where it fits.
+
+    The shift acts on the branch only, and only in blocks that both widen and add.
+
+    Args:
+        inputs: channels that come in
+        outputs: channels that go out
+        stride: of the 3x3
+        expansion: how much wider it is in between; 1 leaves the first convolution out
+        shift: what to do to the branch's input, where the block widens and adds
+
+    Shape:
+        - maps: ``(N, inputs, H, W)``; output: ``(N, outputs, H / stride, W / stride)``
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, *, stride: int, expansion: int, shift: nn.Module
+    ) -> None:
+        super().__init__()
+        hidden = expansion * inputs
+        self.adds = stride == 1 and inputs == outputs
+        self.shift = shift if self.adds and expansion > 1 else nn.Identity()
+        widen = [_unit(inputs, hidden, 1)] if expansion > 1 else []
+        self.conv = nn.Sequential(
+            *widen,
+            _unit(hidden, hidden, 3, stride=stride, groups=hidden),
+            nn.Conv2d(hidden, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Transform, and add where it fits."""
+        change = self.conv(self.shift(maps))
+        return maps + change if self.adds else change
+
+
+class MobileNetV2(nn.Module):
+    """MobileNet-V2 on each frame of a clip, whose logits are averaged; with `shift`, TSM's.
+
+    The names in its state dict are torchvision's, with the shift and without. The 10 blocks that
+    widen and add are shifted.
+
+    Args:
+        classes: how many there are
+        segments: frames of a clip
+        shift: how frames exchange channels, or None for a plain network
+        stem: size of the first kernel: 3 as all public weights have it, or 7 as MotionSqueeze's
+            supplement prints it
+
+    Shape:
+        - clip: ``(B, segments, 3, H, W)``, or frame after frame ``(B * segments, 3, H, W)``,
+          normalised as the weights were trained with
+        - output: ``(B, classes)``, logits
+    """
+
+    def __init__(
+        self,
+        classes: int = 1000,
+        *,
+        segments: int = 8,
+        shift: Shift | None = None,
+        stem: Stem = 3,
+    ) -> None:
+        super().__init__()
+        if stem not in (3, 7):
+            raise ValueError(f"stem={stem}: choose from 3, 7")
+        check_segments(segments)
+        self.segments = segments
+        inputs = 32
+        layers: list[nn.Module] = [_unit(3, inputs, stem, stride=2)]
+        for expansion, outputs, count, stride in _PLAN:
+            for i in range(count):
+                block = InvertedResidual(
+                    inputs,
+                    outputs,
+                    stride=stride if i == 0 else 1,
+                    expansion=expansion,
+                    shift=shift_or_not(segments, shift),
+                )
+                layers.append(block)
+                inputs = outputs
+        self.features = nn.Sequential(*layers, _unit(inputs, _LAST, 1))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(_LAST, classes))
+        initialize(self)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Logits of clips: the mean of their frames' logits."""
+        return consensus(self.frame_logits(clip), self.segments)
+
+    def frame_logits(self, clip: Tensor) -> Tensor:
+        """Logits of single frames, ``(B * segments, classes)``, before the mean."""
+        maps = frame_major(clip, self.segments)
+        maps = self.motion(self.features[:_BEFORE](maps))
+        maps = self.features[_BEFORE:](maps)
+        return self.classifier(self.avgpool(maps).flatten(1))
+
+    def motion(self, maps: Tensor) -> Tensor:
+        """What a subclass does to the maps of the last block at stride 8 before they pass on."""
+        return maps
+
+
+def _unit(
+    inputs: int, outputs: int, size: int, *, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
+    """A convolution, batch norm and ReLU6."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU6(inplace=True),
+    )

@@ -1,0 +1,226 @@
+"""ResNet for the frames of a clip: plain, with temporal shift, and with MotionSqueeze."""
+
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from mrx.backbones.segments import check_segments, consensus, frame_major
+from mrx.backbones.shift import Shift, shift_or_not
+from mrx.checks import check_choice
+
+Depth = Literal[18, 50]
+Stage = Literal["layer1", "layer2", "layer3", "layer4"]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; only the first one's input is shifted.
+
+    Args:
+        inputs: channels that come in
+        width: channels of both convolutions
+        stride: of the first one
+        shift: a `TemporalShift`, or an identity
+
+    Shape:
+        - maps: ``(N, inputs, H, W)``; output: ``(N, width, H / stride, W / stride)``
+    """
+
+    expansion: ClassVar[int] = 1
+
+    def __init__(self, inputs: int, width: int, *, stride: int, shift: nn.Module) -> None:
+        super().__init__()
+        self.shift = shift
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.last_relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(inputs, width, stride)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Transform and add."""
+        out = self.relu(self.bn1(self.conv1(self.shift(maps))))
+        out = self.bn2(self.conv2(out))
+        return self.last_relu(out + self.downsample(maps))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut; only the first one's input is shifted.
+
+    The stride is the 3x3's, as in torchvision; the last convolution is 4 times as wide.
+
+    Args:
+        inputs: channels that come in
+        width: channels of the first two convolutions
+        stride: of the second
+        shift: a `TemporalShift`, or an identity
+
+    Shape:
+        - maps: ``(N, inputs, H, W)``; output: ``(N, 4 * width, H / stride, W / stride)``
+    """
+
+    expansion: ClassVar[int] = 4
+
+    def __init__(self, inputs: int, width: int, *, stride: int, shift: nn.Module) -> None:
+        super().__init__()
+        outputs = self.expansion * width
+        self.shift = shift
+        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.last_relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(inputs, outputs, stride)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Transform and add."""
+        out = self.relu(self.bn1(self.conv1(self.shift(maps))))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.last_relu(out + self.downsample(maps))
+
+
+_PLANS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+}
+"""By depth: the block, and how many of it each layer has."""
+
+
+class ResNet(nn.Module):
+    """ResNet on each frame of a clip, whose logits are averaged (TSN); with `shift`, TSM-ResNet.
+
+    The names in its state dict are torchvision's, with the shift and without. TSM's code shifts
+    only every second block where layer3 has 23 blocks or more, which these depths do not. Features
+    are dropped before the last layer once `set_dropout` says so.
+
+    Args:
+        depth: 18 or 50
+        classes: how many there are
+        segments: frames of a clip
+        shift: how frames exchange channels in each block, or None for a plain ResNet
+
+    Shape:
+        - clip: ``(B, segments, 3, H, W)``, or frame after frame ``(B * segments, 3, H, W)``,
+          normalised as the weights were trained with
+        - output: ``(B, classes)``, logits
+    """
+
+    def __init__(
+        self,
+        depth: Depth = 50,
+        classes: int = 1000,
+        *,
+        segments: int = 8,
+        shift: Shift | None = None,
+    ) -> None:
+        super().__init__()
+        if depth not in _PLANS:
+            raise ValueError(f"depth={depth}: choose from {', '.join(map(str, _PLANS))}")
+        check_segments(segments)
+        block, counts = _PLANS[depth]
+        self.segments = segments
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        inputs = 64
+        for i, count in enumerate(counts):
+            width = 64 * 2**i
+            blocks = []
+            for j in range(count):
+                stride = 2 if i > 0 and j == 0 else 1
+                shifting = shift_or_not(segments, shift)
+                blocks.append(block(inputs, width, stride=stride, shift=shifting))
+                inputs = block.expansion * width
+            self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(0.0)
+        self.fc = nn.Linear(inputs, classes)
+        initialize(self)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Logits of clips: the mean of their frames' logits."""
+        return consensus(self.frame_logits(clip), self.segments)
+
+    def frame_logits(self, clip: Tensor) -> Tensor:
+        """Logits of single frames, ``(B * segments, classes)``, before the mean."""
+        maps = self.avgpool(self.features(clip)).flatten(1)
+        return self.fc(self.dropout(maps))
+
+    def features(self, clip: Tensor, until: Stage = "layer4") -> Tensor:
+        """The maps of a layer, ``(B * segments, C, H / s, W / s)``.
+
+        ``layer2`` (res3) has stride s = 8 and 128 or 512 channels, ``layer4`` stride 32.
+        The maps of layer2 are those that a motion module after it takes, not what it gives.
+        """
+        check_choice("until", until, Stage)
+        maps = self.relu(self.bn1(self.conv1(frame_major(clip, self.segments))))
+        maps = self.maxpool(maps)
+        for name in get_args(Stage):
+            maps = self.get_submodule(name)(maps)
+            if name == until:
+                break
+            if name == "layer2":
+                maps = self.motion(maps)
+        return maps
+
+    def motion(self, maps: Tensor) -> Tensor:
+        """What a subclass does to the maps of layer2 before they pass on to layer3."""
+        return maps
+
+
+def set_channels(net: ResNet, channels: int) -> None:
+    """Let a network take other than RGB: its first weights become their mean over the colours.
+
+    What TSN does to start from the weights of images: for stacked flow 2 channels a displacement.
+
+    Args:
+        net: changed in place
+        channels: of the frames from now on
+    """
+    old = net.conv1
+    conv = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False).to(old.weight)
+    with torch.no_grad():
+        conv.weight.copy_(old.weight.mean(1, keepdim=True).expand_as(conv.weight))
+    net.conv1 = conv
+
+
+def set_dropout(net: nn.Module, share: float) -> None:
+    """Drop this share of features before the last layer, when training.
+
+    Args:
+        net: a network of this package, changed in place
+        share: 0.5 in the recipes of TSM and MotionSqueeze, 0.8 for small data sets
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = share
+
+
+def initialize(net: nn.Module) -> None:
+    """Draw weights as ResNet's and TSM's code do: He for convolutions, N(0, 0.001) for the head."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.001)
+            nn.init.zeros_(module.bias)
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """What makes a block's input fit its output."""
+    if inputs == outputs and stride == 1:
+        return nn.Identity()
+    conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+def layer2_channels(depth: Depth) -> int:
+    """Return the channels of layer2."""
+    return 128 if depth == 18 else 512

@@ -1,0 +1,68 @@
+"""Temporal shift: frames exchange a part of their channels with their neighbours."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mrx.backbones.segments import as_clips, check_segments, frame_major
+from mrx.checks import check_choice
+
+Shift = Literal["zero", "circulant"]
+
+_FOLD = 8
+
+
+def temporal_shift(maps: Tensor, segments: int, mode: Shift = "zero") -> Tensor:
+    """Move an eighth of the channels one frame in each direction (TSM, Lin et al., 2019).
+
+    ``zero``: the first ``C // 8`` channels come from the next frame, the second ``C // 8`` from the
+    previous one, zeros where there is none. ``circulant`` goes round the clip and the other way,
+    first from the previous and then from the next, as MotionSqueeze's code has it.
+
+    Shape:
+        - maps, output: ``(B * segments, C, H, W)``, the frames of a clip one after another
+    """
+    check_choice("mode", mode, Shift)
+    clips = as_clips(maps, segments)
+    fold = maps.shape[1] // _FOLD
+    first, second, rest = torch.split(clips, [fold, fold, maps.shape[1] - 2 * fold], 2)
+    if mode == "circulant":
+        first, second = first.roll(1, dims=1), second.roll(-1, dims=1)
+    else:
+        first = F.pad(first[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))
+        second = F.pad(second[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
+    return torch.cat([first, second, rest], dim=2).flatten(0, 1)
+
+
+class TemporalShift(nn.Module):
+    """`temporal_shift` as a module without parameters, which adds no name to a state dict.
+
+    Args:
+        segments: frames of a clip
+        mode: what comes in at the ends of a clip
+
+    Shape:
+        - maps, output: ``(B * segments, C, H, W)``
+    """
+
+    def __init__(self, segments: int, mode: Shift = "zero") -> None:
+        super().__init__()
+        check_choice("mode", mode, Shift)
+        check_segments(segments)
+        self.segments = segments
+        self.mode = mode
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Shift."""
+        return temporal_shift(frame_major(maps, self.segments), self.segments, self.mode)
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"segments={self.segments}, mode={self.mode!r}"
+
+
+def shift_or_not(segments: int, mode: Shift | None) -> nn.Module:
+    """A `TemporalShift`, or what leaves maps as they are."""
+    return nn.Identity() if mode is None else TemporalShift(segments, mode)

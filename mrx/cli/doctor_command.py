@@ -1,0 +1,54 @@
+"""``mrx doctor``: what this machine has, and which paths are used."""
+
+import json
+import platform
+from typing import Any
+
+import click
+
+from mrx.job import cores
+from mrx.version import __version__
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def doctor(as_json: bool) -> None:
+    """Tell versions, devices and which fast paths are used."""
+    facts = examine()
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        text = ", ".join(value) if isinstance(value, list) else value
+        click.echo(f"{name:<12} {text}")
+
+
+def examine() -> dict[str, Any]:
+    """What this machine has."""
+    import av
+    import cv2
+    import h5py
+    import torch
+
+    from mrx import kernels
+    from mrx.decode import nvdec
+
+    first = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    gpus = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    codecs = [c for c in ("h264", "hevc", "vp9", "libdav1d") if c in av.codecs_available]
+    codec_version = ".".join(map(str, av.library_versions["libavcodec"]))
+    return {
+        "mrx": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "av": f"{av.__version__} (libavcodec {codec_version})",
+        "opencv": cv2.__version__,
+        "h5py": f"{h5py.__version__} (HDF5 {h5py.version.hdf5_version})",
+        "cores": str(cores()),
+        "devices": ["cpu", *gpus, *mps],
+        "decoders": codecs,
+        "nvdec": nvdec.trouble(first) or nvdec.name(first),
+        "kernels": kernels.describe(),
+        "triton": kernels.version("triton") or "not installed",
+    }

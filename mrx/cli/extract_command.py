@@ -1,0 +1,212 @@
+"""``mrx extract``: videos to shards."""
+
+import json
+import math
+import os
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from mrx import methods
+from mrx.cli import options as read
+from mrx.cli.report import Report, closing_line, time_lines
+from mrx.engines.bottleneck import bottleneck, shares
+from mrx.engines.run import Limits, Summary, run
+from mrx.errors import UsageError
+from mrx.job import Job
+from mrx.sources import scan
+from mrx.sources.sharding import parse_shard, split
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True)
+@click.option("-o", "--output", default="mrx-out", metavar="DIR", help="The folder of the shards.")
+@read.method_options
+@read.window_options
+@read.decode_options
+@read.storage_options
+@read.input_options
+@click.option(
+    "--device", default="auto", metavar="auto|cpu|cuda:N|mps", help="Where methods compute."
+)
+@click.option(
+    "--devices", metavar="LIST", help="Several GPUs, as in 0,1: a worker process for each."
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    help="Windows computed at once.  [default: the device's own; halved where memory is short]",
+)
+@click.option(
+    "--decode-threads",
+    type=click.IntRange(min=0),
+    help="Videos that a worker decodes at once, beside computing; 0 is one stage after another."
+    "  [default: 0 on a CPU, else its share of the cores, 16 at most]",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "numba", "opencv", "torch"]),
+    help="Which kernels to use, for all methods.  [default: the fastest there]",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes; 0 works in this one.  [default: one for each core, or for each GPU]",
+)
+@click.option(
+    "--shard",
+    "share",
+    metavar="i/N|auto",
+    help="Do only the i-th of N shares, counted from 0; auto asks SLURM and torchrun.",
+)
+@click.option(
+    "--timeout", type=float, default=600.0, help="Seconds for one video; 0 waits for ever."
+)
+@click.option(
+    "--max-failures",
+    type=click.IntRange(min=0),
+    help="Stop when more inputs than this have failed.",
+)
+@click.option("--overwrite", is_flag=True, help="Remove the shards that the output folder holds.")
+@click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Tell what would be done, with frames and bytes as the headers promise.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a summary on stdout.")
+@click.option("--jsonl", is_flag=True, help="Print a row for each input on stdout, as it ends.")
+@click.option(
+    "--print",
+    "printed",
+    type=click.Choice(["path"]),
+    help="Print each finished shard's path on stdout.",
+)
+@click.option("--no-progress", is_flag=True, help="No bar, even at a terminal.")
+@read.loudness_options
+@click.pass_context
+def extract(ctx: click.Context, /, inputs: tuple[str, ...], **options: Any) -> None:
+    """Extract motion representations from INPUTS into HDF5 shards.
+
+    INPUTS are files, folders (searched through), globs, @list.txt or list.csv, - for a list on
+    stdin, folders of numbered images, or URLs. What is done already is not done again: give the
+    same command after a crash, or with more videos.
+    """
+    if options["backend"]:
+        os.environ["MRX_BACKEND"] = options["backend"]  # workers inherit it
+    job = _job(options)
+    limits = Limits(
+        timeout=_timeout(options["timeout"]),
+        max_failures=options["max_failures"],
+        retry_failed=options["retry_failed"],
+        missing_ok=options["missing_ok"],
+    )
+    found = _find(inputs, options)
+    chosen = split(found.sources, *job.share) if job.share else found.sources
+    settings = ctx.find_root().params
+    report = Report(
+        verbose=settings["verbose"],
+        quiet=settings["quiet"],
+        progress=not options["no_progress"] and not job.dry_run,
+        output=_output(options),
+    )
+    try:
+        summary = run(job, chosen, workers=options["workers"], limits=limits, listener=report)
+    finally:
+        report.close()
+    _conclude(summary, found, as_json=options["as_json"], loudness=settings)
+    ctx.exit(summary.exit_code)
+
+
+def _job(options: dict[str, Any]) -> Job:
+    names = tuple(dict.fromkeys(options["methods"]))
+    for name in names:
+        methods.check(name)
+    output = options["output"]
+    if output.endswith((".h5", ".hdf5")) or os.path.isfile(output):  # noqa: PTH113 - a str stays one
+        raise UsageError(f"bad output ({output}): give a folder; shards are numbered files in it")
+    return Job(
+        output=output,
+        methods=names,
+        parameters=read.by_method(options["params"], names, option="-p"),
+        weights=read.weights_by_method(options["weights"], names),
+        stack=options["stack"],
+        decoding=read.decoding(options),
+        windowing=read.windowing(options),
+        storage=read.storage(options),
+        devices=_devices(options["device"], options["devices"]),
+        batch=options["batch"],
+        decode_threads=options["decode_threads"],
+        share=parse_shard(options["share"], os.environ) if options["share"] else None,
+        overwrite=options["overwrite"],
+        dry_run=options["dry_run"],
+    )
+
+
+def _find(inputs: tuple[str, ...], options: dict[str, Any]) -> scan.Found:
+    return scan.find(
+        inputs,
+        null=options["null"],
+        root=options["root"],
+        key=options["key"],
+        extensions=_endings(options["ext"]) or scan.VIDEO_EXTENSIONS,
+        label_from_parent=options["label_from"] == "parent",
+    )
+
+
+def _endings(text: str | None) -> list[str]:
+    """``.mp4, MKV`` to the endings alone."""
+    return [e for e in (word.strip().lower().lstrip(".") for word in (text or "").split(",")) if e]
+
+
+def _timeout(seconds: float) -> float | None:
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"--timeout is a finite number of seconds, or 0, not {seconds:g}")
+    return seconds or None
+
+
+def _output(options: dict[str, Any]) -> Any:
+    if options["jsonl"]:
+        return "rows"
+    if options["printed"]:
+        return "paths"
+    return "table" if options["dry_run"] and not options["as_json"] else "nothing"
+
+
+def _devices(one: str, several: str | None) -> tuple[str, ...]:
+    """``0,1`` as the names of devices."""
+    if several is None:
+        return (one,)
+    if one != "auto":
+        raise UsageError(f"--device {one} and --devices {several}: give one of them")
+    words = [word.strip() for word in several.split(",") if word.strip()]
+    return tuple(f"cuda:{word}" if word.isdigit() else word for word in words)
+
+
+def _conclude(
+    summary: Summary, found: scan.Found, *, as_json: bool, loudness: dict[str, Any]
+) -> None:
+    if as_json:
+        click.echo(json.dumps({**asdict(summary), **_more(summary, found)}))
+    if loudness["quiet"]:
+        return
+    if found.passed_over:
+        counts = ", ".join(f"{count} {why}" for why, count in found.passed_over.items())
+        click.echo(f"passed over in folders: {counts}", err=True)
+    if found.duplicates:
+        click.echo(f"named more than once, done once: {found.duplicates}", err=True)
+    if loudness["verbose"]:
+        for line in time_lines(summary):
+            click.echo(line, err=True)
+    click.echo(closing_line(summary), err=True)
+
+
+def _more(summary: Summary, found: scan.Found) -> dict[str, Any]:
+    """What a machine wants to know beside the summary's own fields."""
+    return {
+        "missed": summary.missed,
+        "passed_over": found.passed_over,
+        "workers": [{**asdict(w), "busy": shares(w)} for w in summary.workers],
+        "bottleneck": bottleneck(summary.workers),
+    }

@@ -1,0 +1,134 @@
+"""``mrx ls``: what shards hold, and what failed or was skipped."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mrx.cli import options as read
+from mrx.errors import NoInputError, UsageError
+from mrx.job import Row
+
+COLUMNS = (
+    *("key", "status", "method", "n_out", "channels", "height", "width", "fps", "duration"),
+    *("label", "reason", "source", "shard"),
+)
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True)
+@click.option("--json", "form", flag_value="json", help="One JSON array.")
+@click.option("--jsonl", "form", flag_value="jsonl", help="One JSON object a line.")
+@click.option("--csv", "form", flag_value="csv", help="Comma-separated, with a header.")
+@click.option("--status", type=click.Choice(["ok", "failed", "skipped"]), help="Only these.")
+@click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only rows with this value.")
+@read.loudness_options
+def ls(
+    paths: tuple[str, ...], form: str | None, status: str | None, where: tuple[str, ...]
+) -> None:
+    """List what the shards or output folders PATHS hold, a row for each video and method.
+
+    A folder's rows come with those that failed or were skipped. PATH::KEY shows one video with
+    all its attributes. - reads paths from stdin.
+    """
+    wanted = dict(_condition(text) for text in where) | ({"status": status} if status else {})
+    if any("::" in path for path in paths):
+        for path in paths:
+            _show(path)
+        return
+    named = [line for p in paths for line in (sys.stdin.read().splitlines() if p == "-" else [p])]
+    rows = (row for path in named for row in list_rows(Path(path)))
+    chosen = (r for r in rows if all(str(r.get(k)) == v for k, v in wanted.items()))
+    _print(chosen, form)
+
+
+def list_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a shard, or of an output folder with its manifests."""
+    from mrx.shards.layout import STAMP, shards
+    from mrx.shards.reader import Shards
+
+    if not path.exists():
+        raise NoInputError(f"nothing to list: {path} does not exist")
+    held: dict[str, list[float]] = {}
+    if path.is_file() or shards(path):
+        with Shards(path) as found:
+            for row in found.rows():
+                held[row["key"]] = [row[name] for name in STAMP]
+                yield {"status": "ok", **row}
+    for ended in _last_rows(path) if path.is_dir() else []:
+        known = (ended.size, ended.mtime, ended.start, ended.end)
+        stamp = [-1 if fact is None else fact for fact in known]
+        if ended.status in ("failed", "skipped") and held.get(ended.key) != stamp:
+            facts = {"key": ended.key, "status": ended.status, "reason": ended.reason}
+            yield {**facts, "source": ended.path}
+
+
+def _last_rows(folder: Path) -> Iterable[Row]:
+    """The last row of each key; of two manifests, the one written to later counts."""
+    from mrx.manifest import manifests, read_rows
+
+    rows: dict[str, Row] = {}
+    for manifest in sorted(manifests(folder), key=lambda path: path.stat().st_mtime):
+        rows |= read_rows(manifest)[1]
+    return rows.values()
+
+
+def _print(rows: Iterator[dict[str, Any]], form: str | None) -> None:
+    if form == "json":
+        click.echo(json.dumps(list(rows)))
+    elif form == "csv":
+        writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        for row in rows:
+            click.echo(json.dumps(row) if form == "jsonl" else _line(row))
+
+
+def _line(row: dict[str, Any]) -> str:
+    if row["status"] != "ok":
+        return f"{row['status']:<8} {row['key']}  {row['reason']}"
+    shape = "x".join(str(row[n]) for n in ("n_out", "channels", "height", "width"))
+    facts = f"{row['method']:<14} {shape:<18} {row['fps']:6.2f} fps {row['duration']:8.2f} s"
+    return f"ok       {facts}  {row['key']}"
+
+
+def _show(path: str) -> None:
+    """One video: its attributes, and each method's with statistics."""
+    from mrx.shards.reader import Shards
+
+    file, _, key = path.partition("::")
+    with Shards(Path(file)) as shards:
+        if key not in shards:
+            raise UsageError(f"no such key ({key}) in {file}; mrx ls {file} lists them")
+        recording = shards[key]
+        facts = {
+            **_plain(recording.attrs),
+            "methods": {
+                name: {
+                    "shape": list(maps.shape),
+                    "dtype": str(maps.dataset.dtype),
+                    **_plain(maps.attrs),
+                }
+                for name, maps in recording.items()
+            },
+        }
+    click.echo(json.dumps(facts, indent=2))
+
+
+def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.tolist() if hasattr(value, "tolist") else value
+        for name, value in attributes.items()
+    }
+
+
+def _condition(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in COLUMNS:
+        raise UsageError(f"bad --where ({text}): give NAME=VALUE with one of {', '.join(COLUMNS)}")
+    return name, value

@@ -1,0 +1,267 @@
+"""``mrx visualize``: a video or a shard to a film, pictures, a page or a grid."""
+
+import math
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from mrx import methods
+from mrx.cli import options as read
+from mrx.errors import UsageError
+from mrx.job import Job
+
+STYLES = ("side-by-side", "wheel", "hsv", "quiver", "magnitude", "signed", "overlay")
+OF_VIDEOS = (
+    *("params", "stack", "weights", "device", "step", "dilation", "tail", "start", "end"),
+    *("short_side", "size", "no_resize", "upscale", "no_autorotate", "image_fps"),
+)
+
+OF_METHODS = ("kernels", "output", "scale", "methods", "params", "weights")
+OF_CHECKPOINTS = (
+    *("kernels", "output", "scale", "weights"),
+    *("layers", "channel", "per_frame_scale"),
+)
+
+
+@click.command()
+@click.argument("source", metavar="[INPUT]", required=False)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="FILE|DIR|-",
+    help=".html (a page to scrub through), .mp4 (H.264), .webm (VP9), .gif, .png (one picture), "
+    "a folder of PNGs, or - for stdout.",
+)
+@read.method_options
+@click.option(
+    "--style",
+    type=click.Choice(STYLES),
+    default="side-by-side",
+    help="How motion is drawn; side-by-side is each method's own, beside the frame.",
+)
+@click.option("--max-flow", default="auto", metavar="auto|PX", help="Displacement of full color.")
+@click.option("--per-frame-scale", is_flag=True, help="A scale for each picture or filter.")
+@click.option("--legend", is_flag=True, help="Show what the colors mean; .html always does.")
+@click.option(
+    "--label",
+    type=click.Choice(["none", "names", "parameters"]),
+    default="names",
+    help="What stands on the panels; parameters are those that are not the default.",
+)
+@click.option("--alone", is_flag=True, help="No frame beside the panels.")
+@click.option(
+    "--compare", is_flag=True, help="A grid in a .png: time to the right, a row for each method."
+)
+@click.option("--columns", type=click.IntRange(min=1), default=4, help="Of the grid of --compare.")
+@click.option("--frames", metavar="A:B", help="Only windows that begin at frames A to B - 1.")
+@click.option("--every", type=click.IntRange(min=1), default=1, help="One window of so many.")
+@click.option(
+    "--fps", "rate", type=float, help="Pictures a second of the film.  [default: as filmed]"
+)
+@click.option("--scale", type=float, default=1.0, help="How many times larger than the frames.")
+@click.option(
+    "--device", default="auto", metavar="auto|cpu|cuda:N|mps", help="Where methods compute."
+)
+@click.option(
+    "--kernels",
+    is_flag=True,
+    help="No INPUT: a .png of the method's filters, before and after --weights; or, without -m, of "
+    "the first layer of each --weights.",
+)
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="NAME",
+    help="With --kernels: this convolution of the checkpoints, where they have it.",
+)
+@click.option(
+    "--channel",
+    type=click.IntRange(min=0),
+    help="With --kernels: one input of every filter, 0 is the first.",
+)
+@read.window_options
+@read.decode_options
+@read.loudness_options
+@click.pass_context
+def visualize(ctx: click.Context, /, source: str | None, output: str, **options: Any) -> None:
+    """Draw the motion in INPUT beside its frames.
+
+    INPUT is a video, a folder of numbered images or a URL, whose maps are computed; or a shard, a
+    folder of shards, or one video of it as in out::KEY, whose maps are read. There is a picture for
+    each window of the method that has most of them, with its first frame; the map of a slower
+    method stays until its next window begins, and tells its own time in a grid. One scale, from a
+    first pass, holds for the whole clip. Odd sides are made even in .mp4, .webm and -, by a last
+    row or column that stands twice. An .html is one page that needs no network: a scrubber moves
+    all panels, and the pointer reads the values.
+    """
+    ctx.with_resource(_unwound_by_sigterm())
+    if _draws_kernels(ctx, source):
+        _draw_kernels(ctx, output, options)
+        return
+    source = str(source)
+    part, look = _part(options["frames"]), _look(options)
+    _check_output(output, compare=options["compare"])
+    _check_that_all_count(ctx, output)
+    from mrx.visualize import draw as work
+
+    work.check_input_is_no_output(source, output=output)
+    showing = work.Showing(output, part, work.Look(**look), _voice(ctx))
+    if work.is_stored(source):
+        names = options["methods"] if _given(ctx, "methods") else ()
+        for name in OF_VIDEOS:
+            if _given(ctx, name):
+                option = {"params": "-p"}.get(name, f"--{name.replace('_', '-')}")
+                raise UsageError(f"{option} does not fit {source}: its maps are computed already")
+        work.visualize_shard(source, names, showing)
+    else:
+        work.visualize_video(source, _job(output, options), showing)
+
+
+# A film has a rate of its own, and shows windows in order.
+visualize.params = [p for p in visualize.params if p.name not in ("fps", "segments")]
+
+
+@contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, as Ctrl-C does, so that no half of an output stays."""
+
+    def stop(number: int, _: object) -> None:
+        click.echo("stopped by SIGTERM", err=True)
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _draws_kernels(ctx: click.Context, source: str | None) -> bool:
+    """Whether there is no input but kernels; both or neither is refused."""
+    kernels = bool(ctx.params["kernels"])
+    if kernels and source is not None:
+        raise UsageError(f"--kernels draws no INPUT: leave out {source}, or --kernels")
+    if not kernels and source is None:
+        raise UsageError("nothing to draw: give an INPUT, or --kernels for filters")
+    for name, option in (("layers", "--layer"), ("channel", "--channel")):
+        if not kernels and _given(ctx, name):
+            raise UsageError(f"{option} is for --kernels")
+    return kernels
+
+
+def _draw_kernels(ctx: click.Context, output: str, options: dict[str, Any]) -> None:
+    names, files = tuple(dict.fromkeys(options["methods"])), options["weights"]
+    alone = bool(files) and not _given(ctx, "methods")
+    fitting = OF_CHECKPOINTS if alone else OF_METHODS
+    for option in ctx.command.params:
+        name = str(option.name)
+        if option.expose_value and name not in fitting and _given(ctx, name):
+            what = "a checkpoint without -m" if alone else f"the kernels of {names[0]}"
+            raise UsageError(f"{max(option.opts, key=len)} does not fit {what}")
+    if not output.lower().endswith(".png"):
+        raise UsageError(f"--kernels makes one .png, not {output}")
+    scale = _number("--scale", options["scale"])
+    if not alone and (len(names) > 1 or len(files) > 1):
+        raise UsageError("--kernels draws one method, with one --weights at most")
+    methods.check(names[0])
+    from mrx.visualize import filters as work
+
+    if alone:
+        layers = work.Layers(options["layers"], options["channel"], options["per_frame_scale"])
+        work.draw_checkpoints(files, layers, output, scale)
+    else:
+        parameters = read.by_method(options["params"], names, option="-p")[names[0]]
+        weights = read.weights_by_method(files, names).get(names[0])
+        work.draw_method(names[0], parameters, weights, output, scale)
+
+
+def _given(ctx: click.Context, name: str) -> bool:
+    usual = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    return ctx.get_parameter_source(name) not in usual
+
+
+def _voice(ctx: click.Context) -> Callable[[str], None]:
+    quiet = ctx.find_root().params.get("quiet")
+    return lambda text: None if quiet else click.echo(text, err=True)
+
+
+def _job(output: str, options: dict[str, Any]) -> Job:
+    names = tuple(dict.fromkeys(options["methods"]))
+    for name in names:
+        methods.check(name)
+    return Job(
+        output=output,
+        methods=names,
+        parameters=read.by_method(options["params"], names, option="-p"),
+        weights=read.weights_by_method(options["weights"], names),
+        stack=options["stack"],
+        decoding=read.decoding({**options, "fps": None}),
+        windowing=read.windowing({**options, "segments": None}),
+        devices=(options["device"],),
+    )
+
+
+def _look(options: dict[str, Any]) -> dict[str, Any]:
+    if options["legend"] and options["per_frame_scale"]:
+        raise UsageError("--legend shows one scale: leave out --per-frame-scale")
+    if options["max_flow"] != "auto" and options["per_frame_scale"]:
+        raise UsageError("--max-flow is one scale for all: leave out --per-frame-scale")
+    names = ("style", "per_frame_scale", "legend", "label", "alone", "every")
+    return {
+        **{name: options[name] for name in names},
+        "scale": _number("--scale", options["scale"]),
+        "fps": None if options["rate"] is None else _number("--fps", options["rate"]),
+        "max_flow": None if options["max_flow"] == "auto" else _pixels(options["max_flow"]),
+        "columns": options["columns"] if options["compare"] else None,
+    }
+
+
+def _number(option: str, value: float) -> float:
+    if not 0 < value < math.inf:
+        raise UsageError(f"{option} is a finite number above 0, not {value:g}")
+    return value
+
+
+def _pixels(text: str) -> float:
+    try:
+        return _number("--max-flow", float(text))
+    except ValueError as error:
+        raise UsageError(f"bad --max-flow ({text}): give auto or pixels") from error
+
+
+def _part(text: str | None) -> tuple[int, int | None]:
+    """``10:20``, ``10:`` or ``:20`` to the two numbers."""
+    if text is None:
+        return 0, None
+    match = re.fullmatch(r"([0-9]*):([0-9]*)", text)
+    begin, end = (int(match[1] or 0), int(match[2]) if match[2] else None) if match else (0, 0)
+    if end is not None and end <= begin:
+        raise UsageError(f"bad --frames ({text}): give A:B with B above A, as in 10:20")
+    return begin, end
+
+
+def _check_that_all_count(ctx: click.Context, output: str) -> None:
+    """Refuse options that would change nothing."""
+    if _given(ctx, "columns") and not ctx.params["compare"]:
+        raise UsageError("--columns is for --compare")
+    if _given(ctx, "rate") and output.lower().endswith(".png"):
+        raise UsageError(f"--fps is for films and pages, not for {output}")
+
+
+def _check_output(output: str, *, compare: bool) -> None:
+    if compare and not output.lower().endswith(".png"):
+        raise UsageError(f"--compare makes one .png, not {output}")
+    if output == "-" and sys.stdout.isatty():
+        raise UsageError("-o - writes a film: pipe it to a player, as in | mpv -")

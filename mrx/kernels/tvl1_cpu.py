@@ -1,0 +1,292 @@
+"""TV-L1 from the decoder's bytes by the fastest way there is.
+
+On the CPU one pair at a time: its fields then stay in the cache. ``numba`` runs fused rows, and
+``opencv`` and ``torch`` whole planes in place, the first with OpenCV's resampling and median. On
+other devices all pairs at once, by Triton kernels where they run.
+"""
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrx.kernels import Backend, tvl1_gpu, tvl1_rows, warp_rows
+from mrx.kernels.tvl1_rows import Floats
+from mrx.ops import flow as ops
+from mrx.ops.median import median_blur
+from mrx.ops.pyramid import blur_taps, pyramid, sizes
+from mrx.ops.texture import WEIGHT, structure, texture
+from mrx.ops.tvl1_solver import Linear, MakeLevel, PlainLevel, Rules, gradients, linearize, solve
+from mrx.ops.warp import Border, positions, sample_cubic
+
+OPENCV_CUBIC = -0.75
+
+LARGE = 480 * 640
+"""Pixels from which iterations go over the rows together, to stay in the cache."""
+
+_DEPTH = 10
+
+
+def flow(frames: Tensor, rules: Rules, *, backend: Backend, half: bool = False) -> Tensor:
+    """The displacements between the neighbouring frames of each window.
+
+    Frames that windows share, as views of the same memory, are made ready once.
+
+    Args:
+        frames: windows of them
+        rules: of the solution
+        backend: on the CPU; on other devices only ``torch`` means something, no Triton kernels
+        half: keep the state in half precision between the launches of Triton kernels
+
+    Shape:
+        - frames: ``(B, T, 1, H, W)`` uint8 or floating point, in 0..255
+        - output: ``(B, 2 (T - 1), H, W)`` float32
+    """
+    if frames.device.type != "cpu":
+        return ops.shared_flow(frames, rules, _device_level(frames, rules, backend, half=half))
+    ready: dict[int, list[Tensor]] = {}
+
+    def levels(frame: Tensor) -> list[Tensor]:
+        place = frame.data_ptr()
+        if place not in ready:
+            while len(ready) > frames.shape[1]:
+                ready.pop(next(iter(ready)))
+            ready[place] = _levels(frame, rules, backend)
+        return ready[place]
+
+    kind = _LEVELS[backend]
+    return ops.neighbours(frames, lambda a, b: solve(levels(a), levels(b), rules, kind))
+
+
+def _device_level(frames: Tensor, rules: Rules, backend: Backend, *, half: bool) -> MakeLevel:
+    """What works on a batch of pairs: Triton kernels, or tensors where there are none."""
+    if backend != "torch" and tvl1_gpu.usable(frames):
+        state = torch.float16 if half else torch.float32
+        return functools.partial(tvl1_gpu.GpuLevel, dtype=state)
+    return PlainLevel if rules.epsilon else InPlaceLevel  # the first stops each pair for itself
+
+
+def _levels(frame: Tensor, rules: Rules, backend: Backend) -> list[Tensor]:
+    """A frame at all its sizes, with its structure taken away.
+
+    Shape:
+        - frame: ``(1, H, W)``
+        - output: ``(1, 1, h, w)`` each
+    """
+    image = frame[None].float()
+    if rules.texture:
+        smooth = _structure if backend == "numba" else structure
+        image = texture(image, rules, smooth=smooth)
+    if backend == "torch":
+        return pyramid(image, zoom=rules.zoom, most=rules.levels, smooth=rules.blur)
+    return _pyramid(image, rules)
+
+
+def _structure(image: Tensor, *, rounds: int) -> Tensor:
+    fields = tvl1_rows.new_fields(3, *image.shape[2:])
+    tvl1_rows.structure()(image[0, 0].numpy(), fields, np.float32(WEIGHT), rounds)
+    return torch.from_numpy(fields[None, :1, 1:, 1:-1])
+
+
+def _pyramid(image: Tensor, rules: Rules) -> list[Tensor]:
+    """As `mrx.ops.pyramid`, by OpenCV."""
+    import cv2
+
+    levels = [image]
+    for height, width in sizes(*image.shape[2:], zoom=rules.zoom, most=rules.levels)[1:]:
+        above = levels[-1][0, 0].numpy()
+        if rules.blur:
+            taps = np.array(blur_taps(rules.zoom))
+            above = cv2.sepFilter2D(above, cv2.CV_32F, taps, taps)
+        smaller = np.empty((height, width), np.float32)
+        cv2.resize(above, None, smaller, rules.zoom, rules.zoom)
+        levels.append(torch.from_numpy(smaller)[None, None])
+    return levels
+
+
+class RowsLevel:
+    """A level by numba's rows, of one pair."""
+
+    def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: Rules) -> None:
+        height, width = before.shape[2:]
+        self.rules = rules
+        self._before = before[0, 0].numpy()
+        self._fields = tvl1_rows.new_fields(6, height, width)
+        self._u = self._fields[:2, 1:, 1:-1]
+        self._u[:] = flow[0].numpy()
+        self._fields[:2, 1:, -1] = self._u[..., -1]
+        self._term = np.empty((4, height, width), np.float32)
+        self._slopes = np.zeros((2, height, width), np.float32)
+        self._rows = np.empty((12, width), np.float32)
+        self._places = np.empty(width, np.int32)
+        self._planes = self._interleave(after[0, 0].numpy())
+
+    def flow(self) -> Tensor:
+        """The displacements so far."""
+        return torch.from_numpy(self._u.copy())[None]
+
+    def warp(self) -> None:
+        """One linearisation, iterated."""
+        rules = self.rules
+        if rules.median_at == "warp":
+            self._calm()
+        mix = 0.5 if rules.gradient == "mixed" else 0.0
+        warp_rows.warp()(
+            self._planes,
+            self._before,
+            self._slopes,
+            self._fields,
+            self._term,
+            np.float32(rules.cubic),
+            np.float32(mix),
+            rules.masked,
+            self._rows,
+            self._places,
+        )
+        for _ in range(rules.outer):
+            if rules.median_at == "round":
+                self._calm()
+            if not self._iterate():
+                return
+
+    def _iterate(self) -> bool:
+        rules = self.rules
+        size = self._before.size
+        enough = rules.epsilon**2 * size if rules.epsilon else -1.0
+        return tvl1_rows.iterate()(
+            self._fields,
+            self._term,
+            rules.inner,
+            _DEPTH if size >= LARGE and not rules.epsilon else 1,
+            np.float32(rules.strength * rules.theta),
+            np.float32(rules.theta),
+            np.float32(rules.tau / rules.theta),
+            enough,
+        )
+
+    def _calm(self) -> None:
+        """The median of both displacements."""
+        import cv2
+
+        if self.rules.median > 1:
+            for plane in self._u:
+                plane[:] = cv2.medianBlur(plane, self.rules.median)
+            self._fields[:2, 1:, -1] = self._u[..., -1]
+
+    def _interleave(self, image: Floats) -> Floats:
+        """The later image and its gradient, pixel by pixel, with their border."""
+        rules = self.rules
+        weights = (8 / 12, -1 / 12) if rules.gradient == "mixed" else (0.5, 0.0)
+        near, far = (np.float32(weight) for weight in weights)
+        differentiate = warp_rows.differentiate()
+        slopes = np.empty((2, *image.shape), np.float32)
+        differentiate(image, near, far, slopes)
+        if rules.gradient == "mixed":
+            differentiate(self._before, near, far, self._slopes)
+        height, width = image.shape
+        pad = warp_rows.PAD
+        planes = np.zeros((height + 2 * pad, width + 2 * pad, 4), np.float32)
+        inner = planes[pad:-pad, pad:-pad]
+        inner[..., 0] = image
+        inner[..., 1:3] = slopes.transpose(1, 2, 0)
+        if rules.border == "clamp":
+            planes[pad:-pad, :pad] = inner[:, :1]
+            planes[pad:-pad, -pad:] = inner[:, -1:]
+            planes[:pad] = planes[pad]
+            planes[-pad:] = planes[-pad - 1]
+        return planes.reshape(-1)
+
+
+class InPlaceLevel:
+    """A level by whole planes that are written over, without an allocation in an iteration."""
+
+    def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: Rules) -> None:
+        self.before, self.after, self.rules = before, after, rules
+        self._slopes = gradients(before, after, rules)
+        self._u = flow.clone()
+        self._p = flow.new_zeros(len(flow), 2, 2, *flow.shape[2:])
+        self._slope = torch.zeros_like(self._p)  # the last column and row are never written
+        self._length = torch.empty_like(flow)
+        self._last = torch.empty_like(flow)
+        self._residual = torch.empty_like(before)
+
+    def flow(self) -> Tensor:
+        """The displacements so far."""
+        return self._u
+
+    def warp(self) -> None:
+        """One linearisation, iterated."""
+        rules = self.rules
+        if rules.median_at == "warp":
+            self._calm()
+        term = self._linearize()
+        enough = rules.epsilon**2 * self.before.shape[2] * self.before.shape[3]
+        for _ in range(rules.outer):
+            if rules.median_at == "round":
+                self._calm()
+            for _ in range(rules.inner):
+                if rules.epsilon:
+                    self._last.copy_(self._u)
+                self._iterate(term)
+                if rules.epsilon and self._last.sub_(self._u).square_().sum() <= enough:
+                    return
+
+    def _calm(self) -> None:
+        self._u = median_blur(self._u, self.rules.median)
+
+    def _linearize(self) -> Linear:
+        return linearize(self.before, self.after, self._slopes, self._u, self.rules)
+
+    def _iterate(self, term: Linear) -> None:
+        rules, u, p = self.rules, self._u, self._p
+        limit = rules.strength * rules.theta
+        residual = torch.mul(term.gradient[:, :1], u[:, :1], out=self._residual)
+        residual.addcmul_(term.gradient[:, 1:], u[:, 1:]).add_(term.rest)
+        residual.mul_(term.inverse).clamp_(-limit, limit)
+        u.addcmul_(term.gradient, residual, value=-1)
+        across, down = p[:, :, 0], p[:, :, 1]
+        u.add_(across, alpha=rules.theta).add_(down, alpha=rules.theta)
+        u[..., 1:].sub_(across[..., :-1], alpha=rules.theta)
+        u[..., 1:, :].sub_(down[..., :-1, :], alpha=rules.theta)
+        right, below = self._slope[:, :, 0], self._slope[:, :, 1]
+        torch.sub(u[..., 1:], u[..., :-1], out=right[..., :-1])
+        torch.sub(u[..., 1:, :], u[..., :-1, :], out=below[..., :-1, :])
+        length = torch.mul(right, right, out=self._length)
+        length.addcmul_(below, below).sqrt_().mul_(rules.tau / rules.theta).add_(1)
+        p.add_(self._slope, alpha=rules.tau / rules.theta).div_(length[:, :, None])
+
+
+class OpenCVLevel(InPlaceLevel):
+    """The same, with OpenCV's median, and its warp where that is the one asked for."""
+
+    def _calm(self) -> None:
+        import cv2
+
+        if self.rules.median > 1:
+            for plane in self._u[0].numpy():
+                cv2.medianBlur(plane.copy(), self.rules.median, dst=plane)
+
+    def _linearize(self) -> Linear:
+        rules = self.rules
+        remaps = rules.cubic == OPENCV_CUBIC and rules.border == "zero"
+        sample = _remap if remaps else sample_cubic
+        return linearize(self.before, self.after, self._slopes, self._u, rules, sample=sample)
+
+
+def _remap(planes: Tensor, flow: Tensor, *, a: float, border: Border) -> Tensor:
+    """`sample_cubic` by OpenCV, for the one kernel and border that it has."""
+    import cv2
+
+    out = torch.empty_like(planes)
+    columns, rows = (where[0].numpy() for where in positions(flow))
+    for source, target in zip(planes[0].numpy(), out[0].numpy(), strict=True):
+        cv2.remap(source, columns, rows, cv2.INTER_CUBIC, dst=target)
+    return out
+
+
+_LEVELS: dict[str, MakeLevel] = {
+    "numba": RowsLevel,
+    "opencv": OpenCVLevel,
+    "torch": InPlaceLevel,
+}

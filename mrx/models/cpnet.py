@@ -1,0 +1,42 @@
+"""The network of correspondence proposals, beside which MotionSqueeze is compared."""
+
+from torch import Tensor, nn
+
+from mrx.backbones.resnet import Depth, ResNet, layer2_channels
+from mrx.backbones.shift import Shift
+from mrx.models.proposals import CorrespondenceProposal
+
+
+class CPNet(ResNet):
+    """TSM-ResNet with one CP module after layer2, as MotionSqueeze's supplement compares it.
+
+    As in CP's own code the module takes the sum of layer2's last block before its ReLU, which
+    follows after what it adds. So `features` until layer2 are without that ReLU here.
+
+    Args:
+        depth: 18 or 50
+        classes: how many there are
+        segments: frames of a clip, at least 2
+        shift: how frames exchange channels in each block, or None
+
+    Shape:
+        - clip: ``(B, segments, 3, H, W)``, or frame after frame ``(B * segments, 3, H, W)``
+        - output: ``(B, classes)``, logits
+    """
+
+    def __init__(
+        self,
+        depth: Depth = 18,
+        classes: int = 1000,
+        *,
+        segments: int = 8,
+        shift: Shift | None = "zero",
+    ) -> None:
+        super().__init__(depth, classes, segments=segments, shift=shift)
+        self.proposals = CorrespondenceProposal(layer2_channels(depth), segments)
+        *_, last = self.get_submodule("layer2").children()
+        last.last_relu = nn.Identity()
+
+    def motion(self, maps: Tensor) -> Tensor:
+        """Maps with what their correspondences tell, and the ReLU that ends a residual block."""
+        return self.relu(self.proposals(maps))

@@ -1,0 +1,56 @@
+"""Networks that a motion module makes: MSNet, its MobileNet-V2, and the CP network beside it."""
+
+import torch
+from torch import Tensor, nn
+
+from mrx.backbones.resnet import Depth, ResNet, layer2_channels
+from mrx.backbones.shift import Shift
+from mrx.methods.motion_squeeze import Match, MotionSqueeze, Transformation
+from mrx.ops.matching import pair_up, repeat_last
+
+
+class MSNet(ResNet):
+    """TSM-ResNet with MotionSqueeze after layer2 (res3) (Kwon et al., 2020).
+
+    `mrx.methods.motion_squeeze.MotionSqueeze` with its layers at the top of the state dict, as
+    ``chnl_reduction.*`` and ``flow_refinement.*``, where the released code has them; the rest is
+    `ResNet`. The head is drawn as there, by Xavier's rule.
+
+    Args:
+        depth: 18 or 50
+        classes: how many there are
+        segments: frames of a clip, at least 2
+        shift: how frames exchange channels in each block, or None
+        transformation: of displacements to features, a form of table 1 of the supplement
+
+    Shape:
+        - clip: ``(B, segments, 3, H, W)``, or frame after frame ``(B * segments, 3, H, W)``,
+          normalised as the weights were trained with
+        - output: ``(B, classes)``, logits
+    """
+
+    def __init__(
+        self,
+        depth: Depth = 50,
+        classes: int = 1000,
+        *,
+        segments: int = 8,
+        shift: Shift | None = "zero",
+        transformation: Transformation = "separable",
+    ) -> None:
+        super().__init__(depth, classes, segments=segments, shift=shift)
+        squeeze = MotionSqueeze(layer2_channels(depth), segments, transformation=transformation)
+        self.chnl_reduction = squeeze.chnl_reduction
+        self.matching = squeeze.matching
+        self.flow_refinement = squeeze.flow_refinement
+        nn.init.xavier_uniform_(self.fc.weight)
+
+    def motion(self, maps: Tensor) -> Tensor:
+        """Maps of layer2 with what their motion tells, as `MotionSqueeze` makes them."""
+        found = self.match(maps)
+        told = torch.cat([found.displacement / self.matching.reach, found.confidence], dim=1)
+        return maps + self.flow_refinement(repeat_last(told, self.segments).to(maps.dtype))
+
+    def match(self, maps: Tensor) -> Match:
+        """What the matching finds in maps of layer2, for each of the B (T - 1) pairs of frames."""
+        return self.matching(*pair_up(self.chnl_reduction(maps), self.segments))

@@ -1,0 +1,172 @@
+"""Reading shards back: floats in the method's units, whatever the stored type."""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from mrx.errors import MissingError, NoInputError
+from mrx.shards.encoding import decode
+from mrx.shards.layout import INDEX, ITEMS, group_name, open_shard, read_index, shards
+
+MOST_OPEN = 32
+
+
+class Shards(Mapping[str, "Recording"]):
+    """All videos of one or more shards, by key.
+
+    Files are opened when they are read, at most 32 at a time and anew in every process, so that
+    an object can be handed to a data loader's workers. Of a key that stands in several shards,
+    the shard written last counts.
+
+    Args:
+        path: a folder of shards, or one shard
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        root = Path(path)
+        self.paths = shards(root) if root.is_dir() else [root]
+        if not self.paths:
+            raise NoInputError(f"no shards in {root}: mrx extract -o {root} makes them")
+        self._files: OrderedDict[Path, h5py.File] = OrderedDict()
+        self._process = os.getpid()
+        made = {p: read_index(p) for p in self.paths}
+        written = sorted(self.paths, key=lambda p: made[p][0])
+        self._rows = {p: made[p][1] for p in written}
+        self._where = {row["key"].decode(): p for p in written for row in self._rows[p]}
+
+    def __getitem__(self, key: str) -> "Recording":
+        return Recording(self, key, self._where[key])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __repr__(self) -> str:
+        return f"Shards({len(self)} videos in {len(self.paths)} shards)"
+
+    def __enter__(self) -> "Shards":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": OrderedDict()}
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """One row for each video and method, as plain values."""
+        for path, rows in self._rows.items():
+            for row in rows:
+                values = {name: row[name] for name in INDEX.names or ()}
+                plain = {
+                    n: v.decode() if isinstance(v, bytes) else v.item() for n, v in values.items()
+                }
+                if self._where[plain["key"]] == path:
+                    yield {**plain, "shard": str(path)}
+
+    def close(self) -> None:
+        """Close the files that are open."""
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def _file(self, path: Path) -> h5py.File:
+        if self._process != os.getpid():
+            self._files, self._process = OrderedDict(), os.getpid()
+        if path not in self._files:
+            while len(self._files) >= MOST_OPEN:
+                self._files.popitem(last=False)[1].close()
+            self._files[path] = open_shard(path)
+        self._files.move_to_end(path)
+        return self._files[path]
+
+
+class Recording(Mapping[str, "Maps"]):
+    """One video: its attributes, and a `Maps` for each method."""
+
+    def __init__(self, shards: Shards, key: str, path: Path) -> None:
+        self.key = key
+        self.path = path
+        self._shards = shards
+
+    @property
+    def group(self) -> h5py.Group:
+        """The video's group."""
+        return self._shards._file(self.path)["videos"][group_name(self.key)]
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The video's attributes."""
+        return dict(self.group.attrs)
+
+    def __getitem__(self, method: str) -> "Maps":
+        if method not in self.group or method.endswith(ITEMS):
+            raise KeyError(f"{self.key} has no {method}; it has {', '.join(self)}")
+        return Maps(self, method)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self.group if not name.endswith(ITEMS))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class Maps:
+    """The maps of one method of one video; indexing reads and returns float32.
+
+    Shape:
+        - all: ``(N, C, H, W)``
+    """
+
+    def __init__(self, recording: Recording, method: str) -> None:
+        self._recording = recording
+        self.method = method
+
+    @property
+    def dataset(self) -> h5py.Dataset:
+        """The raw numbers."""
+        return self._recording.group[self.method]
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """Channels, units, parameters and statistics."""
+        return dict(self.dataset.attrs)
+
+    @property
+    def items(self) -> NDArray[Any]:
+        """First and last source frame of each item, and their times in seconds."""
+        return self._recording.group[self.method + ITEMS][...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, C, H, W)."""
+        return tuple(self.dataset.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> NDArray[np.float32]:
+        dataset = self.dataset
+        try:
+            raw = dataset[index]
+        except OSError as error:
+            if "filter" in str(error) and "available" in str(error):
+                raise MissingError(
+                    f"filter missing ({self._recording.path}): the data was written with blosc. "
+                    "pip install hdf5plugin, and import it"
+                ) from error
+            raise
+        return decode(np.asarray(raw), scale=dataset.attrs["scale"], offset=dataset.attrs["offset"])

@@ -1,0 +1,168 @@
+"""Prove that shards are whole: structure, counts, every chunk's checksum, NaN, the manifest."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from mrx.errors import FormatError, OutputError
+from mrx.job import Row
+from mrx.manifest import manifests, read_rows
+from mrx.shards.layout import (
+    ITEM,
+    ITEMS,
+    PARTIAL,
+    STAMP,
+    UNREADABLE,
+    open_shard,
+    read_index,
+    shards,
+    temporaries,
+)
+from mrx.shards.writer import index_rows
+
+NEEDED = ("units", "channels", "scale", "offset", "params_json")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it should be.
+
+    Attributes:
+        shard: the file
+        key: the video, or nothing where the file itself is at fault
+        text: what is wrong, and with which item
+    """
+
+    shard: str
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}{'::' if self.key else ''}{self.key}: {self.text}"
+
+
+def check(path: Path) -> Iterator[Problem]:
+    """Everything that is wrong with a shard, or with all shards and manifests of a folder."""
+    if not path.is_dir():
+        yield from check_shard(path)
+        return
+    held: dict[str, str] = {}
+    for shard in shards(path):
+        yield from check_shard(shard)
+        for key, stamp in _stamps(shard).items():
+            if held.get(key) == stamp:
+                yield Problem(str(shard), key, "stands in another shard too")
+            held[key] = stamp
+    for orphan in temporaries(path):
+        yield Problem(str(orphan), "", "is being written, or was left by a killed run")
+    for key, row in _ok_rows(path).items():
+        if key not in held:
+            yield Problem(str(path), key, f"the manifest says ok ({row.path}), no shard holds it")
+
+
+def check_shard(path: Path) -> Iterator[Problem]:
+    """Everything that is wrong with one shard."""
+    try:
+        file = open_shard(path)
+    except FormatError as error:
+        yield Problem(str(path), "", str(error))
+        return
+    with file:
+        if not file.attrs.get("complete"):
+            yield Problem(str(path), "", "was never finished")
+        if PARTIAL in file:
+            yield Problem(str(path), "", "holds a video that was never finished")
+        for name, group in groups(file):
+            for text in video_problems(group):
+                yield Problem(str(path), key_of(name, group), text)
+        if not _is_index_right(file):
+            yield Problem(str(path), "", "the index does not list what the shard holds")
+
+
+def video_problems(group: h5py.Group | None) -> Iterator[str]:
+    """Everything that is wrong with one video."""
+    try:
+        yield from ["cannot be read"] if group is None else _group_problems(group)
+    except UNREADABLE as error:
+        yield f"cannot be read: {error}"
+
+
+def _group_problems(group: h5py.Group) -> Iterator[str]:
+    if group.attrs.get("status") != "ok":
+        yield "is not marked as whole"
+    names = [name for name in group if not name.endswith(ITEMS)]
+    if not names:
+        yield "holds no maps"
+    for name in names:
+        dataset = group[name]
+        items = group[name + ITEMS][...] if name + ITEMS in group else np.empty(0, ITEM)
+        if len(items) != len(dataset):
+            yield f"{name}: its list of items does not fit its {len(dataset)} maps"
+        elif (items["first"] > items["last"]).any() or (np.diff(items["start"]) < 0).any():
+            yield f"{name}: its list of items goes back in time"
+        if missing := [a for a in NEEDED if a not in dataset.attrs]:
+            yield f"{name}: attributes are missing: {', '.join(missing)}"
+        for item in range(len(dataset)):
+            if text := _check_item(dataset, item):
+                yield f"{name}[{item}]: {text}"
+
+
+def _check_item(dataset: h5py.Dataset, item: int) -> str:
+    try:
+        values = dataset[item]
+    except OSError:
+        return "its checksum is wrong, or it cannot be read"
+    if values.dtype.kind != "f":
+        return ""
+    bad = values.size - int(np.isfinite(values).sum())
+    return f"{bad} values are NaN or infinite" if bad else ""
+
+
+def groups(file: h5py.File) -> Iterator[tuple[str, h5py.Group | None]]:
+    """The videos of a shard by name; None for one whose link leads nowhere."""
+    for name in file["videos"]:
+        try:
+            yield name, file["videos"][name]
+        except UNREADABLE:
+            yield name, None
+
+
+def key_of(name: str, group: h5py.Group | None) -> str:
+    """A video's key, or the name of its group where that is all that can be read."""
+    try:
+        return str(group.attrs["key"]) if group is not None else name
+    except UNREADABLE:
+        return name
+
+
+def _is_index_right(file: h5py.File) -> bool:
+    try:
+        rows = [row for _, group in groups(file) if group is not None for row in index_rows(group)]
+        listed = [(row["key"], row["method"], row["n_out"]) for row in file["index"][...]]
+    except UNREADABLE:
+        return False
+    there = [(str(row[0]).encode(), str(row[1]).encode(), row[2]) for row in rows]
+    return sorted(listed) == sorted(there)
+
+
+def stamp_of(group: h5py.Group) -> tuple[float, ...]:
+    """What tells whether the source of a video is still the same."""
+    return tuple(float(group.attrs.get(name, -1)) for name in STAMP)
+
+
+def _stamps(path: Path) -> dict[str, str]:
+    try:
+        _, rows = read_index(path)
+    except OutputError:
+        return {}
+    return {row["key"].decode(): str([float(row[name]) for name in STAMP]) for row in rows}
+
+
+def _ok_rows(folder: Path) -> dict[str, Row]:
+    rows: dict[str, Row] = {}
+    for path in manifests(folder):
+        rows |= read_rows(path)[1]
+    return {key: row for key, row in rows.items() if row.status == "ok"}

@@ -1,0 +1,1 @@
+"""Pictures of motion as films, pages, grids and drawings of filters."""

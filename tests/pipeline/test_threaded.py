@@ -1,0 +1,209 @@
+"""Decoding, computing and writing at once: nothing is lost, mixed, left hanging or without end."""
+
+import threading
+import time
+
+import pytest
+import torch
+from support.stages import CPU, Plan, Stages, assert_whole, counts, doubled, feed
+
+from mrx.errors import Cancelled, DeviceFault, OutputError
+from mrx.pipeline import sync_device as device_module
+from mrx.pipeline import threaded as threads_module
+from mrx.pipeline.compute import Computer
+from mrx.pipeline.sequential import in_turn
+from mrx.pipeline.sync_device import Direct
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_every_video_ends_with_its_maps_in_order(threads):
+    stages = Stages(counts(9, windows=3, pieces=4))
+    assert_whole(stages, feed(stages, threads=threads))
+
+
+def test_windows_of_several_videos_fill_a_batch():
+    stages = Stages(counts(8))
+    assert_whole(stages, feed(stages, most=4))
+    assert max(map(len, stages.batches)) == 4
+
+
+def test_a_batch_that_does_not_fill_goes_all_the_same():
+    stages = Stages(counts(3))
+    assert_whole(stages, feed(stages, most=100))
+    assert sum(map(len, stages.batches)) == 3
+
+
+def test_sizes_are_never_mixed():
+    plans = counts(6, windows=2)
+    for plan in list(plans.values())[::2]:
+        plan.size = 6
+    stages = Stages(plans)
+    assert_whole(stages, feed(stages, most=8))
+    large = {value for plan in list(plans.values())[::2] for value in plan.pieces[0]}
+    assert all(set(batch) <= large or not set(batch) & large for batch in stages.batches)
+
+
+def test_one_long_video_does_not_hold_up_many_short_ones():
+    plans = {"long": Plan([[1]] * 60, pause=0.005)} | counts(20)
+    stages = Stages(plans)
+    rows = feed(stages, threads=2, most=8)
+    assert_whole(stages, rows)
+    assert list(rows)[-1] == "long"
+
+
+@pytest.mark.parametrize("most", [1, 2, 100, None])
+def test_the_batch_size_changes_no_map(most):
+    stages = Stages(counts(5, windows=3, pieces=3))
+    assert_whole(stages, feed(stages, most=most))
+
+
+@pytest.mark.parametrize("stage", ["decode", "compute", "write"])
+def test_a_video_that_fails_in_a_stage_says_which_and_the_others_go_on(stage):
+    stages = Stages(counts(6, windows=2, pieces=2))
+    stages.plans["002"].fails = stage
+    rows = feed(stages, most=100)
+    assert rows["002"].reason == f"internal error in {stage}: ValueError: injected"
+    assert "ValueError: injected" in rows["002"].traceback
+    assert [row.status for row in rows.values()].count("ok") == 5
+    assert all(stages.written[k] == doubled(stages.plans[k]) for k in rows if k != "002")
+
+
+@pytest.mark.parametrize(("stage", "work"), [("transfer", "move"), ("pack", "pack")])
+def test_a_video_that_fails_on_its_way_to_or_from_the_device_does_so_alone(
+    stage, work, monkeypatch
+):
+    stages = Stages(counts(4))
+    bad = stages.plans["001"].pieces[0][0]
+    whole = getattr(device_module, work)
+
+    def fail(given, *rest):
+        data = given if isinstance(given, torch.Tensor) else given.data / 2
+        if bad in data.flatten():
+            raise ValueError("injected")
+        return whole(given, *rest)
+
+    monkeypatch.setattr(device_module, work, fail)
+    rows = feed(stages)
+    assert rows["001"].reason == f"internal error in {stage}: ValueError: injected"
+    assert [row.status for row in rows.values()].count("ok") == 3
+
+
+def test_a_device_that_fails_for_good_ends_the_run_and_blames_no_video():
+    stages = Stages(counts(20))
+    stages.extract = _failing
+    stages.lane.module.extract = _failing
+    told = []
+    with pytest.raises(DeviceFault, match="the device failed in compute: CUDA error: an illegal"):
+        told.extend(_feeder(stages).run(stages.sources()))
+    assert told == []
+
+
+def _failing(windows):
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize("stage", ["decode", "compute", "write"])
+def test_a_thread_that_dies_ends_the_run_soon_and_leaves_no_thread(stage):
+    stages = Stages(counts(30, windows=2, pieces=3), broken=stage)
+    began = time.monotonic()
+    with pytest.raises(OutputError, match=f"no more {stage}"):
+        feed(stages)
+    assert time.monotonic() - began < 5
+    assert stages.forgotten
+    until_alone()
+
+
+def until_alone():
+    """Wait until the run's threads are gone."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline and _ours():
+        time.sleep(0.01)
+    assert _ours() == []
+
+
+def _ours():
+    return [t.name for t in threading.enumerate() if "_guarded" in t.name]
+
+
+def test_a_slow_writer_stops_the_decoders_before_memory_grows(monkeypatch):
+    monkeypatch.setattr(threads_module, "PIECES_BYTES", 4000)
+    monkeypatch.setattr(threads_module, "RESULTS_BYTES", 1000)
+    stages = Stages(counts(40, windows=3, pieces=2, size=8), slow_write=0.002)
+    assert_whole(stages, feed(stages, most=6))
+    assert 0 < stages.most_held <= 4000
+
+
+def test_a_piece_that_is_larger_than_all_room_goes_alone(monkeypatch):
+    monkeypatch.setattr(threads_module, "PIECES_BYTES", 10)
+    monkeypatch.setattr(threads_module, "RESULTS_BYTES", 10)
+    stages = Stages(counts(5, windows=4, pieces=3))
+    assert_whole(stages, feed(stages, most=100))
+
+
+def test_a_slow_decoder_is_waited_for():
+    stages = Stages(counts(3, pieces=3, pause=0.08))
+    assert_whole(stages, feed(stages, most=100))
+
+
+def test_a_run_that_is_stopped_drops_what_is_in_flight():
+    stages = Stages(counts(50, pieces=4), cancel_at=3)
+    told = []
+    with pytest.raises(Cancelled):
+        told.extend(_feeder(stages).run(stages.sources()))
+    assert stages.forgotten
+    assert {row.key for row in told} == set(stages.concluded)
+    until_alone()
+
+
+def test_rows_that_nobody_takes_end_the_run():
+    stages = Stages(counts(20))
+    rows = _feeder(stages).run(stages.sources())
+    next(rows)
+    rows.close()
+    until_alone()
+
+
+def _feeder(stages):
+    computer = Computer(Direct(CPU, stages.busy), 1)
+    return threads_module.Feeder(stages, computer, 2)
+
+
+class Small(Direct):
+    """A device with room for so many windows."""
+
+    room = 3
+
+    def compute(self, pieces):
+        with self.busy.at("compute"):
+            if sum(map(len, pieces)) > self.room:
+                raise torch.cuda.OutOfMemoryError("no room")
+        return super().compute(pieces)
+
+
+def test_a_batch_too_large_for_the_device_is_halved_until_it_fits():
+    stages = Stages(counts(4, windows=8))
+    assert_whole(stages, feed(stages, most=8, threads=1, device=Small(CPU, stages.busy)))
+    assert max(map(len, stages.batches)) <= 3
+    assert stages.warnings == [
+        "not enough memory on the device for 8 windows of twice at once: from here on 4 or fewer"
+    ]
+
+
+def test_a_window_too_large_for_the_device_fails_its_video():
+    stages = Stages(counts(2))
+    small = Small(CPU, stages.busy)
+    small.room = 0
+    rows = feed(stages, device=small, most=1)
+    assert {row.reason for row in rows.values()} == {
+        "internal error in compute: OutOfMemoryError: no room"
+    }
+
+
+def test_one_stage_after_another_keeps_to_the_halved_size():
+    stages = Stages(counts(4, windows=8))
+    small = Small(CPU, stages.busy)
+    tries = []
+    small.compute = lambda pieces: tries.append(len(pieces[0])) or Small.compute(small, pieces)
+    rows = list(in_turn(stages, Computer(small, 8), stages.sources()))
+    assert {row.status for row in rows} == {"ok"}
+    assert [size for size in tries if size > Small.room] == [8, 4, 4]  # of the first piece alone

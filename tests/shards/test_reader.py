@@ -1,0 +1,102 @@
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+from support import shards
+from support.shards import add, make, motion
+
+import mrx
+from mrx.errors import NoInputError
+from mrx.job import Job, Storage
+from mrx.shards.chunks import pack
+from mrx.shards.encoding import Encoding
+from mrx.shards.writer import ShardWriter
+
+
+def test_values_come_back_as_floats_whatever_the_type(tmp_path):
+    writer = ShardWriter(Job(output=str(tmp_path)), shards.SETTINGS)
+    for dtype in ("float16", "float32", "q16", "uint8"):
+        entry = writer.begin(dtype)
+        encoding = Encoding.choose(Storage(dtype=dtype, bound=5.0), units="px", bound=5.0)
+        entry.open("mbpm", shape=(1, 4, 5), encoding=encoding, filters={})
+        entry.put("mbpm", pack(motion(9), encoding, {}))
+        entry.commit(shards.ATTRIBUTES, {"mbpm": shards.METHOD})
+    writer.seal()
+    with mrx.open(tmp_path) as found:
+        for dtype in found:
+            values = found[dtype]["mbpm"][3:9]
+            assert values.dtype == np.float32
+            assert np.allclose(values, motion(9).data[3:9], atol=5 / 127)
+
+
+def test_a_recording_lists_its_methods_and_tells_where_its_items_come_from(tmp_path):
+    make(tmp_path, ["a/b.mp4"])
+    with mrx.open(tmp_path) as found:
+        recording = found["a/b.mp4"]
+        assert list(recording) == ["mbpm"]
+        assert recording["mbpm"].shape == (3, 1, 4, 5)
+        assert recording["mbpm"].items["first"].tolist() == [0, 3, 6]
+        assert recording.attrs["avg_fps"] == 25.0
+
+
+def test_a_method_that_is_not_there_says_which_are(tmp_path):
+    make(tmp_path, ["a"])
+    with mrx.open(tmp_path) as found, pytest.raises(KeyError, match="a has no pa; it has mbpm"):
+        found["a"]["pa"]
+
+
+def test_of_a_key_written_twice_the_newer_counts(tmp_path):
+    make(tmp_path, ["a"], seed=1, share=(7, 8))
+    make(tmp_path, ["a"], seed=2)
+    with mrx.open(tmp_path) as found:
+        assert len(list(found.rows())) == len(found) == 1
+        assert np.allclose(found["a"]["mbpm"][:], motion(seed=2).data, atol=1e-2)
+
+
+def test_an_empty_folder_is_no_output(tmp_path):
+    with pytest.raises(NoInputError, match="no shards in"):
+        mrx.open(tmp_path)
+
+
+def _sum(found, key):
+    try:
+        return float(found[key]["mbpm"][:].sum())
+    finally:
+        found.close()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
+def test_other_processes_open_their_own_files(tmp_path, method):
+    make(tmp_path, ["a"])
+    with mrx.open(tmp_path) as found:
+        expected = float(found["a"]["mbpm"][:].sum())
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            assert pool.starmap(_sum, [(found, "a")] * 4) == [expected] * 4
+
+
+def test_it_can_be_pickled_while_open(tmp_path):
+    make(tmp_path, ["a"])
+    with mrx.open(tmp_path) as found:
+        found["a"]["mbpm"][0]
+        with pickle.loads(pickle.dumps(found)) as again:  # noqa: S301 - our own bytes
+            assert np.array_equal(again["a"]["mbpm"][1], found["a"]["mbpm"][1])
+
+
+def test_few_files_stay_open(tmp_path):
+    for i in range(40):
+        make(tmp_path, [f"v{i}"])
+    with mrx.open(tmp_path) as found:
+        for key in found:
+            found[key]["mbpm"][0]
+        assert len(found._files) <= 32
+
+
+def test_added_videos_are_found(tmp_path):
+    writer = ShardWriter(Job(output=str(tmp_path)), shards.SETTINGS)
+    add(writer, "a")
+    add(writer, "b", label="7")
+    writer.seal()
+    with mrx.open(tmp_path) as found:
+        assert {row["key"]: row["label"] for row in found.rows()} == {"a": -1, "b": 7}

@@ -1,0 +1,37 @@
+"""Shards made without a video."""
+
+import numpy as np
+import torch
+
+from mrx.job import Job, Storage
+from mrx.records import Motion
+from mrx.shards.chunks import pack
+from mrx.shards.encoding import Encoding
+from mrx.shards.writer import ShardWriter
+
+SETTINGS = {"methods": {"mbpm": {"sigma": 1.1}}, "dtype": "float16"}
+ATTRIBUTES = {"avg_fps": 25.0, "duration": 1.0, "source_size": 10, "source_mtime": 2.5}
+METHOD = {"units": "a.u.", "channels": ["r"], "params_json": "{}"}
+
+
+def motion(items=3, *, seed=0, channels=1, height=4, width=5):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(items, channels, height, width)).astype(np.float32)
+    index = np.arange(items)[:, None] * 3 + [0, 2]
+    return Motion(torch.from_numpy(values), index, index / 25)
+
+
+def add(writer, key, *, seed=0, items=3, **attributes):
+    entry = writer.begin(key)
+    maps = motion(items, seed=seed)
+    encoding = Encoding.choose(Storage(), units="a.u.", bound=1.0)
+    entry.open("mbpm", shape=maps.data.shape[1:], encoding=encoding, filters={})
+    entry.put("mbpm", pack(maps, encoding, {}))
+    entry.commit({**ATTRIBUTES, **attributes}, {"mbpm": METHOD})
+
+
+def make(folder, keys, *, settings=SETTINGS, share=None, seed=0):
+    writer = ShardWriter(Job(output=str(folder), share=share), settings)
+    for i, key in enumerate(keys):
+        add(writer, key, seed=seed + i)
+    return writer.seal()

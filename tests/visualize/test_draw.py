@@ -1,0 +1,147 @@
+"""Which moments are shown, on which scale, and what is never written over."""
+
+import cv2
+import numpy as np
+import pytest
+from support.videos import clip, images
+
+import mrx
+from mrx.errors import InputError, OutputError, UsageError
+from mrx.job import Decoding, Storage
+from mrx.visualize.draw import Showing, _write, check_input_is_no_output, visualize_shard
+from mrx.visualize.moments import Moment, Stored, Track
+from mrx.visualize.painter import Look, Painter
+
+
+class Fake:
+    """A clip whose k-th moment moves by k + 1 pixels."""
+
+    tracks = (Track("tvl1", ("dx", "dy"), "px", {}),)
+
+    def __init__(self, times):
+        self.times = times
+
+    def rate(self):
+        return 10.0
+
+    def warnings(self):
+        return []
+
+    def moments(self):
+        for k, time in enumerate(self.times):
+            maps = np.full((2, 24, 32), k + 1.0, np.float32)
+            yield Moment(k, time, None, (maps,), ((k, k + 1),), (time,), (24, 32))
+
+
+def show(clip, output, **look):
+    """Write a clip; what was said."""
+    said = []
+    _write(clip, "a.mp4", Showing(str(output), (0, None), Look(**look), said.append))
+    return said
+
+
+def picture(path):
+    return cv2.imread(str(path))[..., ::-1]
+
+
+def even(count):
+    return [k / 10 for k in range(count)]
+
+
+@pytest.mark.parametrize(("count", "places"), [(16, (2, 6, 10, 14)), (5, (0, 1, 3, 4))])
+def test_a_grid_shows_the_middles_of_equal_parts(tmp_path, count, places):
+    film, look = Fake(even(count)), Look(columns=4)
+    show(film, tmp_path / "a.png", columns=4)
+    painter, moments = Painter(film.tracks, look), list(film.moments())
+    for moment in moments:
+        painter.measure(moment)
+    expected = painter.grid([moments[place] for place in places])
+    np.testing.assert_array_equal(picture(tmp_path / "a.png"), expected)
+
+
+def test_one_picture_is_on_the_scale_of_its_clip(tmp_path):
+    film = Fake(even(8))
+    show(film, tmp_path / "a.png")
+    show(film, tmp_path / "own.png", per_frame_scale=True)
+    show(film, tmp_path / "all")
+    one, own = picture(tmp_path / "a.png"), picture(tmp_path / "own.png")
+    np.testing.assert_array_equal(one, picture(tmp_path / "all" / "000000.png"))
+    assert not np.array_equal(one, own)
+
+
+@pytest.mark.parametrize(
+    ("times", "options", "off"),
+    [
+        (even(6), {}, None),
+        ([0, 0.1, 0.2, 0.7, 0.8], {}, "up to 0.40 s"),
+        ([0, 0.1, 0.2, 0.7, 0.8], {"fps": 10}, None),
+    ],
+)
+def test_a_film_of_uneven_times_says_how_far_it_is_off(tmp_path, times, options, off):
+    said = show(Fake(times), tmp_path / "a.mp4", **options)
+    assert len(said) == (off is not None)
+    assert all(f"off by {off}" in text for text in said)
+
+
+def test_nothing_is_written_among_the_frames_that_are_read(tmp_path):
+    folder = images(tmp_path / "in", range(3), name="{:03d}.png")
+    for name in ("001.png", "new.PNG"):
+        with pytest.raises(UsageError, match="lies among the frames of the input"):
+            check_input_is_no_output(str(folder), output=str(folder / name))
+    with pytest.raises(UsageError, match="is the input"):
+        check_input_is_no_output(str(folder), output=str(folder))
+    check_input_is_no_output(str(folder), output=str(tmp_path / "a.png"))
+
+
+@pytest.fixture
+def shard(tmp_path):
+    """A shard of two videos."""
+    clips = [clip(tmp_path / f"{name}.mp4", 6, seed=i) for i, name in enumerate("ab")]
+    storage = Storage(dtype="float32")
+    decoding = Decoding(short_side=None, on_error="fail")
+    mrx.extract(clips, tmp_path / "out", method=("mbpm", "ms"), storage=storage, decoding=decoding)
+    return tmp_path / "out"
+
+
+def draw(shard, output, *names, **look):
+    said = []
+    visualize_shard(str(shard), names, Showing(str(output), (0, None), Look(**look), said.append))
+    return said
+
+
+def test_the_video_behind_a_shard_is_not_written_over(shard, tmp_path):
+    before = (tmp_path / "a.mp4").read_bytes()
+    with pytest.raises(UsageError, match="is the input"):
+        draw(f"{shard}::a.mp4", tmp_path / "a.mp4")
+    assert (tmp_path / "a.mp4").read_bytes() == before
+
+
+def test_one_key_that_fails_does_not_end_the_others(shard, tmp_path, monkeypatch):
+    def read(self, places, real=Stored._read):
+        if self.path and self.video.source.key == "a.mp4":
+            raise InputError("broken on purpose")
+        return real(self, places)
+
+    monkeypatch.setattr(Stored, "_read", read)
+    said = []
+    showing = Showing(str(tmp_path / "all"), (0, None), Look(), said.append)
+    with pytest.raises(InputError, match="1 of 2 videos could not be drawn"):
+        visualize_shard(str(shard), ("mbpm",), showing)
+    assert said == ["failed: a.mp4: broken on purpose"]
+    assert [p.parent.name for p in (tmp_path / "all").rglob("*.png")] == ["b.mp4"] * 2
+
+
+def test_folders_that_are_not_empty_are_refused_before_any_is_drawn(shard, tmp_path):
+    (tmp_path / "all" / "b.mp4").mkdir(parents=True)
+    (tmp_path / "all" / "b.mp4" / "x").touch()
+    with pytest.raises(OutputError, match=r"output is not empty \(.*b\.mp4\): give a new folder"):
+        draw(shard, tmp_path / "all")
+    assert not (tmp_path / "all" / "a.mp4").exists()
+
+
+def test_a_cell_of_a_shard_without_its_video_is_drawn_at_the_size_of_the_frame(shard, tmp_path):
+    for video in tmp_path.glob("*.mp4"):
+        video.unlink()
+    said = draw(f"{shard}::a.mp4", tmp_path / "a.png", "ms", alone=True)
+    assert picture(tmp_path / "a.png").shape == (2 * 64 + 3 * 2, 80 + 2 * 2, 3)
+    assert "frames are left out" in said[0]
