@@ -21,7 +21,9 @@ SHORT_SIDE = 144
 def extract(folder):
     """Windows in the middle of equal parts of the clip, of every method."""
     decoding = Decoding(short_side=SHORT_SIDE)
-    mrx.extract(CLIP, folder, method=methods.names(), decoding=decoding, windowing=MOMENTS)
+    mrx.extract(
+        CLIP, folder, method=methods.list_method_names(), decoding=decoding, windowing=MOMENTS
+    )
 
 
 def frames(numbers, width, height):
@@ -56,7 +58,9 @@ def main(target):
             height, width = video["tvl1"].shape[-2:]
             items = video["tvl1"].items
             shown = frames(items["first"], width, height)
-            found = [r for name in methods.names() for r in rows(name, video[name], shown[0])]
+            found = [
+                r for name in methods.list_method_names() for r in rows(name, video[name], shown[0])
+            ]
     titles = [f"{time:.2f} s" for time in items["start"]] + [""]
     names, drawn = zip(("frame", shown), *found, strict=True)
     page = render.grid(drawn, names=names, titles=titles)

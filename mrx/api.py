@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from mrx import methods
-from mrx.engines.run import Limits, Summary, run
+from mrx.engines.run import Limits, Summary, run_job
 from mrx.engines.run import Listener as Listener
 from mrx.errors import UsageError
 from mrx.job import Decoding, Job, Storage, Windowing
 from mrx.shards.reader import Shards
 from mrx.sources import scan
 
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+InputPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def extract(
-    inputs: Paths,
+    inputs: InputPaths,
     output: str | os.PathLike[str] = "mrx-out",
     *,
     method: str | Sequence[str] = "mbpm",
@@ -68,11 +68,11 @@ def extract(
     """
     names = (method,) if isinstance(method, str) else tuple(dict.fromkeys(method))
     for name in names:
-        methods.check(name)
+        methods.check_method_name(name)
     job = Job(
         output=os.fsdecode(output),
         methods=names,
-        parameters=_texts(parameters or {}),
+        parameters=_stringify_parameters(parameters or {}),
         weights=weights or {},
         decoding=decoding,
         windowing=windowing,
@@ -82,12 +82,12 @@ def extract(
         decode_threads=decode_threads,
         overwrite=overwrite,
     )
-    given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-    found = scan.find([os.fsdecode(i) for i in given])
-    return run(job, found.sources, workers=workers, limits=limits, listener=listener)
+    input_list = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    scan_result = scan.find_sources([os.fsdecode(i) for i in input_list])
+    return run_job(job, scan_result.sources, workers=workers, limits=limits, listener=listener)
 
 
-def _texts(parameters: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _stringify_parameters(parameters: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Each method's parameters as text, which is how the command line gives them."""
     for name, values in parameters.items():
         if not isinstance(values, Mapping):

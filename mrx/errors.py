@@ -77,5 +77,5 @@ class StageError(InputError):
         self.stage = stage
 
 
-class Cancelled(InputError):  # noqa: N818 - not a fault, a request
+class RunCancelled(InputError):  # noqa: N818 - not a fault, a request
     """The run was told to stop while this video was in flight."""

@@ -13,11 +13,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mrx.checks import check_choices, check_positive, check_whole, is_whole
+from mrx.checks import (
+    check_positive_integers,
+    check_positive_numbers,
+    check_record_choices,
+    is_positive_integer,
+)
 from mrx.errors import OutputError, UsageError
 
-_SECRET = re.compile(r"://[^/@]*@")
-Status = Literal["ok", "skipped", "failed", "planned"]
+_URL_CREDENTIALS = re.compile(r"://[^/@]*@")
+RowStatus = Literal["ok", "skipped", "failed", "planned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +56,13 @@ class Source:
     @property
     def public_path(self) -> str:
         """The path as lists and shards may show it: a URL without user and password."""
-        return _SECRET.sub("://", self.path) if self.kind == "url" else self.path
+        return _URL_CREDENTIALS.sub("://", self.path) if self.kind == "url" else self.path
 
     @property
     def stamp(self) -> tuple[float, ...]:
         """What tells whether the video behind the key is still the same; -1 for what is unknown."""
-        facts = (self.size, self.mtime, self.start, self.end)
-        return tuple(-1.0 if fact is None else float(fact) for fact in facts)
+        identity = (self.size, self.mtime, self.start, self.end)
+        return tuple(-1.0 if fact is None else float(fact) for fact in identity)
 
 
 @dataclass(frozen=True)
@@ -90,11 +95,11 @@ class Decoding:
     decoder: Literal["pyav", "nvdec"] = "pyav"
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_whole(self, "short_side", "max_pixels")
-        check_positive(self, "fps", "image_fps")
+        check_record_choices(self)
+        check_positive_integers(self, "short_side", "max_pixels")
+        check_positive_numbers(self, "fps", "image_fps")
         sides = [1, 1] if self.size is None else list(self.size)
-        if len(sides) != 2 or not all(map(is_whole, sides)):
+        if len(sides) != 2 or not all(map(is_positive_integer, sides)):
             raise UsageError(f"size is a width and a height in whole pixels, not {self.size}")
         start = 0.0 if self.start is None else self.start
         if not 0 <= start < math.inf:
@@ -121,8 +126,8 @@ class Windowing:
     tail: Literal["drop", "repeat"] = "drop"
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_whole(self, "step", "dilation", "segments")
+        check_record_choices(self)
+        check_positive_integers(self, "step", "dilation", "segments")
 
 
 @dataclass(frozen=True)
@@ -136,9 +141,9 @@ class Storage:
     shard_size: int = 2 * 1024**3
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        check_positive(self, "bound")
-        check_whole(self, "videos_per_shard", "shard_size")
+        check_record_choices(self)
+        check_positive_numbers(self, "bound")
+        check_positive_integers(self, "videos_per_shard", "shard_size")
 
 
 @dataclass(frozen=True)
@@ -175,23 +180,25 @@ class Job:
             raise UsageError("no method: give at least one")
         if len(set(self.methods)) < len(self.methods):
             raise UsageError(f"a method is named twice: {', '.join(self.methods)}")
-        check_whole(self, "batch")
+        check_positive_integers(self, "batch")
         if self.decode_threads is not None and self.decode_threads < 0:
             raise UsageError(f"decode_threads is at least 0, not {self.decode_threads}")
         if not self.devices or len(set(self.devices)) < len(self.devices):
             raise UsageError(f"devices are at least one, each once: {', '.join(self.devices)}")
-        for what, given in (("parameters", self.parameters), ("weights", self.weights)):
-            for name in given:
+        for field_name, by_method in (("parameters", self.parameters), ("weights", self.weights)):
+            for name in by_method:
                 if name not in self.methods:
                     known = ", ".join(self.methods)
-                    raise UsageError(f"{what} for {name}: it is not among the methods ({known})")
+                    raise UsageError(
+                        f"{field_name} for {name}: it is not among the methods ({known})"
+                    )
 
     @property
     def share_name(self) -> str:
         """What the files of this share carry in their names: nothing, or ``3of8``."""
         return f"{self.share[0]}of{self.share[1]}" if self.share else ""
 
-    def settings(self, methods: Mapping[str, Any]) -> dict[str, Any]:
+    def collect_settings(self, method_settings: Mapping[str, Any]) -> dict[str, Any]:
         """All that decides the numbers in the output, given each method's parameters and windows.
 
         Two runs may share an output folder only where these agree.
@@ -199,43 +206,48 @@ class Job:
         decoding = {k: v for k, v in asdict(self.decoding).items() if k != "max_pixels"}
         if self.decoding.decoder == "pyav":
             del decoding["decoder"]  # the usual one goes without saying
-        own = ("step", "dilation")  # each method has its own
-        windowing = {k: v for k, v in asdict(self.windowing).items() if k not in own}
-        integers = self.storage.dtype in ("q16", "uint8")
-        storage = {"dtype": self.storage.dtype, "bound": self.storage.bound if integers else None}
-        every = {**decoding, **windowing, **storage}
-        settings = {name: list(v) if isinstance(v, tuple) else v for name, v in every.items()}
-        return {"methods": dict(methods), **settings}
+        per_method = ("step", "dilation")  # each method has its own
+        windowing = {k: v for k, v in asdict(self.windowing).items() if k not in per_method}
+        stores_integers = self.storage.dtype in ("q16", "uint8")
+        storage = {
+            "dtype": self.storage.dtype,
+            "bound": self.storage.bound if stores_integers else None,
+        }
+        all_settings = {**decoding, **windowing, **storage}
+        settings = {
+            name: list(v) if isinstance(v, tuple) else v for name, v in all_settings.items()
+        }
+        return {"methods": dict(method_settings), **settings}
 
 
-def settings_hash(settings: Mapping[str, Any]) -> str:
+def hash_settings(settings: Mapping[str, Any]) -> str:
     """A short name for a run's settings."""
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as one level of dotted names.
 
-    >>> flatten({"methods": {"mbpm": {"sigma": 1.1}}, "fps": None})
+    >>> flatten_settings({"methods": {"mbpm": {"sigma": 1.1}}, "fps": None})
     {'mbpm.sigma': 1.1, 'fps': None}
     """
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         dotted = "" if name == "methods" else f"{prefix}{name}"
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{dotted}." if dotted else "")
+            flat |= flatten_settings(value, f"{dotted}." if dotted else "")
         else:
             flat[dotted] = value
     return flat
 
 
-def difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+def describe_difference(existing: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
     """The settings that differ, for a person: ``made with step=2, asked for step=1``."""
-    old, new = flatten(made), flatten(asked)
-    if sorted(made["methods"]) != sorted(asked["methods"]):
-        old = {"method": ",".join(made["methods"])}
-        new = {"method": ",".join(asked["methods"])}
+    old, new = flatten_settings(existing), flatten_settings(requested)
+    if sorted(existing["methods"]) != sorted(requested["methods"]):
+        old = {"method": ",".join(existing["methods"])}
+        new = {"method": ",".join(requested["methods"])}
     names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)]
     made_with, asked_for = (
         ", ".join(f"{n}={'default' if v.get(n) is None else v[n]}" for n in names)
@@ -244,20 +256,22 @@ def difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     return f"made with {made_with}, asked for {asked_for}"
 
 
-def mismatch(folder: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> OutputError:
+def make_mismatch_error(
+    folder: Path, existing: Mapping[str, Any], requested: Mapping[str, Any]
+) -> OutputError:
     """The error for an output that other settings made."""
     return OutputError(
-        f"output exists with other parameters ({folder}): {difference(made, asked)}. "
+        f"output exists with other parameters ({folder}): {describe_difference(existing, requested)}. "
         "Use another -o or --overwrite"
     )
 
 
 @dataclass(frozen=True)
-class Row:
+class ManifestRow:
     """How one input ended; one line of the manifest."""
 
     key: str
-    status: Status
+    status: RowStatus
     reason: str = ""
     path: str = ""
     size: int | None = None
@@ -276,14 +290,14 @@ class Row:
         return json.dumps(asdict(self), ensure_ascii=True)
 
     @classmethod
-    def from_json(cls, line: str) -> "Row":
+    def from_json(cls, line: str) -> "ManifestRow":
         """The row that `to_json` wrote."""
         values = json.loads(line)
         return cls(**{**values, "warnings": tuple(values["warnings"])})
 
 
 @dataclass(frozen=True)
-class Worked:
+class WorkerTimes:
     """Where a worker's time went.
 
     Attributes:
@@ -299,7 +313,7 @@ class Worked:
     busy: Mapping[str, float]
 
 
-def cores() -> int:
+def count_cores() -> int:
     """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

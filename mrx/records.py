@@ -31,7 +31,7 @@ class Frames:
 
     def __post_init__(self) -> None:
         if self.data.ndim != 4 or self.data.dtype != torch.uint8:
-            raise ShapeError(f"frames are uint8 (T, H, W, C), got {_shape(self.data)}")
+            raise ShapeError(f"frames are uint8 (T, H, W, C), got {_describe_tensor(self.data)}")
         lengths = {len(self.data), len(self.position), len(self.index), len(self.time)}
         if len(lengths) > 1:
             raise ShapeError(f"frames, positions, indices and times differ in length: {lengths}")
@@ -40,7 +40,7 @@ class Frames:
         return len(self.data)
 
     def __repr__(self) -> str:
-        return f"Frames({_shape(self.data)}, positions {_ends(self.position)})"
+        return f"Frames({_describe_tensor(self.data)}, positions {_describe_range(self.position)})"
 
     def __getitem__(self, part: slice) -> "Frames":
         return Frames(self.data[part], self.position[part], self.index[part], self.time[part])
@@ -62,11 +62,11 @@ class Clips:
 
     def __post_init__(self) -> None:
         if self.data.ndim != 5:
-            raise ShapeError(f"clips are (B, T, C, H, W), got {_shape(self.data)}")
-        _check_items(len(self.data), self.index, self.time)
+            raise ShapeError(f"clips are (B, T, C, H, W), got {_describe_tensor(self.data)}")
+        _check_window_arrays(len(self.data), self.index, self.time)
 
     def __repr__(self) -> str:
-        return f"Clips({_shape(self.data)}, source frames {_ends(self.index)})"
+        return f"Clips({_describe_tensor(self.data)}, source frames {_describe_range(self.index)})"
 
     def __getitem__(self, part: slice) -> "Clips":
         return Clips(self.data[part], self.index[part], self.time[part])
@@ -88,21 +88,21 @@ class Motion:
 
     def __post_init__(self) -> None:
         if self.data.ndim != 4 or not self.data.is_floating_point():
-            raise ShapeError(f"motion is floating (B, C, H, W), got {_shape(self.data)}")
-        _check_items(len(self.data), self.index, self.time)
+            raise ShapeError(f"motion is floating (B, C, H, W), got {_describe_tensor(self.data)}")
+        _check_window_arrays(len(self.data), self.index, self.time)
 
     def __repr__(self) -> str:
-        return f"Motion({_shape(self.data)}, source frames {_ends(self.index)})"
+        return f"Motion({_describe_tensor(self.data)}, source frames {_describe_range(self.index)})"
 
 
-def _check_items(count: int, index: NDArray[np.int64], time: NDArray[np.float64]) -> None:
+def _check_window_arrays(count: int, index: NDArray[np.int64], time: NDArray[np.float64]) -> None:
     if index.shape != (count, 2) or time.shape != (count, 2):
         raise ShapeError(f"{count} items need index and time ({count}, 2), got {index.shape}")
 
 
-def _shape(data: Tensor) -> str:
+def _describe_tensor(data: Tensor) -> str:
     return f"{str(data.dtype).removeprefix('torch.')} {tuple(data.shape)}"
 
 
-def _ends(values: NDArray[np.int64]) -> str:
+def _describe_range(values: NDArray[np.int64]) -> str:
     return f"{values.flat[0]}..{values.flat[-1]}" if values.size else "none"

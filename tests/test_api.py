@@ -27,7 +27,7 @@ def test_extract_gives_the_sum_and_open_the_maps(clip, tmp_path):
 
 def test_what_is_extracted_is_what_the_module_computes(clip, tmp_path):
     mrx.extract(clip, tmp_path / "out", storage=Storage(dtype="float32"))
-    frames = torch.cat([run["rgb"].data for run in open_video(clip).read()])
+    frames = torch.cat([run["rgb"].data for run in open_video(clip).read_frames()])
     clips = frames.permute(0, 3, 1, 2).unflatten(0, (4, 3))
     module = MBPM()
     with torch.inference_mode():

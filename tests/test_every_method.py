@@ -33,14 +33,14 @@ CLOSE = {"tvl1": 1e-3, "tvnet": 3e-5}
 iterations makes much of what rounding makes little."""
 
 
-@pytest.fixture(params=[name for name in methods.names() if name in STATE])
+@pytest.fixture(params=[name for name in methods.list_method_names() if name in STATE])
 def name(request):
     return request.param
 
 
 @pytest.fixture
 def module(name):
-    return methods.find(name).build({})
+    return methods.find_method(name).build_module({})
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_still_video_gives_next_to_nothing(name, module):
 
 
 def test_gradients_are_those_of_finite_differences(name):
-    small = methods.find(name).build(SMALL[name]).double()
+    small = methods.find_method(name).build_module(SMALL[name]).double()
     torch.manual_seed(0)
     sides = max(5, small.smallest), max(4, small.smallest)
     clip = torch.randn(1, small.length, colors_of(small), *sides, dtype=torch.float64)
@@ -169,7 +169,7 @@ def test_autocast_leaves_the_numbers_as_they_are(module):
 
 def test_state_dicts_keep_the_official_names_and_shapes(name, module):
     assert {key: tuple(v.shape) for key, v in module.state_dict().items()} == STATE[name]
-    module.load_state_dict(methods.find(name).build({}).state_dict())
+    module.load_state_dict(methods.find_method(name).build_module({}).state_dict())
 
 
 def test_clips_of_another_shape_are_refused(module):
@@ -203,23 +203,25 @@ def test_bytes_rarely_pass_the_bound(module):
 
 def test_facts_are_plain_values(module):
     plain = (str, int, float, bool, list)
-    assert all(isinstance(value, plain) for value in module.facts().values())
+    assert all(isinstance(value, plain) for value in module.collect_facts().values())
 
 
 def test_parameters_are_read_from_text_as_they_are_annotated(name):
-    method = methods.find(name)
-    defaults = method.complete({})
-    assert method.complete({key: str(value) for key, value in defaults.items()}) == defaults
+    method = methods.find_method(name)
+    defaults = method.complete_parameters({})
+    assert (
+        method.complete_parameters({key: str(value) for key, value in defaults.items()}) == defaults
+    )
 
 
 def test_parameters_that_do_not_exist_are_refused_with_those_that_do(name):
     with pytest.raises(UsageError, match=f"{name} has no parameter colour; it has "):
-        methods.find(name).complete({"colour": "1"})
+        methods.find_method(name).complete_parameters({"colour": "1"})
 
 
 def test_parameters_that_the_module_refuses_are_usage_errors():
     with pytest.raises(UsageError, match="mbpm: size=8: the kernel needs an odd number"):
-        methods.find("mbpm").build({"size": 8})
+        methods.find_method("mbpm").build_module({"size": 8})
 
 
 @pytest.mark.parametrize(
@@ -237,7 +239,7 @@ def test_a_method_without_a_scaling_says_so():
 
 
 def test_one_backend_at_least_is_there():
-    assert kernels.available("torch")
+    assert kernels.has_backend("torch")
 
 
 @pytest.mark.gpu

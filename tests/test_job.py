@@ -5,17 +5,25 @@ import pytest
 
 from mrx.cli.options import parse_bytes, parse_size
 from mrx.errors import UsageError
-from mrx.job import Decoding, Job, Row, Storage, Windowing, difference, settings_hash
+from mrx.job import (
+    Decoding,
+    Job,
+    ManifestRow,
+    Storage,
+    Windowing,
+    describe_difference,
+    hash_settings,
+)
 
 
 def settings(**methods):
-    return Job("out").settings(methods)
+    return Job("out").collect_settings(methods)
 
 
 def test_settings_agree_whatever_their_order():
     one = settings(mbpm={"a": 1, "b": 2}, pa={})
     other = settings(pa={}, mbpm={"b": 2, "a": 1})
-    assert settings_hash(one) == settings_hash(other)
+    assert hash_settings(one) == hash_settings(other)
 
 
 def test_what_does_not_touch_the_numbers_is_no_setting():
@@ -24,22 +32,22 @@ def test_what_does_not_touch_the_numbers_is_no_setting():
 
 
 def test_a_difference_names_both_sides():
-    made = Job("out").settings({"mbpm": {"sigma": 1.1, "weights": "abc"}})
-    asked = Job("out").settings({"mbpm": {"sigma": 2.0}})
-    assert difference(made, asked) == (
+    made = Job("out").collect_settings({"mbpm": {"sigma": 1.1, "weights": "abc"}})
+    asked = Job("out").collect_settings({"mbpm": {"sigma": 2.0}})
+    assert describe_difference(made, asked) == (
         "made with mbpm.sigma=1.1, mbpm.weights=abc, asked for mbpm.sigma=2.0, mbpm.weights=default"
     )
 
 
 def test_other_methods_are_named_alone():
-    assert difference(settings(mbpm={"sigma": 1}), settings(pa={"seed": 0})) == (
+    assert describe_difference(settings(mbpm={"sigma": 1}), settings(pa={"seed": 0})) == (
         "made with method=mbpm, asked for method=pa"
     )
 
 
 def test_a_row_survives_its_json():
-    row = Row("a\n日", "ok", n_out={"mbpm": 3}, warnings=("x",), size=3, mtime=1.5)
-    assert Row.from_json(row.to_json()) == row
+    row = ManifestRow("a\n日", "ok", n_out={"mbpm": 3}, warnings=("x",), size=3, mtime=1.5)
+    assert ManifestRow.from_json(row.to_json()) == row
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from mrx.errors import OutputError
-from mrx.job import Row
-from mrx.manifest import Manifest, locked, manifests, read_rows
+from mrx.job import ManifestRow
+from mrx.manifest import Manifest, list_manifests, lock_output, read_rows
 
 SETTINGS = {"methods": {"mbpm": {}}}
 
@@ -12,7 +12,7 @@ SETTINGS = {"methods": {"mbpm": {}}}
 def written(folder, *keys, share=""):
     manifest = Manifest(folder, share, SETTINGS)
     for key in keys:
-        manifest.append(Row(key, "failed", f"because of {key}"))
+        manifest.append_row(ManifestRow(key, "failed", f"because of {key}"))
     manifest.close()
     return next(iter(folder.glob("manifest*.jsonl")))
 
@@ -20,13 +20,13 @@ def written(folder, *keys, share=""):
 def test_rows_come_back_with_the_settings(tmp_path):
     settings, rows = read_rows(written(tmp_path, "a", "b"))
     assert settings == SETTINGS
-    assert rows["b"] == Row("b", "failed", "because of b")
+    assert rows["b"] == ManifestRow("b", "failed", "because of b")
 
 
 def test_of_a_key_the_last_row_counts(tmp_path):
     written(tmp_path, "a")
     manifest = Manifest(tmp_path, "", SETTINGS)
-    manifest.append(Row("a", "ok"))
+    manifest.append_row(ManifestRow("a", "ok"))
     manifest.close()
     assert read_rows(tmp_path / "manifest.jsonl")[1]["a"].status == "ok"
 
@@ -50,22 +50,25 @@ def test_any_name_survives(tmp_path):
 
 
 def test_a_run_of_all_stands_alone_and_shares_stand_side_by_side(tmp_path):
-    with locked(tmp_path, "0of2"), locked(tmp_path, "1of2"):
-        with pytest.raises(OutputError, match="being written by another run"), locked(tmp_path, ""):
+    with lock_output(tmp_path, "0of2"), lock_output(tmp_path, "1of2"):
+        with (
+            pytest.raises(OutputError, match="being written by another run"),
+            lock_output(tmp_path, ""),
+        ):
             pass
         with (
             pytest.raises(OutputError, match="split the work with --shard"),
-            locked(tmp_path, "0of2"),
+            lock_output(tmp_path, "0of2"),
         ):
             pass
-    with locked(tmp_path, ""):
+    with lock_output(tmp_path, ""):
         pass
 
 
 def test_other_files_of_that_kind_are_not_ours(tmp_path):
     written(tmp_path, "a")
     (tmp_path / "manifest-train.jsonl").write_text('{"key": 1}')
-    assert [p.name for p in manifests(tmp_path)] == ["manifest.jsonl"]
+    assert [p.name for p in list_manifests(tmp_path)] == ["manifest.jsonl"]
 
 
 def test_lines_that_are_no_rows_are_passed_over(tmp_path):

@@ -9,11 +9,11 @@ from support.command import contents
 
 import mrx
 from mrx import methods
-from mrx.engines.run import run
+from mrx.engines.run import run_job
 from mrx.job import Decoding, Job, Storage
 from mrx.pipeline.extraction import Extraction
-from mrx.pipeline.sync_device import Direct
-from mrx.sources.scan import find
+from mrx.pipeline.sync_device import SyncDevice
+from mrx.sources.scan import find_sources
 
 FAST = {"tvl1": {"warps": "1", "inner": "3"}, "tvnet": {"iterations": "4"}}
 
@@ -29,12 +29,12 @@ def folder(tmp_path_factory):
 def extract(folder, output, *, workers=0, **options):
     job = Job(
         str(output),
-        methods=tuple(methods.names()),
+        methods=tuple(methods.list_method_names()),
         parameters=FAST,
         decoding=Decoding(short_side=None),
         **options,
     )
-    summary = run(job, find([str(folder)]).sources, workers=workers)
+    summary = run_job(job, find_sources([str(folder)]).sources, workers=workers)
     assert (summary.ok, summary.exit_code) == (4, 0)
     return digests(output)
 
@@ -64,7 +64,7 @@ def test_a_video_alone_has_the_maps_it_has_among_others(folder, usual, tmp_path)
     mrx.extract(
         folder / "2.mp4",
         tmp_path,
-        method=methods.names(),
+        method=methods.list_method_names(),
         parameters=FAST,
         decoding=Decoding(short_side=None),
     )
@@ -83,21 +83,21 @@ def test_from_any_number_of_workers(folder, usual, tmp_path, workers, decode_thr
 def test_a_full_shard_waits_for_the_videos_that_are_in_flight(folder, tmp_path):
     sealed = []
     job = Job(str(tmp_path), storage=Storage(videos_per_shard=1))
-    extraction = Extraction(job, sealed=lambda path, keys: sealed.append(keys))
-    tickets = [extraction.ticket(source) for source in find([str(folder)]).sources[:3]]
+    extraction = Extraction(job, on_sealed=lambda path, keys: sealed.append(keys))
+    tasks = [extraction.begin_video(source) for source in find_sources([str(folder)]).sources[:3]]
 
-    def write(ticket):
+    def write(task):
         with torch.inference_mode():
-            for piece in extraction.decode(ticket):
-                (made,) = Direct(extraction.device, extraction.busy).compute([piece])
-                extraction.write(piece, made.pack())
+            for batch in extraction.decode_windows(task):
+                (made,) = SyncDevice(extraction.device, extraction.timer).compute_group([batch])
+                extraction.write_maps(batch, made.pack())
 
-    write(tickets[0])
-    write(tickets[1])
-    assert extraction.conclude(tickets[0]).status == "ok"
+    write(tasks[0])
+    write(tasks[1])
+    assert extraction.finish_video(tasks[0]).status == "ok"
     assert sealed == []
-    write(tickets[2])
-    extraction.conclude(tickets[1])
+    write(tasks[2])
+    extraction.finish_video(tasks[1])
     assert sealed == [["0.mp4", "1.mp4"]]
-    extraction.conclude(tickets[2])
+    extraction.finish_video(tasks[2])
     assert sealed[1:] == [["2.mp4"]]

@@ -32,7 +32,7 @@ class FrameDifference(Representation):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Subtract."""
-        self.check(clip)
+        self.check_clip(clip)
         difference = clip[:, 1] - clip[:, 0]
         return difference.abs() if self.absolute else difference
 

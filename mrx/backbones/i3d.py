@@ -6,38 +6,38 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mrx.backbones.resnet import initialize
-from mrx.backbones.segments import as_clips
+from mrx.backbones.resnet import initialize_weights
+from mrx.backbones.segments import unflatten_clips
 from mrx.errors import ShapeError
 
 _EPSILON = 1e-3
 """Of every batch norm, as the authors of I3D have it."""
 
 
-class Widths(NamedTuple):
+class BranchWidths(NamedTuple):
     """Outputs of an Inception block's branches, with those of the 1x1s before its 3x3s."""
 
-    one: int
-    before_three: int
-    three: int
-    before_other: int
-    other: int
+    pointwise: int
+    before_first_cube: int
+    first_cube: int
+    before_second_cube: int
+    second_cube: int
     pooled: int
 
 
-_MIXED = {
-    "Mixed_3b": Widths(64, 96, 128, 16, 32, 32),
-    "Mixed_3c": Widths(128, 128, 192, 32, 96, 64),
-    "Mixed_4b": Widths(192, 96, 208, 16, 48, 64),
-    "Mixed_4c": Widths(160, 112, 224, 24, 64, 64),
-    "Mixed_4d": Widths(128, 128, 256, 24, 64, 64),
-    "Mixed_4e": Widths(112, 144, 288, 32, 64, 64),
-    "Mixed_4f": Widths(256, 160, 320, 32, 128, 128),
-    "Mixed_5b": Widths(256, 160, 320, 32, 128, 128),
-    "Mixed_5c": Widths(384, 192, 384, 48, 128, 128),
+_INCEPTION_WIDTHS = {
+    "Mixed_3b": BranchWidths(64, 96, 128, 16, 32, 32),
+    "Mixed_3c": BranchWidths(128, 128, 192, 32, 96, 64),
+    "Mixed_4b": BranchWidths(192, 96, 208, 16, 48, 64),
+    "Mixed_4c": BranchWidths(160, 112, 224, 24, 64, 64),
+    "Mixed_4d": BranchWidths(128, 128, 256, 24, 64, 64),
+    "Mixed_4e": BranchWidths(112, 144, 288, 32, 64, 64),
+    "Mixed_4f": BranchWidths(256, 160, 320, 32, 128, 128),
+    "Mixed_5b": BranchWidths(256, 160, 320, 32, 128, 128),
+    "Mixed_5c": BranchWidths(384, 192, 384, 48, 128, 128),
 }
 
-BLOCKS = (
+I3D_BLOCKS = (
     *("Conv3d_1a_7x7", "MaxPool3d_2a_3x3", "Conv3d_2b_1x1", "Conv3d_2c_3x3"),
     *("MaxPool3d_3a_3x3", "Mixed_3b", "Mixed_3c"),
     *("MaxPool3d_4a_3x3", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f"),
@@ -46,7 +46,7 @@ BLOCKS = (
 """The names of the blocks, in their order."""
 
 
-class Unit(nn.Module):
+class ConvUnit(nn.Module):
     """A 3D convolution without bias, batch norm and ReLU; the size of the map is kept.
 
     Args:
@@ -77,7 +77,7 @@ class Unit(nn.Module):
         return self.relu(self.bn(self.conv3d(maps)))
 
 
-class Inception(nn.Module):
+class InceptionBlock(nn.Module):
     """Four branches side by side: 1x1x1, two of 1x1x1 and 3x3x3, and a maximum with 1x1x1.
 
     Args:
@@ -88,16 +88,16 @@ class Inception(nn.Module):
         - maps: ``(B, inputs, T, H, W)``; output: ``(B, C, T, H, W)``, C the sum of the four
     """
 
-    def __init__(self, inputs: int, widths: Widths) -> None:
+    def __init__(self, inputs: int, widths: BranchWidths) -> None:
         super().__init__()
         cube = (3, 3, 3)
-        self.b0 = Unit(inputs, widths.one)
-        self.b1a = Unit(inputs, widths.before_three)
-        self.b1b = Unit(widths.before_three, widths.three, cube)
-        self.b2a = Unit(inputs, widths.before_other)
-        self.b2b = Unit(widths.before_other, widths.other, cube)
+        self.b0 = ConvUnit(inputs, widths.pointwise)
+        self.b1a = ConvUnit(inputs, widths.before_first_cube)
+        self.b1b = ConvUnit(widths.before_first_cube, widths.first_cube, cube)
+        self.b2a = ConvUnit(inputs, widths.before_second_cube)
+        self.b2b = ConvUnit(widths.before_second_cube, widths.second_cube, cube)
         self.b3a = nn.MaxPool3d(cube, stride=1, padding=1)
-        self.b3b = Unit(inputs, widths.pooled)
+        self.b3b = ConvUnit(inputs, widths.pooled)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Transform along each branch."""
@@ -116,7 +116,7 @@ class I3D(nn.Module):
     The stem is 1x7x7 with stride (1, 2, 2), as MotionSqueeze's supplement has it for 8 frames; what
     else its figure shows is not known, so the rest is as in I3D, but for these choices: pads are
     the same on both sides, and the head is a mean over all positions and a linear layer. Names are
-    those of the common PyTorch port: blocks as in `BLOCKS`, of an Inception block ``b0``, ``b1a``,
+    those of the common PyTorch port: blocks as in `I3D_BLOCKS`, of an Inception block ``b0``, ``b1a``,
     ``b1b``, ``b2a``, ``b2b``, ``b3b``, and in each of them ``conv3d`` and ``bn``; the head is
     ``logits``, a module put in after a block ``inserted.<block>``.
 
@@ -141,40 +141,40 @@ class I3D(nn.Module):
         insert: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        unknown = [name for name in insert or {} if name not in BLOCKS]
+        unknown = [name for name in insert or {} if name not in I3D_BLOCKS]
         if unknown:
-            raise ValueError(f"insert={unknown}: choose from {', '.join(BLOCKS)}")
-        slow = 2 if temporal_pools else 1
+            raise ValueError(f"insert={unknown}: choose from {', '.join(I3D_BLOCKS)}")
+        time_stride = 2 if temporal_pools else 1
         self.smallest = 3 if temporal_pools else 1
-        self.Conv3d_1a_7x7 = Unit(3, 64, (1, 7, 7), (1, 2, 2))
-        self.MaxPool3d_2a_3x3 = _pool(1, 3, 1)
-        self.Conv3d_2b_1x1 = Unit(64, 64)
-        self.Conv3d_2c_3x3 = Unit(64, 192, (3, 3, 3))
-        self.MaxPool3d_3a_3x3 = _pool(1, 3, 1)
-        self.MaxPool3d_4a_3x3 = _pool(3, 3, slow)
-        self.MaxPool3d_5a_2x2 = _pool(slow, 2, slow)
+        self.Conv3d_1a_7x7 = ConvUnit(3, 64, (1, 7, 7), (1, 2, 2))
+        self.MaxPool3d_2a_3x3 = _build_max_pool(1, 3, 1)
+        self.Conv3d_2b_1x1 = ConvUnit(64, 64)
+        self.Conv3d_2c_3x3 = ConvUnit(64, 192, (3, 3, 3))
+        self.MaxPool3d_3a_3x3 = _build_max_pool(1, 3, 1)
+        self.MaxPool3d_4a_3x3 = _build_max_pool(3, 3, time_stride)
+        self.MaxPool3d_5a_2x2 = _build_max_pool(time_stride, 2, time_stride)
         inputs = 192
-        for name, widths in _MIXED.items():
-            self.add_module(name, Inception(inputs, widths))
-            inputs = widths.one + widths.three + widths.other + widths.pooled
+        for name, widths in _INCEPTION_WIDTHS.items():
+            self.add_module(name, InceptionBlock(inputs, widths))
+            inputs = widths.pointwise + widths.first_cube + widths.second_cube + widths.pooled
         self.avgpool = nn.AdaptiveAvgPool3d(1)
         self.dropout = nn.Dropout(0.5)
         self.logits = nn.Linear(inputs, classes)
-        initialize(self)
+        initialize_weights(self)
         self.inserted = nn.ModuleDict(insert)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Logits of clips."""
-        maps = self.avgpool(self.features(clip)).flatten(1)
+        maps = self.avgpool(self.compute_features(clip)).flatten(1)
         return self.logits(self.dropout(maps))
 
-    def features(self, clip: Tensor, until: str | None = None) -> Tensor:
+    def compute_features(self, clip: Tensor, until: str | None = None) -> Tensor:
         """The maps of a block, ``(B, C, T', H', W')``, before a module that follows it acts.
 
         Without a block it is what the head takes.
         """
-        if until is not None and until not in BLOCKS:
-            raise ValueError(f"until={until}: choose from {', '.join(BLOCKS)}")
+        if until is not None and until not in I3D_BLOCKS:
+            raise ValueError(f"until={until}: choose from {', '.join(I3D_BLOCKS)}")
         shape = tuple(clip.shape)
         if len(shape) != 5 or shape[2] != 3 or shape[1] < self.smallest or 0 in shape[3:]:
             raise ShapeError(
@@ -182,22 +182,22 @@ class I3D(nn.Module):
                 f"got {shape}"
             )
         maps = clip.transpose(1, 2)
-        for name in BLOCKS:
+        for name in I3D_BLOCKS:
             maps = self.get_submodule(name)(maps)
             if name == until:
                 break
             if name in self.inserted:
-                maps = _frame_by_frame(self.inserted[name], maps)
+                maps = _apply_frame_by_frame(self.inserted[name], maps)
         return maps
 
 
-def _frame_by_frame(module: nn.Module, maps: Tensor) -> Tensor:
+def _apply_frame_by_frame(module: nn.Module, maps: Tensor) -> Tensor:
     """Apply what takes ``(B * T, C, H, W)`` to ``(B, C, T, H, W)``."""
     frames = module(maps.transpose(1, 2).flatten(0, 1))
-    return as_clips(frames, maps.shape[2]).transpose(1, 2)
+    return unflatten_clips(frames, maps.shape[2]).transpose(1, 2)
 
 
-def _pool(frames: int, size: int, stride: int) -> nn.MaxPool3d:
+def _build_max_pool(frames: int, size: int, stride: int) -> nn.MaxPool3d:
     """A maximum that halves the height and the width, and by `stride` the frames."""
     pads = (frames - 1) // 2, (size - 1) // 2, (size - 1) // 2
     return nn.MaxPool3d((frames, size, size), (stride, 2, 2), pads)

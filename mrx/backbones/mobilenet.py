@@ -4,13 +4,13 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from mrx.backbones.resnet import initialize
-from mrx.backbones.segments import check_segments, consensus, frame_major
-from mrx.backbones.shift import Shift, shift_or_not
+from mrx.backbones.resnet import initialize_weights
+from mrx.backbones.segments import average_logits, check_segments, flatten_clips
+from mrx.backbones.shift import ShiftMode, make_shift
 
-Stem = Literal[3, 7]
+StemSize = Literal[3, 7]
 
-_PLAN = (
+_BLOCK_GROUPS = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 32, 3, 2),
@@ -21,9 +21,9 @@ _PLAN = (
 )
 """Expansion, channels, count of blocks and stride of the first one."""
 
-_LAST = 1280
+_LAST_CHANNELS = 1280
 SQUEEZED_CHANNELS = 32
-_BEFORE = 7
+_LAYERS_BEFORE_MOTION = 7
 """How many of `features` come before the motion module: all until stride 8, of 32 channels."""
 
 
@@ -50,10 +50,10 @@ class InvertedResidual(nn.Module):
         hidden = expansion * inputs
         self.adds = stride == 1 and inputs == outputs
         self.shift = shift if self.adds and expansion > 1 else nn.Identity()
-        widen = [_unit(inputs, hidden, 1)] if expansion > 1 else []
+        widen = [_build_conv_unit(inputs, hidden, 1)] if expansion > 1 else []
         self.conv = nn.Sequential(
             *widen,
-            _unit(hidden, hidden, 3, stride=stride, groups=hidden),
+            _build_conv_unit(hidden, hidden, 3, stride=stride, groups=hidden),
             nn.Conv2d(hidden, outputs, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )
@@ -88,8 +88,8 @@ class MobileNetV2(nn.Module):
         classes: int = 1000,
         *,
         segments: int = 8,
-        shift: Shift | None = None,
-        stem: Stem = 3,
+        shift: ShiftMode | None = None,
+        stem: StemSize = 3,
     ) -> None:
         super().__init__()
         if stem not in (3, 7):
@@ -97,40 +97,40 @@ class MobileNetV2(nn.Module):
         check_segments(segments)
         self.segments = segments
         inputs = 32
-        layers: list[nn.Module] = [_unit(3, inputs, stem, stride=2)]
-        for expansion, outputs, count, stride in _PLAN:
+        layers: list[nn.Module] = [_build_conv_unit(3, inputs, stem, stride=2)]
+        for expansion, outputs, count, stride in _BLOCK_GROUPS:
             for i in range(count):
                 block = InvertedResidual(
                     inputs,
                     outputs,
                     stride=stride if i == 0 else 1,
                     expansion=expansion,
-                    shift=shift_or_not(segments, shift),
+                    shift=make_shift(segments, shift),
                 )
                 layers.append(block)
                 inputs = outputs
-        self.features = nn.Sequential(*layers, _unit(inputs, _LAST, 1))
+        self.features = nn.Sequential(*layers, _build_conv_unit(inputs, _LAST_CHANNELS, 1))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(_LAST, classes))
-        initialize(self)
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(_LAST_CHANNELS, classes))
+        initialize_weights(self)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Logits of clips: the mean of their frames' logits."""
-        return consensus(self.frame_logits(clip), self.segments)
+        return average_logits(self.frame_logits(clip), self.segments)
 
     def frame_logits(self, clip: Tensor) -> Tensor:
         """Logits of single frames, ``(B * segments, classes)``, before the mean."""
-        maps = frame_major(clip, self.segments)
-        maps = self.motion(self.features[:_BEFORE](maps))
-        maps = self.features[_BEFORE:](maps)
+        maps = flatten_clips(clip, self.segments)
+        maps = self.add_motion(self.features[:_LAYERS_BEFORE_MOTION](maps))
+        maps = self.features[_LAYERS_BEFORE_MOTION:](maps)
         return self.classifier(self.avgpool(maps).flatten(1))
 
-    def motion(self, maps: Tensor) -> Tensor:
+    def add_motion(self, maps: Tensor) -> Tensor:
         """What a subclass does to the maps of the last block at stride 8 before they pass on."""
         return maps
 
 
-def _unit(
+def _build_conv_unit(
     inputs: int, outputs: int, size: int, *, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
     """A convolution, batch norm and ReLU6."""

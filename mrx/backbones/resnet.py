@@ -5,12 +5,12 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from mrx.backbones.segments import check_segments, consensus, frame_major
-from mrx.backbones.shift import Shift, shift_or_not
+from mrx.backbones.segments import average_logits, check_segments, flatten_clips
+from mrx.backbones.shift import ShiftMode, make_shift
 from mrx.checks import check_choice
 
-Depth = Literal[18, 50]
-Stage = Literal["layer1", "layer2", "layer3", "layer4"]
+ResNetDepth = Literal[18, 50]
+ResNetStage = Literal["layer1", "layer2", "layer3", "layer4"]
 
 
 class BasicBlock(nn.Module):
@@ -37,7 +37,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.last_relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(inputs, width, stride)
+        self.downsample = _build_shortcut(inputs, width, stride)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Transform and add."""
@@ -46,7 +46,7 @@ class BasicBlock(nn.Module):
         return self.last_relu(out + self.downsample(maps))
 
 
-class Bottleneck(nn.Module):
+class BottleneckBlock(nn.Module):
     """1x1, 3x3 and 1x1 convolutions beside a shortcut; only the first one's input is shifted.
 
     The stride is the 3x3's, as in torchvision; the last convolution is 4 times as wide.
@@ -75,7 +75,7 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
         self.last_relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(inputs, outputs, stride)
+        self.downsample = _build_shortcut(inputs, outputs, stride)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Transform and add."""
@@ -85,9 +85,9 @@ class Bottleneck(nn.Module):
         return self.last_relu(out + self.downsample(maps))
 
 
-_PLANS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+_BLOCKS_BY_DEPTH: dict[int, tuple[type[BasicBlock] | type[BottleneckBlock], tuple[int, ...]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
-    50: (Bottleneck, (3, 4, 6, 3)),
+    50: (BottleneckBlock, (3, 4, 6, 3)),
 }
 """By depth: the block, and how many of it each layer has."""
 
@@ -113,17 +113,17 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        depth: Depth = 50,
+        depth: ResNetDepth = 50,
         classes: int = 1000,
         *,
         segments: int = 8,
-        shift: Shift | None = None,
+        shift: ShiftMode | None = None,
     ) -> None:
         super().__init__()
-        if depth not in _PLANS:
-            raise ValueError(f"depth={depth}: choose from {', '.join(map(str, _PLANS))}")
+        if depth not in _BLOCKS_BY_DEPTH:
+            raise ValueError(f"depth={depth}: choose from {', '.join(map(str, _BLOCKS_BY_DEPTH))}")
         check_segments(segments)
-        block, counts = _PLANS[depth]
+        block, counts = _BLOCKS_BY_DEPTH[depth]
         self.segments = segments
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
@@ -135,42 +135,42 @@ class ResNet(nn.Module):
             blocks = []
             for j in range(count):
                 stride = 2 if i > 0 and j == 0 else 1
-                shifting = shift_or_not(segments, shift)
+                shifting = make_shift(segments, shift)
                 blocks.append(block(inputs, width, stride=stride, shift=shifting))
                 inputs = block.expansion * width
             self.add_module(f"layer{i + 1}", nn.Sequential(*blocks))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(0.0)
         self.fc = nn.Linear(inputs, classes)
-        initialize(self)
+        initialize_weights(self)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Logits of clips: the mean of their frames' logits."""
-        return consensus(self.frame_logits(clip), self.segments)
+        return average_logits(self.frame_logits(clip), self.segments)
 
     def frame_logits(self, clip: Tensor) -> Tensor:
         """Logits of single frames, ``(B * segments, classes)``, before the mean."""
-        maps = self.avgpool(self.features(clip)).flatten(1)
+        maps = self.avgpool(self.compute_features(clip)).flatten(1)
         return self.fc(self.dropout(maps))
 
-    def features(self, clip: Tensor, until: Stage = "layer4") -> Tensor:
+    def compute_features(self, clip: Tensor, until: ResNetStage = "layer4") -> Tensor:
         """The maps of a layer, ``(B * segments, C, H / s, W / s)``.
 
         ``layer2`` (res3) has stride s = 8 and 128 or 512 channels, ``layer4`` stride 32.
         The maps of layer2 are those that a motion module after it takes, not what it gives.
         """
-        check_choice("until", until, Stage)
-        maps = self.relu(self.bn1(self.conv1(frame_major(clip, self.segments))))
+        check_choice("until", until, ResNetStage)
+        maps = self.relu(self.bn1(self.conv1(flatten_clips(clip, self.segments))))
         maps = self.maxpool(maps)
-        for name in get_args(Stage):
+        for name in get_args(ResNetStage):
             maps = self.get_submodule(name)(maps)
             if name == until:
                 break
             if name == "layer2":
-                maps = self.motion(maps)
+                maps = self.add_motion(maps)
         return maps
 
-    def motion(self, maps: Tensor) -> Tensor:
+    def add_motion(self, maps: Tensor) -> Tensor:
         """What a subclass does to the maps of layer2 before they pass on to layer3."""
         return maps
 
@@ -184,10 +184,10 @@ def set_channels(net: ResNet, channels: int) -> None:
         net: changed in place
         channels: of the frames from now on
     """
-    old = net.conv1
-    conv = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False).to(old.weight)
+    old_conv = net.conv1
+    conv = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False).to(old_conv.weight)
     with torch.no_grad():
-        conv.weight.copy_(old.weight.mean(1, keepdim=True).expand_as(conv.weight))
+        conv.weight.copy_(old_conv.weight.mean(1, keepdim=True).expand_as(conv.weight))
     net.conv1 = conv
 
 
@@ -203,7 +203,7 @@ def set_dropout(net: nn.Module, share: float) -> None:
             module.p = share
 
 
-def initialize(net: nn.Module) -> None:
+def initialize_weights(net: nn.Module) -> None:
     """Draw weights as ResNet's and TSM's code do: He for convolutions, N(0, 0.001) for the head."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
@@ -213,7 +213,7 @@ def initialize(net: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+def _build_shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     """What makes a block's input fit its output."""
     if inputs == outputs and stride == 1:
         return nn.Identity()
@@ -221,6 +221,6 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
-def layer2_channels(depth: Depth) -> int:
+def layer2_channels(depth: ResNetDepth) -> int:
     """Return the channels of layer2."""
     return 128 if depth == 18 else 512

@@ -5,13 +5,13 @@ from torch import Tensor
 from mrx.errors import ShapeError
 
 
-def check_segments(segments: int, *, least: int = 1) -> None:
+def check_segments(segments: int, *, minimum: int = 1) -> None:
     """Refuse clips of too few frames."""
-    if segments < least:
-        raise ShapeError(f"segments={segments}: a clip has at least {least} frames here")
+    if segments < minimum:
+        raise ShapeError(f"segments={segments}: a clip has at least {minimum} frames here")
 
 
-def frame_major(clip: Tensor, segments: int) -> Tensor:
+def flatten_clips(clip: Tensor, segments: int) -> Tensor:
     """Put the frames of each clip one after another along the batch.
 
     Shape:
@@ -30,7 +30,7 @@ def frame_major(clip: Tensor, segments: int) -> Tensor:
     )
 
 
-def as_clips(frames: Tensor, segments: int) -> Tensor:
+def unflatten_clips(frames: Tensor, segments: int) -> Tensor:
     """Take frames that follow each other as clips again, without a copy.
 
     Shape:
@@ -42,10 +42,10 @@ def as_clips(frames: Tensor, segments: int) -> Tensor:
     return frames.view(len(frames) // segments, segments, *frames.shape[1:])
 
 
-def consensus(logits: Tensor, segments: int) -> Tensor:
+def average_logits(logits: Tensor, segments: int) -> Tensor:
     """Average each clip's logits over its frames, before any softmax.
 
     Shape:
         - logits: ``(B * segments, classes)``; output: ``(B, classes)``
     """
-    return as_clips(logits, segments).mean(1)
+    return unflatten_clips(logits, segments).mean(1)

@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mrx.backbones.segments import as_clips, check_segments, frame_major
+from mrx.backbones.segments import check_segments, flatten_clips, unflatten_clips
 from mrx.checks import check_choice
 
-Shift = Literal["zero", "circulant"]
+ShiftMode = Literal["zero", "circulant"]
 
-_FOLD = 8
+_FOLD_DIVISOR = 8
 
 
-def temporal_shift(maps: Tensor, segments: int, mode: Shift = "zero") -> Tensor:
+def temporal_shift(maps: Tensor, segments: int, mode: ShiftMode = "zero") -> Tensor:
     """Move an eighth of the channels one frame in each direction (TSM, Lin et al., 2019).
 
     ``zero``: the first ``C // 8`` channels come from the next frame, the second ``C // 8`` from the
@@ -24,9 +24,9 @@ def temporal_shift(maps: Tensor, segments: int, mode: Shift = "zero") -> Tensor:
     Shape:
         - maps, output: ``(B * segments, C, H, W)``, the frames of a clip one after another
     """
-    check_choice("mode", mode, Shift)
-    clips = as_clips(maps, segments)
-    fold = maps.shape[1] // _FOLD
+    check_choice("mode", mode, ShiftMode)
+    clips = unflatten_clips(maps, segments)
+    fold = maps.shape[1] // _FOLD_DIVISOR
     first, second, rest = torch.split(clips, [fold, fold, maps.shape[1] - 2 * fold], 2)
     if mode == "circulant":
         first, second = first.roll(1, dims=1), second.roll(-1, dims=1)
@@ -47,22 +47,22 @@ class TemporalShift(nn.Module):
         - maps, output: ``(B * segments, C, H, W)``
     """
 
-    def __init__(self, segments: int, mode: Shift = "zero") -> None:
+    def __init__(self, segments: int, mode: ShiftMode = "zero") -> None:
         super().__init__()
-        check_choice("mode", mode, Shift)
+        check_choice("mode", mode, ShiftMode)
         check_segments(segments)
         self.segments = segments
         self.mode = mode
 
     def forward(self, maps: Tensor) -> Tensor:
         """Shift."""
-        return temporal_shift(frame_major(maps, self.segments), self.segments, self.mode)
+        return temporal_shift(flatten_clips(maps, self.segments), self.segments, self.mode)
 
     def extra_repr(self) -> str:
         """The arguments."""
         return f"segments={self.segments}, mode={self.mode!r}"
 
 
-def shift_or_not(segments: int, mode: Shift | None) -> nn.Module:
+def make_shift(segments: int, mode: ShiftMode | None) -> nn.Module:
     """A `TemporalShift`, or what leaves maps as they are."""
     return nn.Identity() if mode is None else TemporalShift(segments, mode)

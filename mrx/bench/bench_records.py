@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-FORMAT = 1
-Part = Literal["kernel", "decode", "whole"]
+BENCH_FORMAT = 1
+BenchPart = Literal["kernel", "decode", "whole"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class BenchOptions:
     """What to measure.
 
     Attributes:
@@ -37,7 +37,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One thing that was measured several times over.
 
     Attributes:
@@ -50,7 +50,7 @@ class Row:
 
     name: str
     method: str
-    part: Part
+    part: BenchPart
     unit: Literal["maps", "frames"]
     samples: int
     p25: float
@@ -66,12 +66,12 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the rate among them."""
-        own = {name: value for name, value in asdict(self).items() if name != "more"}
-        return {**own, "per_second": self.per_second, **self.more}
+        fields = {name: value for name, value in asdict(self).items() if name != "more"}
+        return {**fields, "per_second": self.per_second, **self.more}
 
 
 @dataclass(frozen=True)
-class Bench:
+class BenchResult:
     """A whole benchmark.
 
     Attributes:
@@ -81,28 +81,28 @@ class Bench:
 
     settings: Mapping[str, Any]
     machine: Mapping[str, Any]
-    rows: Sequence[Row]
+    rows: Sequence[BenchRow]
 
     def to_json(self, **more: Any) -> str:
         """One JSON object, and what else belongs into it."""
         rows = [row.to_dict() for row in self.rows]
-        head = {"mrx_bench": FORMAT, "settings": self.settings, "machine": self.machine}
+        head = {"mrx_bench": BENCH_FORMAT, "settings": self.settings, "machine": self.machine}
         return json.dumps({**head, "rows": rows, **more})
 
 
-def quantile(values: Sequence[float], share: float) -> float:
+def quantile(values: Sequence[float], fraction: float) -> float:
     """The value that a share of the values lies below, between neighbours by interpolation.
 
     >>> quantile([3.0, 1.0, 2.0], 0.5), quantile([1.0, 2.0], 0.25)
     (2.0, 1.25)
     """
     ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = int(place)
+    position = fraction * (len(ordered) - 1)
+    low = int(position)
     high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+    return ordered[low] + (position - low) * (ordered[high] - ordered[low])
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def compute_percentiles(values: Sequence[float]) -> dict[str, float]:
     """Quartiles, and the value that one in twenty is above."""
     return {f"p{percent}": quantile(values, percent / 100) for percent in (25, 50, 75, 95)}

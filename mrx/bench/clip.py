@@ -16,23 +16,25 @@ from mrx.errors import DecodeError, MissingError
 from mrx.methods.spec import Representation
 
 ENCODER = "libx264"
-ROOM = 32  # pixels around a picture, for it to move in
-GRAIN = 4  # pixels
+MOTION_MARGIN = 32  # pixels around a picture, for it to move in
+GRAIN_PIXELS = 4  # pixels
 
 
-def texture(height: int, width: int, *, seed: int) -> Tensor:
+def make_texture(height: int, width: int, *, seed: int) -> Tensor:
     """Smooth random colors.
 
     Shape:
         - output: ``(H, W, 3)`` uint8
     """
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, height // GRAIN + 2, width // GRAIN + 2, generator=generator)
+    coarse = torch.rand(
+        1, 3, height // GRAIN_PIXELS + 2, width // GRAIN_PIXELS + 2, generator=generator
+    )
     fine = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)[0]
     return (fine * 255).clamp(0, 255).byte().permute(1, 2, 0).contiguous()
 
 
-def windows(
+def make_texture_windows(
     module: Representation, count: int, size: tuple[int, int], device: torch.device
 ) -> Tensor:
     """Windows of frames of their own on a device, laid out as the decoder's frames are.
@@ -48,36 +50,36 @@ def windows(
     """
     width, height = size
     colors = 3 if module.color == "rgb" else 1
-    room = ROOM + 2 * module.length
-    whole = texture(height + room, width + room, seed=1)[..., :colors].to(device)
+    margin = MOTION_MARGIN + 2 * module.length
+    canvas = make_texture(height + margin, width + margin, seed=1)[..., :colors].to(device)
     shape = (count, module.length, height, width, colors)
     data = torch.empty(shape, dtype=torch.uint8, device=device)
-    starts = torch.randint(ROOM, (count, 2), generator=torch.Generator().manual_seed(2))
+    starts = torch.randint(MOTION_MARGIN, (count, 2), generator=torch.Generator().manual_seed(2))
     for window, (down, right) in zip(data, starts.tolist(), strict=True):
         for t, frame in enumerate(window):
             top, left = down + t, right + 2 * t
-            frame.copy_(whole[top : top + height, left : left + width])
+            frame.copy_(canvas[top : top + height, left : left + width])
     return data.permute(0, 1, 4, 2, 3)
 
 
-def make(path: Path, frames: int, size: tuple[int, int]) -> None:
+def write_texture_clip(path: Path, frames: int, size: tuple[int, int]) -> None:
     """A film of a texture that goes to and fro; H.264, its sides made even."""
     if ENCODER not in av.codecs_available:
         raise MissingError(f"this PyAV has no encoder {ENCODER}: give a clip with --input")
     width, height = (side + side % 2 for side in size)
-    whole = texture(height + ROOM, width + ROOM, seed=3)
+    canvas = make_texture(height + MOTION_MARGIN, width + MOTION_MARGIN, seed=3)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(ENCODER, rate=25, options={"crf": "20"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for t in range(frames):
-            place = abs(2 * t % (2 * ROOM) - ROOM)
-            picture = whole[place // 2 : place // 2 + height, place : place + width]
+            offset = abs(2 * t % (2 * MOTION_MARGIN) - MOTION_MARGIN)
+            picture = canvas[offset // 2 : offset // 2 + height, offset : offset + width]
             frame = av.VideoFrame.from_ndarray(picture.contiguous().numpy(), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
 
-def bare(path: str, size: tuple[int, int], color: str) -> int:
+def decode_clip(path: str, size: tuple[int, int], color: str) -> int:
     """Decode and convert as the shortest loop over PyAV does; the number of frames.
 
     Args:
@@ -85,9 +87,9 @@ def bare(path: str, size: tuple[int, int], color: str) -> int:
         size: (width, height) that the frames get
         color: what they are converted to, ``rgb`` or ``gray``
     """
-    pictures = _pictures(path)
+    pictures = _decode_clip_pictures(path)
     first = next(pictures)
-    convert = _converter(first, size, color)
+    convert = _choose_clip_converter(first, size, color)
     convert(first)
     frames = 1
     for picture in pictures:
@@ -96,7 +98,7 @@ def bare(path: str, size: tuple[int, int], color: str) -> int:
     return frames
 
 
-def _pictures(path: str) -> Iterator[av.VideoFrame]:
+def _decode_clip_pictures(path: str) -> Iterator[av.VideoFrame]:
     try:
         with av.open(path) as container:
             stream = container.streams.video[0]
@@ -106,12 +108,14 @@ def _pictures(path: str) -> Iterator[av.VideoFrame]:
         raise DecodeError(f"{path} cannot be decoded alone: {error}. Give another clip") from error
 
 
-def _converter(
+def _choose_clip_converter(
     first: av.VideoFrame, size: tuple[int, int], color: str
 ) -> Callable[[av.VideoFrame], object]:
     """Pictures to arrays; gray is the plane itself where it has the size."""
-    same = (first.width, first.height) == size
-    if color == "gray" and same and first.format.name in LUMA_FORMATS:
+    same_size = (first.width, first.height) == size
+    if color == "gray" and same_size and first.format.name in LUMA_FORMATS:
         return lambda picture: bytes(picture.planes[0])
-    reformatter, form = VideoReformatter(), "rgb24" if color == "rgb" else "gray"
-    return lambda picture: reformatter.reformat(picture, *size, form, threads=1).to_ndarray()
+    reformatter, pixel_format = VideoReformatter(), "rgb24" if color == "rgb" else "gray"
+    return lambda picture: reformatter.reformat(
+        picture, *size, pixel_format, threads=1
+    ).to_ndarray()

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mrx.bench.bench_records import FORMAT, Row
+from mrx.bench.bench_records import BENCH_FORMAT, BenchRow
 from mrx.errors import UsageError
-from mrx.job import difference
+from mrx.job import describe_difference
 
 
 @dataclass(frozen=True)
-class Compared:
+class RowComparison:
     """A row beside that of the base.
 
     Attributes:
@@ -27,7 +27,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseResult:
     """An earlier benchmark, as `mrx bench --json` printed it.
 
     Attributes:
@@ -39,17 +39,17 @@ class Base:
     medians: Mapping[str, float]
 
     @classmethod
-    def read(cls, path: str) -> "Base":
+    def read_json(cls, path: str) -> "BaseResult":
         """Read a file; refuses what no benchmark has written."""
         try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
-            if found["mrx_bench"] != FORMAT:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            if content["mrx_bench"] != BENCH_FORMAT:
                 raise UsageError(
-                    f"bad base ({path}): format {found['mrx_bench']}, this mrx reads {FORMAT}. "
+                    f"bad base ({path}): format {content['mrx_bench']}, this mrx reads {BENCH_FORMAT}. "
                     "Measure it anew"
                 )
-            medians = {str(row["name"]): float(row["p50"]) for row in found["rows"]}
-            settings = {**found["settings"], "methods": dict(found["settings"]["methods"])}
+            medians = {str(row["name"]): float(row["p50"]) for row in content["rows"]}
+            settings = {**content["settings"], "methods": dict(content["settings"]["methods"])}
         except OSError as error:
             raise UsageError(f"cannot read the base ({path}): {error.strerror or error}") from error
         except (ValueError, LookupError, TypeError) as error:
@@ -61,7 +61,7 @@ class Base:
             raise UsageError(f"bad base ({path}): a median that is no time. Measure it anew")
         return cls(path, settings, medians)
 
-    def check(self, settings: Mapping[str, Any]) -> None:
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Refuse a base that other settings made; methods that one alone has do not count."""
         common = sorted(self.settings["methods"].keys() & settings["methods"].keys())
         if not common:
@@ -73,16 +73,16 @@ class Base:
         )
         if old != new:
             raise UsageError(
-                f"base was made with other settings ({self.path}): {difference(old, new)}. "
+                f"base was made with other settings ({self.path}): {describe_difference(old, new)}. "
                 "Give the same options, or measure a base with these"
             )
 
-    def compare(self, rows: Sequence[Row], *, tolerance: float) -> list[Compared]:
+    def compare_rows(self, rows: Sequence[BenchRow], *, tolerance: float) -> list[RowComparison]:
         """The rows that both have; slower means by more than `tolerance` of the base's time."""
-        compared = []
+        comparisons = []
         for row in rows:
             if row.name in self.medians:
-                base = self.medians[row.name]
-                slower = row.p25 > base * (1 + tolerance)
-                compared.append(Compared(row.name, base / row.p50, slower))
-        return compared
+                base_seconds = self.medians[row.name]
+                slower = row.p25 > base_seconds * (1 + tolerance)
+                comparisons.append(RowComparison(row.name, base_seconds / row.p50, slower))
+        return comparisons

@@ -10,24 +10,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from mrx.methods.spec import Representation
-from mrx.ops.pyramid import sizes
+from mrx.ops.pyramid import pyramid_sizes
 from mrx.ops.tvnet_solver import level_sizes
 
-ITERATION = 56
+ITERATION_OPERATIONS = 56
 """Of TV-L1, per pixel: 15 fused, 10 additions, 8 products, 2 comparisons, 5 special, a guard."""
 
-WARP = 150
+WARP_OPERATIONS = 150
 """Per pixel: the bicubic warp of an image and its two slopes, and the residual."""
 
-MEDIAN = {1: 0, 3: 38, 5: 175}
+MEDIAN_COMPARISONS = {1: 0, 3: 38, 5: 175}
 """Comparisons per pixel of a field, by the side of the square."""
 
-TEXTURE = 20
+TEXTURE_OPERATIONS = 20
 """Per pixel and round: divergence 3, image plus it 2, slope 2, step 4, length 5, limit 4."""
 
 
 @dataclass(frozen=True)
-class Work:
+class MapCost:
     """What one map costs at least.
 
     Attributes:
@@ -38,17 +38,17 @@ class Work:
     bytes: int
     operations: int | None
 
-    def rates(self, seconds: float) -> dict[str, float]:
+    def compute_rates(self, seconds: float) -> dict[str, float]:
         """What is reached, where a map takes so long."""
-        reached = {"gb_per_s": self.bytes / seconds / 1e9}
+        rates = {"gb_per_s": self.bytes / seconds / 1e9}
         if self.operations is not None:
-            reached["gflop_per_s"] = self.operations / seconds / 1e9
-        return reached
+            rates["gflop_per_s"] = self.operations / seconds / 1e9
+        return rates
 
 
-def work(
+def estimate_map_cost(
     name: str, module: Representation, height: int, width: int, *, frames: int, itemsize: int
-) -> Work:
+) -> MapCost:
     """What a map of frames of this size costs.
 
     Args:
@@ -61,57 +61,63 @@ def work(
     """
     channels, rows, columns = module.output_shape(height, width)
     colors = 3 if module.color == "rgb" else 1
-    moved = frames * colors * height * width + channels * rows * columns * itemsize
-    count = COUNTS.get(name)
-    return Work(moved, count(module, height, width) if count else None)
+    moved_bytes = frames * colors * height * width + channels * rows * columns * itemsize
+    count_operations = OPERATION_COUNTERS.get(name)
+    return MapCost(
+        moved_bytes, count_operations(module, height, width) if count_operations else None
+    )
 
 
-def _mbpm(module: Any, height: int, width: int) -> int:
+def _count_mbpm(module: Any, height: int, width: int) -> int:
     """A square filter, and three taps in time, of every color."""
     taps = module.conv_s.weight[0].numel()
     return 3 * height * width * (2 * taps + 5)
 
 
-def _dynamic_image(module: Any, height: int, width: int) -> int | None:
+def _count_dynamic_image(module: Any, height: int, width: int) -> int | None:
     """A weighted sum of the frames; exact pooling iterates."""
     if module.pooling != "approximate":
         return None
     return 3 * height * width * 2 * int(module.length)
 
 
-def _pa(module: Any, height: int, width: int) -> int:
+def _count_pa(module: Any, height: int, width: int) -> int:
     """The convolution of each difference, and the norm over its features."""
     weight = module.shallow_conv.weight
     norm = 3 * len(weight) + 1
     return (module.length - 1) * height * width * (2 * weight.numel() + 3 + norm)
 
 
-def _tvl1(module: Any, height: int, width: int) -> int | None:
+def _count_tvl1(module: Any, height: int, width: int) -> int | None:
     """Iterations, warps, medians and texture; early stops depend on the pictures."""
     rules = module.rules
     if rules.epsilon:
         return None
-    levels = sizes(height, width, zoom=rules.zoom, most=rules.levels)
+    levels = pyramid_sizes(height, width, zoom=rules.zoom, max_levels=rules.levels)
     medians = rules.outer if rules.median_at == "round" else 1
-    warp = rules.outer * rules.inner * ITERATION + WARP + medians * 2 * MEDIAN[rules.median]
-    pairs = (module.length - 1) * rules.warps * warp * sum(h * w for h, w in levels)
+    warp_operations = (
+        rules.outer * rules.inner * ITERATION_OPERATIONS
+        + WARP_OPERATIONS
+        + medians * 2 * MEDIAN_COMPARISONS[rules.median]
+    )
+    pairs = (module.length - 1) * rules.warps * warp_operations * sum(h * w for h, w in levels)
     rounds = rules.texture_rounds if rules.texture else 0
-    return int(pairs + module.length * rounds * TEXTURE * height * width)
+    return int(pairs + module.length * rounds * TEXTURE_OPERATIONS * height * width)
 
 
-def _tvnet(module: Any, height: int, width: int) -> int:
+def _count_tvnet(module: Any, height: int, width: int) -> int:
     """Iterations and warps."""
     depth = module.depth
-    levels = level_sizes(height, width, most=depth.scales, zoom=depth.zoom)
-    warp = depth.iterations * ITERATION + WARP
-    return int((module.length - 1) * depth.warps * warp * sum(h * w for h, w in levels))
+    levels = level_sizes(height, width, max_levels=depth.scales, zoom=depth.zoom)
+    warp_operations = depth.iterations * ITERATION_OPERATIONS + WARP_OPERATIONS
+    return int((module.length - 1) * depth.warps * warp_operations * sum(h * w for h, w in levels))
 
 
-COUNTS: dict[str, Callable[[Any, int, int], int | None]] = {
-    "mbpm": _mbpm,
-    "dynamic-image": _dynamic_image,
-    "pa": _pa,
-    "tvl1": _tvl1,
-    "tvnet": _tvnet,
+OPERATION_COUNTERS: dict[str, Callable[[Any, int, int], int | None]] = {
+    "mbpm": _count_mbpm,
+    "dynamic-image": _count_dynamic_image,
+    "pa": _count_pa,
+    "tvl1": _count_tvl1,
+    "tvnet": _count_tvnet,
 }
 """How the operations of a map are counted; methods of others, and matching, are not."""

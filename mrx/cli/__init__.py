@@ -25,7 +25,7 @@ COMMANDS = {
 }
 
 
-class Commands(click.Group):
+class CommandGroup(click.Group):
     """The commands, each in a file of its own, imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -40,7 +40,7 @@ class Commands(click.Group):
         command.short_help = COMMANDS[cmd_name]
         for parameter in command.params:
             if isinstance(parameter, click.Option):
-                parameter.envvar = variable(cmd_name, parameter)
+                parameter.envvar = name_variable(cmd_name, parameter)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -53,7 +53,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except MrxError as error:
-            fail(error, ctx.params.get("verbose", 0))
+            exit_with_error(error, ctx.params.get("verbose", 0))
         except KeyboardInterrupt:
             # A run has handlers of its own; this is before it, as while a list is read from stdin.
             click.echo("stopped by SIGINT", err=True)
@@ -64,13 +64,13 @@ class Commands(click.Group):
             sys.exit(128 + signal.SIGPIPE)
 
 
-def variable(command: str, option: click.Option) -> str:
+def name_variable(command: str, option: click.Option) -> str:
     """The environment variable of a command's option: its longest name, as the user types it."""
     name = max(option.opts, key=len).lstrip("-")
     return f"mrx_{command}_{name}".replace("-", "_").upper()
 
 
-def fail(error: MrxError, verbose: int) -> None:
+def exit_with_error(error: MrxError, verbose: int) -> None:
     """Say an error in one line and end."""
     if verbose > 1:
         click.echo(getattr(error, "traceback", "") or traceback.format_exc(), err=True)
@@ -78,27 +78,27 @@ def fail(error: MrxError, verbose: int) -> None:
     sys.exit(error.exit_code)
 
 
-def versions() -> str:
+def describe_versions() -> str:
     """The versions that decide the numbers, without importing anything."""
     from importlib.metadata import PackageNotFoundError, version
 
-    def of(package: str) -> str:
+    def find_version(package: str) -> str:
         try:
             return version(package)
         except PackageNotFoundError:
             return "missing"
 
-    return ", ".join(f"{name} {of(name)}" for name in ("torch", "av", "h5py", "numpy"))
+    return ", ".join(f"{name} {find_version(name)}" for name in ("torch", "av", "h5py", "numpy"))
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        click.echo(f"mrx {__version__} ({versions()})")
+        click.echo(f"mrx {__version__} ({describe_versions()})")
         ctx.exit()
 
 
 @click.group(
-    cls=Commands,
+    cls=CommandGroup,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "show_default": True,

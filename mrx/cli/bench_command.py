@@ -14,8 +14,8 @@ from mrx.cli.options import parse_size
 from mrx.errors import UsageError
 
 if TYPE_CHECKING:
-    from mrx.bench.bench_records import Bench, Row
-    from mrx.bench.compare import Compared
+    from mrx.bench.bench_records import BenchResult, BenchRow
+    from mrx.bench.compare import RowComparison
 
 
 @click.command()
@@ -77,50 +77,50 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
     decoding and converting the clip by PyAV alone, measured in turn. GB/s and GFLOP/s count what
     the formula has to move and to compute.
     """
-    from mrx.bench.compare import Base
-    from mrx.bench.measure import Workbench
+    from mrx.bench.compare import BaseResult
+    from mrx.bench.measure import BenchRunner
 
-    asked = _asked(options)
+    bench_options = _make_bench_options(options)
     tolerance = parse_tolerance(options["tolerance"])
-    base = Base.read(options["base"]) if options["base"] else None
+    base = BaseResult.read_json(options["base"]) if options["base"] else None
     loud = ctx.find_root().params
     with tempfile.TemporaryDirectory(prefix="mrx-bench-") as scratch:
-        told = _tell if loud["verbose"] else lambda text: None
-        workbench = Workbench(asked, Path(scratch), told)
+        notify = _echo_to_stderr if loud["verbose"] else lambda text: None
+        workbench = BenchRunner(bench_options, Path(scratch), notify)
         if base:
-            base.check(workbench.settings)
-        found = workbench.run()
-    compared = base.compare(found.rows, tolerance=tolerance) if base else []
+            base.check_settings(workbench.settings)
+        result = workbench.run()
+    compared = base.compare_rows(result.rows, tolerance=tolerance) if base else []
     if not loud["quiet"]:
-        for line in machine_lines(found):
-            _tell(line)
+        for line in describe_machine(result):
+            _echo_to_stderr(line)
     if options["as_json"]:
-        more = {"compared": _plain(compared), "tolerance": tolerance} if base else {}
-        click.echo(found.to_json(**more))
+        extra = {"compared": _list_comparisons(compared), "tolerance": tolerance} if base else {}
+        click.echo(result.to_json(**extra))
     else:
-        for line in table(found.rows, compared):
+        for line in format_table(result.rows, compared):
             click.echo(line)
     slow = [row for row in compared if row.slower]
     for row in slow:
-        _tell(f"slower: {row.name} runs at {row.ratio:.2f} of the base's rate")
+        _echo_to_stderr(f"slower: {row.name} runs at {row.ratio:.2f} of the base's rate")
     ctx.exit(1 if slow else 0)
 
 
-def _asked(options: dict[str, Any]) -> Any:
-    from mrx.bench.bench_records import Asked
+def _make_bench_options(options: dict[str, Any]) -> Any:
+    from mrx.bench.bench_records import BenchOptions
 
     names = tuple(dict.fromkeys(options["methods"]))
     for name in names:
-        methods.check(name)
+        methods.check_method_name(name)
     if options["clip"] and options["frames"]:
         raise UsageError("--frames is the length of the clip that is made: give no --input with it")
-    return Asked(
+    return BenchOptions(
         methods=names,
-        parameters=read.by_method(options["params"], names, option="-p"),
-        weights=read.weights_by_method(options["weights"], names),
+        parameters=read.group_by_method(options["params"], names, option="-p"),
+        weights=read.group_weights(options["weights"], names),
         stack=options["stack"],
         size=parse_size(options["size"]) if options["size"] else None,
-        frames=options["frames"] or Asked.frames,
+        frames=options["frames"] or BenchOptions.frames,
         batches=parse_batches(options["batch"]),
         device=options["device"],
         decode_threads=options["decode_threads"],
@@ -153,37 +153,39 @@ def parse_tolerance(text: str) -> float:
     return float(number[1]) / (100 if number[2] else 1)
 
 
-def machine_lines(found: "Bench") -> Iterator[str]:
+def describe_machine(result: "BenchResult") -> Iterator[str]:
     """Where it was measured, and a warning where others were at work."""
-    machine, load = found.machine, found.machine["load_before"]
+    machine, load = result.machine, result.machine["load_before"]
     versions = ", ".join(f"{name} {text}" for name, text in machine["versions"].items())
-    size, frames = "x".join(map(str, found.settings["size"])), found.settings["frames"]
+    size, frames = "x".join(map(str, result.settings["size"])), result.settings["frames"]
     busy = "" if load is None else f", load average {load:.1f}"
     yield f"{machine['device']}, {machine['cores']} cores{busy}; {versions}"
-    yield f"{frames} frames of {size}, input {found.settings['input']}"
+    yield f"{frames} frames of {size}, input {result.settings['input']}"
     if load is not None and load > machine["cores"] / 2:
         yield "warning: the machine is busy with other work, so rates are too low and uneven"
 
 
-def table(rows: Sequence["Row"], compared: Sequence["Compared"]) -> Iterator[str]:
+def format_table(rows: Sequence["BenchRow"], compared: Sequence["RowComparison"]) -> Iterator[str]:
     """The rows for a person, with the rate's quartiles and what the base's comparison says."""
-    wide = max(len(row.name) for row in rows)
-    beside = {one.name: f"{one.ratio:9.2f}{' slower' * one.slower}" for one in compared}
-    head = f"{'':<{wide}}  {'a second':>9} {'quartiles':>20} {'':<6} {'ms p50':>8} {'ms p95':>8}"
+    name_width = max(len(row.name) for row in rows)
+    comparisons = {one.name: f"{one.ratio:9.2f}{' slower' * one.slower}" for one in compared}
+    head = (
+        f"{'':<{name_width}}  {'a second':>9} {'quartiles':>20} {'':<6} {'ms p50':>8} {'ms p95':>8}"
+    )
     yield head + f" {'GB/s':>7} {'GFLOP/s':>8} {'/decoding':>9}" + "  to base" * bool(compared)
     for row in rows:
         quartiles = f"{1 / row.p75:.1f}..{1 / row.p25:.1f}"
         rates = f"{1 / row.p50:9.1f} {quartiles:>20}"
         times = f"{row.p50 * 1000:8.3f} {row.p95 * 1000:8.3f}"
-        line = f"{row.name:<{wide}}  {rates} {row.unit:<6} {times} {_beside(row)}"
-        yield (line + beside.get(row.name, "")).rstrip()
+        line = f"{row.name:<{name_width}}  {rates} {row.unit:<6} {times} {_format_floor_cells(row)}"
+        yield (line + comparisons.get(row.name, "")).rstrip()
         if row.part == "whole":
             busy = ", ".join(f"{stage} {share:.0%}" for stage, share in row.more["busy"].items())
-            yield f"{'':<{wide}}  busy: {busy}"
-            yield f"{'':<{wide}}  {row.more['bottleneck']}"
+            yield f"{'':<{name_width}}  busy: {busy}"
+            yield f"{'':<{name_width}}  {row.more['bottleneck']}"
 
 
-def _beside(row: "Row") -> str:
+def _format_floor_cells(row: "BenchRow") -> str:
     """What is known of a row beside its times, in the table's last columns."""
     floor, ratio = row.more.get("floor", {}), row.more.get("to_decoding", {})
     cells = [
@@ -194,9 +196,9 @@ def _beside(row: "Row") -> str:
     return " ".join(" " * n if v is None else format(v, form) for v, form, n in cells)
 
 
-def _plain(compared: Sequence["Compared"]) -> list[dict[str, Any]]:
+def _list_comparisons(compared: Sequence["RowComparison"]) -> list[dict[str, Any]]:
     return [{"name": row.name, "ratio": row.ratio, "slower": row.slower} for row in compared]
 
 
-def _tell(text: str) -> None:
+def _echo_to_stderr(text: str) -> None:
     click.echo(text, err=True)

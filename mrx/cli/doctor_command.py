@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mrx.job import cores
+from mrx.job import count_cores
 from mrx.version import __version__
 
 
@@ -14,7 +14,7 @@ from mrx.version import __version__
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def doctor(as_json: bool) -> None:
     """Tell versions, devices and which fast paths are used."""
-    facts = examine()
+    facts = examine_machine()
     if as_json:
         click.echo(json.dumps(facts))
         return
@@ -23,7 +23,7 @@ def doctor(as_json: bool) -> None:
         click.echo(f"{name:<12} {text}")
 
 
-def examine() -> dict[str, Any]:
+def examine_machine() -> dict[str, Any]:
     """What this machine has."""
     import av
     import cv2
@@ -45,10 +45,10 @@ def examine() -> dict[str, Any]:
         "av": f"{av.__version__} (libavcodec {codec_version})",
         "opencv": cv2.__version__,
         "h5py": f"{h5py.__version__} (HDF5 {h5py.version.hdf5_version})",
-        "cores": str(cores()),
+        "cores": str(count_cores()),
         "devices": ["cpu", *gpus, *mps],
         "decoders": codecs,
-        "nvdec": nvdec.trouble(first) or nvdec.name(first),
-        "kernels": kernels.describe(),
-        "triton": kernels.version("triton") or "not installed",
+        "nvdec": nvdec.why_nvdec_unusable(first) or nvdec.name_torchcodec(first),
+        "kernels": kernels.list_backends(),
+        "triton": kernels.read_package_version("triton") or "not installed",
     }

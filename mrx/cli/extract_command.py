@@ -10,13 +10,13 @@ import click
 
 from mrx import methods
 from mrx.cli import options as read
-from mrx.cli.report import Report, closing_line, time_lines
-from mrx.engines.bottleneck import bottleneck, shares
-from mrx.engines.run import Limits, Summary, run
+from mrx.cli.report import ProgressReport, format_summary, format_worker_times
+from mrx.engines.bottleneck import compute_stage_shares, describe_bottleneck
+from mrx.engines.run import Limits, Summary, run_job
 from mrx.errors import UsageError
 from mrx.job import Job
 from mrx.sources import scan
-from mrx.sources.sharding import parse_shard, split
+from mrx.sources.sharding import parse_shard, select_share
 
 
 @click.command()
@@ -95,47 +95,47 @@ def extract(ctx: click.Context, /, inputs: tuple[str, ...], **options: Any) -> N
     """
     if options["backend"]:
         os.environ["MRX_BACKEND"] = options["backend"]  # workers inherit it
-    job = _job(options)
+    job = _make_extract_job(options)
     limits = Limits(
-        timeout=_timeout(options["timeout"]),
+        timeout=_parse_timeout(options["timeout"]),
         max_failures=options["max_failures"],
         retry_failed=options["retry_failed"],
         missing_ok=options["missing_ok"],
     )
-    found = _find(inputs, options)
-    chosen = split(found.sources, *job.share) if job.share else found.sources
+    scan_result = _find_sources(inputs, options)
+    sources = select_share(scan_result.sources, *job.share) if job.share else scan_result.sources
     settings = ctx.find_root().params
-    report = Report(
+    report = ProgressReport(
         verbose=settings["verbose"],
         quiet=settings["quiet"],
         progress=not options["no_progress"] and not job.dry_run,
-        output=_output(options),
+        output=_choose_stdout_data(options),
     )
     try:
-        summary = run(job, chosen, workers=options["workers"], limits=limits, listener=report)
+        summary = run_job(job, sources, workers=options["workers"], limits=limits, listener=report)
     finally:
         report.close()
-    _conclude(summary, found, as_json=options["as_json"], loudness=settings)
+    _print_summary(summary, scan_result, as_json=options["as_json"], loudness=settings)
     ctx.exit(summary.exit_code)
 
 
-def _job(options: dict[str, Any]) -> Job:
+def _make_extract_job(options: dict[str, Any]) -> Job:
     names = tuple(dict.fromkeys(options["methods"]))
     for name in names:
-        methods.check(name)
+        methods.check_method_name(name)
     output = options["output"]
     if output.endswith((".h5", ".hdf5")) or os.path.isfile(output):  # noqa: PTH113 - a str stays one
         raise UsageError(f"bad output ({output}): give a folder; shards are numbered files in it")
     return Job(
         output=output,
         methods=names,
-        parameters=read.by_method(options["params"], names, option="-p"),
-        weights=read.weights_by_method(options["weights"], names),
+        parameters=read.group_by_method(options["params"], names, option="-p"),
+        weights=read.group_weights(options["weights"], names),
         stack=options["stack"],
-        decoding=read.decoding(options),
-        windowing=read.windowing(options),
-        storage=read.storage(options),
-        devices=_devices(options["device"], options["devices"]),
+        decoding=read.make_decoding(options),
+        windowing=read.make_windowing(options),
+        storage=read.make_storage(options),
+        devices=_list_devices(options["device"], options["devices"]),
         batch=options["batch"],
         decode_threads=options["decode_threads"],
         share=parse_shard(options["share"], os.environ) if options["share"] else None,
@@ -144,29 +144,29 @@ def _job(options: dict[str, Any]) -> Job:
     )
 
 
-def _find(inputs: tuple[str, ...], options: dict[str, Any]) -> scan.Found:
-    return scan.find(
+def _find_sources(inputs: tuple[str, ...], options: dict[str, Any]) -> scan.ScanResult:
+    return scan.find_sources(
         inputs,
-        null=options["null"],
+        nul_separated=options["null"],
         root=options["root"],
         key=options["key"],
-        extensions=_endings(options["ext"]) or scan.VIDEO_EXTENSIONS,
+        extensions=_parse_endings(options["ext"]) or scan.VIDEO_EXTENSIONS,
         label_from_parent=options["label_from"] == "parent",
     )
 
 
-def _endings(text: str | None) -> list[str]:
+def _parse_endings(text: str | None) -> list[str]:
     """``.mp4, MKV`` to the endings alone."""
     return [e for e in (word.strip().lower().lstrip(".") for word in (text or "").split(",")) if e]
 
 
-def _timeout(seconds: float) -> float | None:
+def _parse_timeout(seconds: float) -> float | None:
     if not 0 <= seconds < math.inf:
         raise UsageError(f"--timeout is a finite number of seconds, or 0, not {seconds:g}")
     return seconds or None
 
 
-def _output(options: dict[str, Any]) -> Any:
+def _choose_stdout_data(options: dict[str, Any]) -> Any:
     if options["jsonl"]:
         return "rows"
     if options["printed"]:
@@ -174,39 +174,39 @@ def _output(options: dict[str, Any]) -> Any:
     return "table" if options["dry_run"] and not options["as_json"] else "nothing"
 
 
-def _devices(one: str, several: str | None) -> tuple[str, ...]:
+def _list_devices(device: str, devices: str | None) -> tuple[str, ...]:
     """``0,1`` as the names of devices."""
-    if several is None:
-        return (one,)
-    if one != "auto":
-        raise UsageError(f"--device {one} and --devices {several}: give one of them")
-    words = [word.strip() for word in several.split(",") if word.strip()]
+    if devices is None:
+        return (device,)
+    if device != "auto":
+        raise UsageError(f"--device {device} and --devices {devices}: give one of them")
+    words = [word.strip() for word in devices.split(",") if word.strip()]
     return tuple(f"cuda:{word}" if word.isdigit() else word for word in words)
 
 
-def _conclude(
-    summary: Summary, found: scan.Found, *, as_json: bool, loudness: dict[str, Any]
+def _print_summary(
+    summary: Summary, scan_result: scan.ScanResult, *, as_json: bool, loudness: dict[str, Any]
 ) -> None:
     if as_json:
-        click.echo(json.dumps({**asdict(summary), **_more(summary, found)}))
+        click.echo(json.dumps({**asdict(summary), **_collect_summary_extras(summary, scan_result)}))
     if loudness["quiet"]:
         return
-    if found.passed_over:
-        counts = ", ".join(f"{count} {why}" for why, count in found.passed_over.items())
+    if scan_result.passed_over:
+        counts = ", ".join(f"{count} {why}" for why, count in scan_result.passed_over.items())
         click.echo(f"passed over in folders: {counts}", err=True)
-    if found.duplicates:
-        click.echo(f"named more than once, done once: {found.duplicates}", err=True)
+    if scan_result.duplicates:
+        click.echo(f"named more than once, done once: {scan_result.duplicates}", err=True)
     if loudness["verbose"]:
-        for line in time_lines(summary):
+        for line in format_worker_times(summary):
             click.echo(line, err=True)
-    click.echo(closing_line(summary), err=True)
+    click.echo(format_summary(summary), err=True)
 
 
-def _more(summary: Summary, found: scan.Found) -> dict[str, Any]:
+def _collect_summary_extras(summary: Summary, scan_result: scan.ScanResult) -> dict[str, Any]:
     """What a machine wants to know beside the summary's own fields."""
     return {
         "missed": summary.missed,
-        "passed_over": found.passed_over,
-        "workers": [{**asdict(w), "busy": shares(w)} for w in summary.workers],
-        "bottleneck": bottleneck(summary.workers),
+        "passed_over": scan_result.passed_over,
+        "workers": [{**asdict(w), "busy": compute_stage_shares(w)} for w in summary.workers],
+        "bottleneck": describe_bottleneck(summary.workers),
     }

@@ -11,7 +11,7 @@ import click
 
 from mrx.cli import options as read
 from mrx.errors import NoInputError, UsageError
-from mrx.job import Row
+from mrx.job import ManifestRow
 
 COLUMNS = (
     *("key", "status", "method", "n_out", "channels", "height", "width", "fps", "duration"),
@@ -35,49 +35,49 @@ def ls(
     A folder's rows come with those that failed or were skipped. PATH::KEY shows one video with
     all its attributes. - reads paths from stdin.
     """
-    wanted = dict(_condition(text) for text in where) | ({"status": status} if status else {})
+    wanted = dict(_parse_condition(text) for text in where) | ({"status": status} if status else {})
     if any("::" in path for path in paths):
         for path in paths:
-            _show(path)
+            _print_video(path)
         return
     named = [line for p in paths for line in (sys.stdin.read().splitlines() if p == "-" else [p])]
     rows = (row for path in named for row in list_rows(Path(path)))
     chosen = (r for r in rows if all(str(r.get(k)) == v for k, v in wanted.items()))
-    _print(chosen, form)
+    _print_rows(chosen, form)
 
 
 def list_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a shard, or of an output folder with its manifests."""
-    from mrx.shards.layout import STAMP, shards
+    from mrx.shards.layout import STAMP_NAMES, list_shards
     from mrx.shards.reader import Shards
 
     if not path.exists():
         raise NoInputError(f"nothing to list: {path} does not exist")
-    held: dict[str, list[float]] = {}
-    if path.is_file() or shards(path):
-        with Shards(path) as found:
-            for row in found.rows():
-                held[row["key"]] = [row[name] for name in STAMP]
+    stamps: dict[str, list[float]] = {}
+    if path.is_file() or list_shards(path):
+        with Shards(path) as contents:
+            for row in contents.rows():
+                stamps[row["key"]] = [row[name] for name in STAMP_NAMES]
                 yield {"status": "ok", **row}
-    for ended in _last_rows(path) if path.is_dir() else []:
+    for ended in _read_last_rows(path) if path.is_dir() else []:
         known = (ended.size, ended.mtime, ended.start, ended.end)
         stamp = [-1 if fact is None else fact for fact in known]
-        if ended.status in ("failed", "skipped") and held.get(ended.key) != stamp:
+        if ended.status in ("failed", "skipped") and stamps.get(ended.key) != stamp:
             facts = {"key": ended.key, "status": ended.status, "reason": ended.reason}
             yield {**facts, "source": ended.path}
 
 
-def _last_rows(folder: Path) -> Iterable[Row]:
+def _read_last_rows(folder: Path) -> Iterable[ManifestRow]:
     """The last row of each key; of two manifests, the one written to later counts."""
-    from mrx.manifest import manifests, read_rows
+    from mrx.manifest import list_manifests, read_rows
 
-    rows: dict[str, Row] = {}
-    for manifest in sorted(manifests(folder), key=lambda path: path.stat().st_mtime):
+    rows: dict[str, ManifestRow] = {}
+    for manifest in sorted(list_manifests(folder), key=lambda path: path.stat().st_mtime):
         rows |= read_rows(manifest)[1]
     return rows.values()
 
 
-def _print(rows: Iterator[dict[str, Any]], form: str | None) -> None:
+def _print_rows(rows: Iterator[dict[str, Any]], form: str | None) -> None:
     if form == "json":
         click.echo(json.dumps(list(rows)))
     elif form == "csv":
@@ -86,10 +86,10 @@ def _print(rows: Iterator[dict[str, Any]], form: str | None) -> None:
         writer.writerows(rows)
     else:
         for row in rows:
-            click.echo(json.dumps(row) if form == "jsonl" else _line(row))
+            click.echo(json.dumps(row) if form == "jsonl" else _format_row(row))
 
 
-def _line(row: dict[str, Any]) -> str:
+def _format_row(row: dict[str, Any]) -> str:
     if row["status"] != "ok":
         return f"{row['status']:<8} {row['key']}  {row['reason']}"
     shape = "x".join(str(row[n]) for n in ("n_out", "channels", "height", "width"))
@@ -97,7 +97,7 @@ def _line(row: dict[str, Any]) -> str:
     return f"ok       {facts}  {row['key']}"
 
 
-def _show(path: str) -> None:
+def _print_video(path: str) -> None:
     """One video: its attributes, and each method's with statistics."""
     from mrx.shards.reader import Shards
 
@@ -107,12 +107,12 @@ def _show(path: str) -> None:
             raise UsageError(f"no such key ({key}) in {file}; mrx ls {file} lists them")
         recording = shards[key]
         facts = {
-            **_plain(recording.attrs),
+            **_to_plain_values(recording.attrs),
             "methods": {
                 name: {
                     "shape": list(maps.shape),
                     "dtype": str(maps.dataset.dtype),
-                    **_plain(maps.attrs),
+                    **_to_plain_values(maps.attrs),
                 }
                 for name, maps in recording.items()
             },
@@ -120,14 +120,14 @@ def _show(path: str) -> None:
     click.echo(json.dumps(facts, indent=2))
 
 
-def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
+def _to_plain_values(attributes: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value.tolist() if hasattr(value, "tolist") else value
         for name, value in attributes.items()
     }
 
 
-def _condition(text: str) -> tuple[str, str]:
+def _parse_condition(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or name not in COLUMNS:
         raise UsageError(f"bad --where ({text}): give NAME=VALUE with one of {', '.join(COLUMNS)}")

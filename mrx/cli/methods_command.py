@@ -13,23 +13,23 @@ def methods(name: str | None, as_json: bool) -> None:
     """List the methods, or the one called NAME with its parameters."""
     from mrx import methods as known
 
-    rows = [describe(n) for n in ([name] if name else known.names())]
+    rows = [describe_method(n) for n in ([name] if name else known.list_method_names())]
     if as_json:
         click.echo(json.dumps(rows[0] if name else rows))
     elif name:
-        _print_one(rows[0])
+        _print_method(rows[0])
     else:
         for row in rows:
             click.echo(f"{row['name']:<14} {row['window']:<32} {row['summary']}")
 
 
-def describe(name: str) -> dict[str, Any]:
+def describe_method(name: str) -> dict[str, Any]:
     """A method as plain values."""
     from mrx import methods as known
 
-    method = known.find(name)
-    parameters = {key: p.default for key, p in method.parameters().items()}
-    module = method.build(parameters)
+    method = known.find_method(name)
+    parameters = {key: p.default for key, p in method.list_parameters().items()}
+    module = method.build_module(parameters)
     color = "RGB" if module.color == "rgb" else "gray"
     maps = len(module.channels)
     apart = "" if module.dilation == 1 else f" {module.dilation} apart"
@@ -51,7 +51,7 @@ def describe(name: str) -> dict[str, Any]:
     }
 
 
-def _print_one(row: dict[str, Any]) -> None:
+def _print_method(row: dict[str, Any]) -> None:
     click.echo(f"{row['name']}: {row['summary']}")
     click.echo(f"  {row['window']} channels ({', '.join(row['channels'])}), {row['units']}")
     click.echo(f"  {row['paper']}")

@@ -16,18 +16,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def group(*options: Callable[[F], F]) -> Callable[[F], F]:
+def combine_options(*options: Callable[[F], F]) -> Callable[[F], F]:
     """Several options as one decorator, shown in the order given."""
 
-    def decorate(command: F) -> F:
+    def decorate_command(command: F) -> F:
         for option in reversed(options):
             command = option(command)
         return command
 
-    return decorate
+    return decorate_command
 
 
-def _add(ctx: click.Context, option: click.Parameter, value: int) -> None:
+def _add_loudness(ctx: click.Context, option: click.Parameter, value: int) -> None:
     """Add to what was said before the command, where errors and reports look it up."""
     settings = ctx.find_root().params
     settings[str(option.name)] = settings.get(str(option.name), 0) + value
@@ -35,13 +35,13 @@ def _add(ctx: click.Context, option: click.Parameter, value: int) -> None:
         logging.getLogger().setLevel(logging.DEBUG)
 
 
-loudness_options = group(
+loudness_options = combine_options(
     click.option(
         "-v",
         "--verbose",
         count=True,
         expose_value=False,
-        callback=_add,
+        callback=_add_loudness,
         help="Say more; -vv adds tracebacks.",
     ),
     click.option(
@@ -49,12 +49,12 @@ loudness_options = group(
         "--quiet",
         is_flag=True,
         expose_value=False,
-        callback=_add,
+        callback=_add_loudness,
         help="Say nothing but errors.",
     ),
 )
 
-input_options = group(
+input_options = combine_options(
     click.option("-0", "--null", is_flag=True, help="The list on stdin is separated by NUL."),
     click.option(
         "--root",
@@ -78,7 +78,7 @@ input_options = group(
     ),
 )
 
-method_options = group(
+method_options = combine_options(
     click.option(
         "-m",
         "--method",
@@ -109,7 +109,7 @@ method_options = group(
     ),
 )
 
-window_options = group(
+window_options = combine_options(
     click.option(
         "--step", type=int, help="Frames from one window to the next.  [default: the method's own]"
     ),
@@ -133,7 +133,7 @@ window_options = group(
     ),
 )
 
-decode_options = group(
+decode_options = combine_options(
     click.option(
         "--short-side", type=int, default=256, help="Scale the shorter side down to this."
     ),
@@ -165,7 +165,7 @@ decode_options = group(
     ),
 )
 
-storage_options = group(
+storage_options = combine_options(
     click.option(
         "--dtype",
         type=click.Choice(["float16", "float32", "q16", "uint8"]),
@@ -194,22 +194,22 @@ storage_options = group(
 )
 
 
-def named(record: Callable[P, R]) -> Callable[P, R]:
+def name_option_errors(record: Callable[P, R]) -> Callable[P, R]:
     """The maker of a job's part, whose errors name the option where they name the field."""
 
-    def make(*args: P.args, **kwargs: P.kwargs) -> R:
+    def make_record(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return record(*args, **kwargs)
         except UsageError as error:
-            field, _, rest = str(error).partition(" ")
-            raise UsageError(f"--{field.replace('_', '-')} {rest}") from error
+            field, _, message = str(error).partition(" ")
+            raise UsageError(f"--{field.replace('_', '-')} {message}") from error
 
-    return make
+    return make_record
 
 
-def decoding(options: dict[str, Any]) -> Decoding:
+def make_decoding(options: dict[str, Any]) -> Decoding:
     """The decoding that a command's options mean."""
-    return named(Decoding)(
+    return name_option_errors(Decoding)(
         short_side=None if options["no_resize"] else options["short_side"],
         size=parse_size(options["size"]) if options["size"] else None,
         upscale=options["upscale"],
@@ -224,9 +224,9 @@ def decoding(options: dict[str, Any]) -> Decoding:
     )
 
 
-def windowing(options: dict[str, Any]) -> Windowing:
+def make_windowing(options: dict[str, Any]) -> Windowing:
     """The windowing that a command's options mean."""
-    return named(Windowing)(
+    return name_option_errors(Windowing)(
         step=options["step"],
         dilation=options["dilation"],
         segments=options["segments"],
@@ -234,14 +234,14 @@ def windowing(options: dict[str, Any]) -> Windowing:
     )
 
 
-def storage(options: dict[str, Any]) -> Storage:
+def make_storage(options: dict[str, Any]) -> Storage:
     """The storage that a command's options mean."""
     bound = options["bound"]
     try:
         number = None if bound == "auto" else float(bound)
     except ValueError as error:
         raise UsageError(f"bad --bound ({bound}): give auto or a number") from error
-    return named(Storage)(
+    return name_option_errors(Storage)(
         dtype=options["dtype"],
         bound=number,
         compression=options["compression"],
@@ -250,27 +250,27 @@ def storage(options: dict[str, Any]) -> Storage:
     )
 
 
-def by_method(
-    given: Sequence[str], methods: Sequence[str], *, option: str
+def group_by_method(
+    texts: Sequence[str], methods: Sequence[str], *, option: str
 ) -> dict[str, dict[str, str]]:
     """``NAME=VALUE`` for all methods, ``METHOD.NAME=VALUE`` for one."""
     values: dict[str, dict[str, str]] = {method: {} for method in methods}
-    for text in given:
+    for text in texts:
         name, equals, value = text.partition("=")
-        method, dot, own = name.partition(".")
+        method, dot, own_name = name.partition(".")
         if not equals:
             raise UsageError(f"bad {option} ({text}): give NAME=VALUE")
         if dot and method not in values:
             raise UsageError(f"bad {option} ({text}): {method} is not among {', '.join(methods)}")
         for target in [method] if dot else methods:
-            values[target][own if dot else name] = value
+            values[target][own_name if dot else name] = value
     return values
 
 
-def weights_by_method(given: Sequence[str], methods: Sequence[str]) -> dict[str, str]:
+def group_weights(texts: Sequence[str], methods: Sequence[str]) -> dict[str, str]:
     """``FILE`` for the one method, ``METHOD=FILE`` for one of several."""
     files: dict[str, str] = {}
-    for text in given:
+    for text in texts:
         method, _, path = (
             text.partition("=") if text.partition("=")[0] in methods else ("", "", text)
         )

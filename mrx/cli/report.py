@@ -7,15 +7,15 @@ from typing import Literal
 import click
 from tqdm import tqdm
 
-from mrx.engines.bottleneck import bottleneck, shares
+from mrx.engines.bottleneck import compute_stage_shares, describe_bottleneck
 from mrx.engines.run import Listener, Summary
-from mrx.job import Row
-from mrx.sources.keys import shown
+from mrx.job import ManifestRow
+from mrx.sources.keys import printable
 
-Output = Literal["nothing", "rows", "paths", "table"]
+StdoutData = Literal["nothing", "rows", "paths", "table"]
 
 
-class Report(Listener):
+class ProgressReport(Listener):
     """Progress with videos, frames a second and the time left; silent without a terminal.
 
     Args:
@@ -25,7 +25,7 @@ class Report(Listener):
         output: what stdout gets while the run goes on
     """
 
-    def __init__(self, *, verbose: int, quiet: bool, progress: bool, output: Output) -> None:
+    def __init__(self, *, verbose: int, quiet: bool, progress: bool, output: StdoutData) -> None:
         self.verbose = verbose
         self.quiet = quiet
         self.output = output
@@ -36,29 +36,33 @@ class Report(Listener):
     def begin(self, summary: Summary, left: int) -> None:
         """Say what was found, and open the bar."""
         if summary.salvaged and not self.quiet:
-            self._say(f"saved {summary.salvaged} videos from a run that was killed")
+            self._print_message(f"saved {summary.salvaged} videos from a run that was killed")
         if summary.before and not self.quiet:
-            self._say(f"{summary.before} of {summary.inputs} videos are done already, {left} left")
+            self._print_message(
+                f"{summary.before} of {summary.inputs} videos are done already, {left} left"
+            )
         if summary.failed_before:
             count = summary.failed_before
-            self._say(f"{count} failed in an earlier run; --retry-failed tries them again")
+            self._print_message(
+                f"{count} failed in an earlier run; --retry-failed tries them again"
+            )
         self._bar = tqdm(total=left, unit="video", file=sys.stderr, disable=self._hidden)
 
-    def row(self, row: Row) -> None:
+    def row(self, row: ManifestRow) -> None:
         """An input has ended."""
         if self._bar is not None and row.status != "planned":
             self._bar.update()
         if self.output == "rows":
             click.echo(row.to_json())
         if self.output == "table" and row.status == "planned":
-            click.echo(f"{row.frames:>8}  {amount(row.bytes):>9}  {row.key}")
+            click.echo(f"{row.frames:>8}  {format_bytes(row.bytes):>9}  {row.key}")
         if row.status == "failed" or (row.status == "skipped" and self.verbose):
-            self._say(f"{row.status}: {shown(row.key)}: {shown(row.reason)}")
+            self._print_message(f"{row.status}: {printable(row.key)}: {printable(row.reason)}")
         if row.traceback and self.verbose > 1:
-            self._say(row.traceback)
+            self._print_message(row.traceback)
         if not self.quiet:
             for text in row.warnings:
-                self._say(f"warning: {shown(row.key)}: {shown(text)}")
+                self._print_message(f"warning: {printable(row.key)}: {printable(text)}")
 
     def frames(self, count: int) -> None:
         """So many more frames went through."""
@@ -77,19 +81,19 @@ class Report(Listener):
         if self._bar is not None:
             self._bar.close()
 
-    def _say(self, text: str) -> None:
+    def _print_message(self, text: str) -> None:
         if self._bar is None or self._hidden:
             click.echo(text, err=True)
         else:
             self._bar.write(text, file=sys.stderr)
 
 
-def closing_line(summary: Summary) -> str:
+def format_summary(summary: Summary) -> str:
     """The sum of a run in one line."""
     if summary.planned:
-        planned = f"{summary.planned} to extract (about {amount(summary.bytes)})"
-        rest = f", {summary.before} done already" if summary.before else ""
-        return f"{summary.inputs} inputs: {planned}{rest}, {summary.failed} failed"
+        planned = f"{summary.planned} to extract (about {format_bytes(summary.bytes)})"
+        done_already = f", {summary.before} done already" if summary.before else ""
+        return f"{summary.inputs} inputs: {planned}{done_already}, {summary.failed} failed"
     before = f" ({summary.before} before)" if summary.before else ""
     parts = [f"{summary.ok} ok{before}", f"{summary.skipped} skipped", f"{summary.failed} failed"]
     if summary.missed:
@@ -100,20 +104,22 @@ def closing_line(summary: Summary) -> str:
     return f"{line} -> {summary.output}{stop}"
 
 
-def time_lines(summary: Summary) -> Iterator[str]:
+def format_worker_times(summary: Summary) -> Iterator[str]:
     """Where each worker's time went, and which stage the others wait for."""
-    for worked in summary.workers:
-        busy = ", ".join(f"{stage} {share:.0%}" for stage, share in shares(worked).items())
-        threads = f", {worked.threads} decode threads" if worked.threads else ""
-        yield f"{worked.device}, {worked.seconds:.1f} s{threads}: {busy}"
-    if sentence := bottleneck(summary.workers):
-        yield f"{sentence} ({amount(summary.bytes)} written)"
+    for worker in summary.workers:
+        busy = ", ".join(
+            f"{stage} {share:.0%}" for stage, share in compute_stage_shares(worker).items()
+        )
+        threads = f", {worker.threads} decode threads" if worker.threads else ""
+        yield f"{worker.device}, {worker.seconds:.1f} s{threads}: {busy}"
+    if sentence := describe_bottleneck(summary.workers):
+        yield f"{sentence} ({format_bytes(summary.bytes)} written)"
 
 
-def amount(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Bytes for a person.
 
-    >>> amount(900), amount(48_600_000)
+    >>> format_bytes(900), format_bytes(48_600_000)
     ('900 B', '48.6 MB')
     """
     value = float(count)

@@ -27,35 +27,35 @@ def verify(ctx: click.Context, paths: tuple[str, ...], repair: bool, jsonl: bool
     Checks the structure, the counts, every chunk's checksum, NaN and infinity, and that all
     videos of the manifest are there. Exit code 1 where there is a problem.
     """
-    from mrx.shards.layout import FINAL
-    from mrx.shards.verify import check
+    from mrx.shards.layout import SHARD_NAME
+    from mrx.shards.verify import check_output
 
     for path in map(Path, paths):
         if not path.exists():
             raise NoInputError(f"nothing to verify: {path} does not exist")
-        if repair and not path.is_dir() and not FINAL.fullmatch(path.name):
+        if repair and not path.is_dir() and not SHARD_NAME.fullmatch(path.name):
             raise UsageError(f"not a shard ({path}): --repair takes shard-00000.h5 and its like")
     quiet = ctx.find_root().params["quiet"]
     problems = 0
     for path in map(Path, paths):
         broken: dict[Path, None] = {}
-        for problem in check(path):
+        for problem in check_output(path):
             problems += 1
             click.echo(json.dumps(asdict(problem)) if jsonl else str(problem))
             shard = Path(problem.shard)
-            if shard.is_file() and FINAL.fullmatch(shard.name):
+            if shard.is_file() and SHARD_NAME.fullmatch(shard.name):
                 broken[shard] = None
         for shard in broken if repair else []:
-            _repair(shard, quiet=quiet)
+            _repair_shard(shard, quiet=quiet)
     if not quiet:
         click.echo(f"{problems or 'no'} problems", err=True)
     sys.exit(1 if problems else 0)
 
 
-def _repair(shard: Path, *, quiet: bool) -> None:
-    from mrx.shards.repair import repair
+def _repair_shard(shard: Path, *, quiet: bool) -> None:
+    from mrx.shards.repair import repair_shard
 
-    kept, lost = repair(shard)
+    kept, lost = repair_shard(shard)
     if not quiet:
         text = f"repaired {shard}: {len(kept)} videos kept, {len(lost)} to be made again"
         click.echo(text, err=True)

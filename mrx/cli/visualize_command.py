@@ -17,14 +17,14 @@ from mrx.cli import options as read
 from mrx.errors import UsageError
 from mrx.job import Job
 
-STYLES = ("side-by-side", "wheel", "hsv", "quiver", "magnitude", "signed", "overlay")
-OF_VIDEOS = (
+STYLE_CHOICES = ("side-by-side", "wheel", "hsv", "quiver", "magnitude", "signed", "overlay")
+VIDEO_OPTIONS = (
     *("params", "stack", "weights", "device", "step", "dilation", "tail", "start", "end"),
     *("short_side", "size", "no_resize", "upscale", "no_autorotate", "image_fps"),
 )
 
-OF_METHODS = ("kernels", "output", "scale", "methods", "params", "weights")
-OF_CHECKPOINTS = (
+METHOD_KERNEL_OPTIONS = ("kernels", "output", "scale", "methods", "params", "weights")
+CHECKPOINT_KERNEL_OPTIONS = (
     *("kernels", "output", "scale", "weights"),
     *("layers", "channel", "per_frame_scale"),
 )
@@ -43,7 +43,7 @@ OF_CHECKPOINTS = (
 @read.method_options
 @click.option(
     "--style",
-    type=click.Choice(STYLES),
+    type=click.Choice(STYLE_CHOICES),
     default="side-by-side",
     help="How motion is drawn; side-by-side is each method's own, beside the frame.",
 )
@@ -103,27 +103,32 @@ def visualize(ctx: click.Context, /, source: str | None, output: str, **options:
     row or column that stands twice. An .html is one page that needs no network: a scrubber moves
     all panels, and the pointer reads the values.
     """
-    ctx.with_resource(_unwound_by_sigterm())
-    if _draws_kernels(ctx, source):
+    ctx.with_resource(_unwind_on_sigterm())
+    if _is_kernels_mode(ctx, source):
         _draw_kernels(ctx, output, options)
         return
     source = str(source)
-    part, look = _part(options["frames"]), _look(options)
-    _check_output(output, compare=options["compare"])
-    _check_that_all_count(ctx, output)
+    frame_range, picture_options = (
+        _parse_frame_range(options["frames"]),
+        _parse_picture_options(options),
+    )
+    _check_output_kind(output, compare=options["compare"])
+    _check_options_used(ctx, output)
     from mrx.visualize import draw as work
 
-    work.check_input_is_no_output(source, output=output)
-    showing = work.Showing(output, part, work.Look(**look), _voice(ctx))
+    work.check_output_differs(source, output=output)
+    request = work.DrawRequest(
+        output, frame_range, work.PictureOptions(**picture_options), _make_notifier(ctx)
+    )
     if work.is_stored(source):
-        names = options["methods"] if _given(ctx, "methods") else ()
-        for name in OF_VIDEOS:
-            if _given(ctx, name):
+        names = options["methods"] if _is_given(ctx, "methods") else ()
+        for name in VIDEO_OPTIONS:
+            if _is_given(ctx, name):
                 option = {"params": "-p"}.get(name, f"--{name.replace('_', '-')}")
                 raise UsageError(f"{option} does not fit {source}: its maps are computed already")
-        work.visualize_shard(source, names, showing)
+        work.visualize_shard(source, names, request)
     else:
-        work.visualize_video(source, _job(output, options), showing)
+        work.visualize_video(source, _make_drawing_job(output, options), request)
 
 
 # A film has a rate of its own, and shows windows in order.
@@ -131,24 +136,24 @@ visualize.params = [p for p in visualize.params if p.name not in ("fps", "segmen
 
 
 @contextmanager
-def _unwound_by_sigterm() -> Iterator[None]:
+def _unwind_on_sigterm() -> Iterator[None]:
     """Let SIGTERM unwind the stack, as Ctrl-C does, so that no half of an output stays."""
 
-    def stop(number: int, _: object) -> None:
+    def exit_on_signal(number: int, _: object) -> None:
         click.echo("stopped by SIGTERM", err=True)
         sys.exit(128 + number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    previous = signal.signal(signal.SIGTERM, exit_on_signal)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
-def _draws_kernels(ctx: click.Context, source: str | None) -> bool:
+def _is_kernels_mode(ctx: click.Context, source: str | None) -> bool:
     """Whether there is no input but kernels; both or neither is refused."""
     kernels = bool(ctx.params["kernels"])
     if kernels and source is not None:
@@ -156,64 +161,68 @@ def _draws_kernels(ctx: click.Context, source: str | None) -> bool:
     if not kernels and source is None:
         raise UsageError("nothing to draw: give an INPUT, or --kernels for filters")
     for name, option in (("layers", "--layer"), ("channel", "--channel")):
-        if not kernels and _given(ctx, name):
+        if not kernels and _is_given(ctx, name):
             raise UsageError(f"{option} is for --kernels")
     return kernels
 
 
 def _draw_kernels(ctx: click.Context, output: str, options: dict[str, Any]) -> None:
     names, files = tuple(dict.fromkeys(options["methods"])), options["weights"]
-    alone = bool(files) and not _given(ctx, "methods")
-    fitting = OF_CHECKPOINTS if alone else OF_METHODS
+    checkpoints_only = bool(files) and not _is_given(ctx, "methods")
+    accepted = CHECKPOINT_KERNEL_OPTIONS if checkpoints_only else METHOD_KERNEL_OPTIONS
     for option in ctx.command.params:
         name = str(option.name)
-        if option.expose_value and name not in fitting and _given(ctx, name):
-            what = "a checkpoint without -m" if alone else f"the kernels of {names[0]}"
-            raise UsageError(f"{max(option.opts, key=len)} does not fit {what}")
+        if option.expose_value and name not in accepted and _is_given(ctx, name):
+            subject = (
+                "a checkpoint without -m" if checkpoints_only else f"the kernels of {names[0]}"
+            )
+            raise UsageError(f"{max(option.opts, key=len)} does not fit {subject}")
     if not output.lower().endswith(".png"):
         raise UsageError(f"--kernels makes one .png, not {output}")
-    scale = _number("--scale", options["scale"])
-    if not alone and (len(names) > 1 or len(files) > 1):
+    scale = _check_positive("--scale", options["scale"])
+    if not checkpoints_only and (len(names) > 1 or len(files) > 1):
         raise UsageError("--kernels draws one method, with one --weights at most")
-    methods.check(names[0])
+    methods.check_method_name(names[0])
     from mrx.visualize import filters as work
 
-    if alone:
-        layers = work.Layers(options["layers"], options["channel"], options["per_frame_scale"])
-        work.draw_checkpoints(files, layers, output, scale)
+    if checkpoints_only:
+        selection = work.LayerSelection(
+            options["layers"], options["channel"], options["per_frame_scale"]
+        )
+        work.draw_checkpoints(files, selection, output, scale)
     else:
-        parameters = read.by_method(options["params"], names, option="-p")[names[0]]
-        weights = read.weights_by_method(files, names).get(names[0])
-        work.draw_method(names[0], parameters, weights, output, scale)
+        parameters = read.group_by_method(options["params"], names, option="-p")[names[0]]
+        weights = read.group_weights(files, names).get(names[0])
+        work.draw_method_filters(names[0], parameters, weights, output, scale)
 
 
-def _given(ctx: click.Context, name: str) -> bool:
-    usual = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
-    return ctx.get_parameter_source(name) not in usual
+def _is_given(ctx: click.Context, name: str) -> bool:
+    defaults = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    return ctx.get_parameter_source(name) not in defaults
 
 
-def _voice(ctx: click.Context) -> Callable[[str], None]:
+def _make_notifier(ctx: click.Context) -> Callable[[str], None]:
     quiet = ctx.find_root().params.get("quiet")
     return lambda text: None if quiet else click.echo(text, err=True)
 
 
-def _job(output: str, options: dict[str, Any]) -> Job:
+def _make_drawing_job(output: str, options: dict[str, Any]) -> Job:
     names = tuple(dict.fromkeys(options["methods"]))
     for name in names:
-        methods.check(name)
+        methods.check_method_name(name)
     return Job(
         output=output,
         methods=names,
-        parameters=read.by_method(options["params"], names, option="-p"),
-        weights=read.weights_by_method(options["weights"], names),
+        parameters=read.group_by_method(options["params"], names, option="-p"),
+        weights=read.group_weights(options["weights"], names),
         stack=options["stack"],
-        decoding=read.decoding({**options, "fps": None}),
-        windowing=read.windowing({**options, "segments": None}),
+        decoding=read.make_decoding({**options, "fps": None}),
+        windowing=read.make_windowing({**options, "segments": None}),
         devices=(options["device"],),
     )
 
 
-def _look(options: dict[str, Any]) -> dict[str, Any]:
+def _parse_picture_options(options: dict[str, Any]) -> dict[str, Any]:
     if options["legend"] and options["per_frame_scale"]:
         raise UsageError("--legend shows one scale: leave out --per-frame-scale")
     if options["max_flow"] != "auto" and options["per_frame_scale"]:
@@ -221,27 +230,27 @@ def _look(options: dict[str, Any]) -> dict[str, Any]:
     names = ("style", "per_frame_scale", "legend", "label", "alone", "every")
     return {
         **{name: options[name] for name in names},
-        "scale": _number("--scale", options["scale"]),
-        "fps": None if options["rate"] is None else _number("--fps", options["rate"]),
-        "max_flow": None if options["max_flow"] == "auto" else _pixels(options["max_flow"]),
+        "scale": _check_positive("--scale", options["scale"]),
+        "fps": None if options["rate"] is None else _check_positive("--fps", options["rate"]),
+        "max_flow": None if options["max_flow"] == "auto" else _parse_pixels(options["max_flow"]),
         "columns": options["columns"] if options["compare"] else None,
     }
 
 
-def _number(option: str, value: float) -> float:
+def _check_positive(option: str, value: float) -> float:
     if not 0 < value < math.inf:
         raise UsageError(f"{option} is a finite number above 0, not {value:g}")
     return value
 
 
-def _pixels(text: str) -> float:
+def _parse_pixels(text: str) -> float:
     try:
-        return _number("--max-flow", float(text))
+        return _check_positive("--max-flow", float(text))
     except ValueError as error:
         raise UsageError(f"bad --max-flow ({text}): give auto or pixels") from error
 
 
-def _part(text: str | None) -> tuple[int, int | None]:
+def _parse_frame_range(text: str | None) -> tuple[int, int | None]:
     """``10:20``, ``10:`` or ``:20`` to the two numbers."""
     if text is None:
         return 0, None
@@ -252,15 +261,15 @@ def _part(text: str | None) -> tuple[int, int | None]:
     return begin, end
 
 
-def _check_that_all_count(ctx: click.Context, output: str) -> None:
+def _check_options_used(ctx: click.Context, output: str) -> None:
     """Refuse options that would change nothing."""
-    if _given(ctx, "columns") and not ctx.params["compare"]:
+    if _is_given(ctx, "columns") and not ctx.params["compare"]:
         raise UsageError("--columns is for --compare")
-    if _given(ctx, "rate") and output.lower().endswith(".png"):
+    if _is_given(ctx, "rate") and output.lower().endswith(".png"):
         raise UsageError(f"--fps is for films and pages, not for {output}")
 
 
-def _check_output(output: str, *, compare: bool) -> None:
+def _check_output_kind(output: str, *, compare: bool) -> None:
     if compare and not output.lower().endswith(".png"):
         raise UsageError(f"--compare makes one .png, not {output}")
     if output == "-" and sys.stdout.isatty():

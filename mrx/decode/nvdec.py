@@ -26,172 +26,178 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from mrx.decode import pyav
-from mrx.decode.convert import Converter
-from mrx.decode.tally import Tally
+from mrx.decode.convert import FrameConverter
+from mrx.decode.tally import DecodeTally
 from mrx.errors import DecodeError, MissingError
 from mrx.job import Decoding
 
-INSTEAD = "use --decoder pyav"
-INSTALL = "pip install 'mrx[nvdec]'"
-MOST_LEVELS = 2.0  # of 255, in the mean: swscale alone is up to 1.4 from exact rounding
+FALLBACK_HINT = "use --decoder pyav"
+INSTALL_COMMAND = "pip install 'mrx[nvdec]'"
+MAX_LEVEL_DIFFERENCE = 2.0  # of 255, in the mean: swscale alone is up to 1.4 from exact rounding
 BATCH_FRAMES = 24
 BATCH_BYTES = 32 * 2**20
-REFUSALS = (RuntimeError, ValueError, IndexError, OSError)  # what torchcodec raises
-PLACE_IN_ITS_SOURCE = re.compile(r"^\w+, \S+:\d+, ")
+TORCHCODEC_ERRORS = (RuntimeError, ValueError, IndexError, OSError)  # what torchcodec raises
+SOURCE_LOCATION = re.compile(r"^\w+, \S+:\d+, ")
 PROBE_SIDE = 256  # pixels; hardware refuses far smaller ones
 
 
-def require(options: Decoding, device: torch.device) -> None:
+def require_nvdec(options: Decoding, device: torch.device) -> None:
     """Refuse a run that asks for this decoder where it cannot work."""
-    if options.decoder == "nvdec" and (why := trouble(device)):
-        raise MissingError(f"no decoder nvdec: {why}; or {INSTEAD}")
+    if options.decoder == "nvdec" and (reason := why_nvdec_unusable(device)):
+        raise MissingError(f"no decoder nvdec: {reason}; or {FALLBACK_HINT}")
 
 
-def trouble(device: torch.device) -> str:
+def why_nvdec_unusable(device: torch.device) -> str:
     """Why videos cannot be decoded on this device, with what to do; or nothing."""
     try:
-        opener = _torchcodec().decoders.VideoDecoder
+        decoder_class = _import_torchcodec().decoders.VideoDecoder
     except MissingError as error:
         return str(error)
     if device.type in ("cpu", "mps"):
         return f"it needs an NVIDIA GPU to compute on, and this is {device}"
     try:
-        decoder = opener(_probe(), device=device)
+        decoder = decoder_class(_make_probe_video(), device=device)
         decoder.get_frames_in_range(0, 1)
-    except REFUSALS as error:
-        return f"torchcodec cannot decode on {device} ({_reason(error)})"
+    except TORCHCODEC_ERRORS as error:
+        return f"torchcodec cannot decode on {device} ({_shorten_torchcodec_error(error)})"
     return f"{device} cannot decode H.264 ({decoder.cpu_fallback})" if decoder.cpu_fallback else ""
 
 
-def name(device: torch.device) -> str:
+def name_torchcodec(device: torch.device) -> str:
     """What the attributes call it: torchcodec with its version, and the kind of device."""
-    return f"torchcodec {_torchcodec().__version__} {device.type}"
+    return f"torchcodec {_import_torchcodec().__version__} {device.type}"
 
 
-def _torchcodec() -> Any:
+def _import_torchcodec() -> Any:
     try:
         import torchcodec.decoders
     except ImportError as error:
-        raise MissingError(f"torchcodec is not installed: {INSTALL}") from error
+        raise MissingError(f"torchcodec is not installed: {INSTALL_COMMAND}") from error
     except (RuntimeError, OSError) as error:
         raise MissingError(
-            f"torchcodec does not load ({_reason(error)}): it needs FFmpeg's shared libraries and "
+            f"torchcodec does not load ({_shorten_torchcodec_error(error)}): it needs FFmpeg's shared libraries and "
             "a PyTorch for NVIDIA GPUs"
         ) from error
     return torchcodec
 
 
-def pictures(
+def decode_on_gpu(
     container: InputContainer,
     stream: VideoStream,
-    tally: Tally,
+    tally: DecodeTally,
     options: Decoding,
     device: torch.device,
 ) -> Iterator[av.VideoFrame]:
-    """Yield every frame of a file, as `mrx.decode.pyav.pictures` does.
+    """Yield every frame of a file, as `mrx.decode.pyav.decode_frames` does.
 
     The container, open for PyAV, gives the first frame to compare with.
     """
     if tally.facts["clock"] == "index":
         raise DecodeError(
             f"nvdec finds frames by their times, and those of {container.format.name} are not "
-            f"to be relied on: {INSTEAD}"
+            f"to be relied on: {FALLBACK_HINT}"
         )
-    first = next(pyav.pictures(container, stream, Tally(), options))
-    decoder = _decoder(container.name, stream.index, device)
+    first = next(pyav.decode_frames(container, stream, DecodeTally(), options))
+    decoder = _open_gpu_decoder(container.name, stream.index, device)
     base = stream.time_base or Fraction(1)
-    for rgb, seconds in _frames(decoder, tally, options):
+    for rgb, seconds in _decode_in_batches(decoder, tally, options):
         picture = av.VideoFrame.from_ndarray(rgb, format="rgb24")
         picture.pts = round(seconds / base)
         if not tally.frames:
-            _check_device(decoder)
-            _check_pixels(rgb, first, tally, options)
-            _check_time(picture, first, base, tally)
+            _refuse_cpu_fallback(decoder)
+            _compare_first_pixels(rgb, first, tally, options)
+            _compare_first_times(picture, first, base, tally)
         tally.frames += 1
         yield picture
     if not tally.frames:
-        raise DecodeError(f"torchcodec finds no frame in it: {INSTEAD}")
+        raise DecodeError(f"torchcodec finds no frame in it: {FALLBACK_HINT}")
 
 
-def _decoder(path: str, stream: int, device: torch.device) -> Any:
-    opener = _torchcodec().decoders.VideoDecoder
+def _open_gpu_decoder(path: str, stream: int, device: torch.device) -> Any:
+    decoder_class = _import_torchcodec().decoders.VideoDecoder
     try:
-        return opener(path, stream_index=stream, dimension_order="NHWC", device=device)
-    except REFUSALS as error:
-        raise DecodeError(f"torchcodec refuses it ({_reason(error)}): {INSTEAD}") from error
+        return decoder_class(path, stream_index=stream, dimension_order="NHWC", device=device)
+    except TORCHCODEC_ERRORS as error:
+        raise DecodeError(
+            f"torchcodec refuses it ({_shorten_torchcodec_error(error)}): {FALLBACK_HINT}"
+        ) from error
 
 
-def _frames(
-    decoder: Any, tally: Tally, options: Decoding
+def _decode_in_batches(
+    decoder: Any, tally: DecodeTally, options: Decoding
 ) -> Iterator[tuple[NDArray[np.uint8], float]]:
     """Every frame as (H, W, 3) RGB with its time, some at a time; at damage one by one."""
-    done, count, size = 0, len(decoder), 1
-    while done < count:
+    num_done, count, size = 0, len(decoder), 1
+    while num_done < count:
         try:
-            batch = decoder.get_frames_in_range(done, min(done + size, count))
-        except REFUSALS as error:
+            batch = decoder.get_frames_in_range(num_done, min(num_done + size, count))
+        except TORCHCODEC_ERRORS as error:
             if size > 1:
                 size = 1
                 continue
-            what = f"torchcodec stops at frame {done} of {count} ({_reason(error)})"
-            if options.on_error != "stop" or not done:
-                raise DecodeError(f"{what}: {INSTEAD}") from error
-            tally.truncated, tally.first_error = True, what
+            message = f"torchcodec stops at frame {num_done} of {count} ({_shorten_torchcodec_error(error)})"
+            if options.on_error != "stop" or not num_done:
+                raise DecodeError(f"{message}: {FALLBACK_HINT}") from error
+            tally.truncated, tally.first_error = True, message
             return
         data = batch.data.cpu().numpy()
         yield from zip(data, batch.pts_seconds.tolist(), strict=True)
-        if not done:
+        if not num_done:
             size = max(1, min(BATCH_FRAMES, BATCH_BYTES // data.nbytes))
-        done += len(data)
+        num_done += len(data)
 
 
-def _check_device(decoder: Any) -> None:
+def _refuse_cpu_fallback(decoder: Any) -> None:
     if decoder.cpu_fallback:
-        why = decoder.cpu_fallback
-        raise DecodeError(f"the GPU cannot decode it, torchcodec took the CPU ({why}): {INSTEAD}")
+        reason = decoder.cpu_fallback
+        raise DecodeError(
+            f"the GPU cannot decode it, torchcodec took the CPU ({reason}): {FALLBACK_HINT}"
+        )
 
 
-def _check_pixels(
-    rgb: NDArray[np.uint8], first: av.VideoFrame, tally: Tally, options: Decoding
+def _compare_first_pixels(
+    rgb: NDArray[np.uint8], first: av.VideoFrame, tally: DecodeTally, options: Decoding
 ) -> None:
     """Compare with the first frame of PyAV, at its own size, turned as the options say."""
-    seen = Tally()
-    converter = Converter(first, replace(options, short_side=None, size=None), seen)
-    tally.facts.update(seen.facts)
+    pyav_tally = DecodeTally()
+    converter = FrameConverter(first, replace(options, short_side=None, size=None), pyav_tally)
+    tally.facts.update(pyav_tally.facts)
     height, width = rgb.shape[:2]
     if (width, height) != (converter.width, converter.height):
         raise DecodeError(
             f"torchcodec's first frame is {width}x{height}, the CPU decoder's "
-            f"{converter.width}x{converter.height}: {INSTEAD}"
+            f"{converter.width}x{converter.height}: {FALLBACK_HINT}"
         )
     expected = np.empty_like(rgb)
-    converter.write(first, "rgb", expected)
+    converter.write_frame(first, "rgb", expected)
     levels = float(np.abs(expected.astype(np.int16) - rgb).mean())
-    if levels > MOST_LEVELS:
+    if levels > MAX_LEVEL_DIFFERENCE:
         raise DecodeError(
             f"torchcodec's first frame is not the CPU decoder's: {levels:.1f} levels of 255 apart "
-            f"in the mean, {MOST_LEVELS:g} are allowed: {INSTEAD}"
+            f"in the mean, {MAX_LEVEL_DIFFERENCE:g} are allowed: {FALLBACK_HINT}"
         )
 
 
-def _check_time(given: av.VideoFrame, first: av.VideoFrame, base: Fraction, tally: Tally) -> None:
-    if first.pts is None or given.pts is None:
+def _compare_first_times(
+    picture: av.VideoFrame, first: av.VideoFrame, base: Fraction, tally: DecodeTally
+) -> None:
+    if first.pts is None or picture.pts is None:
         return
-    ours, theirs = float(given.pts * base), float(first.pts * base)
-    if abs(ours - theirs) > 0.5 / tally.facts["avg_fps"]:
+    gpu_seconds, cpu_seconds = float(picture.pts * base), float(first.pts * base)
+    if abs(gpu_seconds - cpu_seconds) > 0.5 / tally.facts["avg_fps"]:
         raise DecodeError(
-            f"torchcodec's first frame is at {ours:.3f} s, the CPU decoder's at {theirs:.3f} s: "
-            f"{INSTEAD}"
+            f"torchcodec's first frame is at {gpu_seconds:.3f} s, the CPU decoder's at {cpu_seconds:.3f} s: "
+            f"{FALLBACK_HINT}"
         )
 
 
-def _reason(error: Exception) -> str:
+def _shorten_torchcodec_error(error: Exception) -> str:
     """An error of torchcodec in a phrase, without the place in its source."""
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return PLACE_IN_ITS_SOURCE.sub("", first).removesuffix(" Likely causes:")
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return SOURCE_LOCATION.sub("", first_line).removesuffix(" Likely causes:")
 
 
-def _probe() -> bytes:
+def _make_probe_video() -> bytes:
     """A video of one gray frame, of the most common kind."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:

@@ -12,13 +12,13 @@ from av.packet import Packet
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from mrx.decode.scale import check_pixels
-from mrx.decode.tally import Tally, reason
+from mrx.decode.scale import check_pixel_limit
+from mrx.decode.tally import DecodeTally, describe_decode_error
 from mrx.errors import DecodeError
 from mrx.job import Decoding
 
-HOPELESS_PACKETS = 200
-LEAST_FRAME_BYTES = 16
+MAX_LEADING_ERRORS = 200
+MIN_FRAME_BYTES = 16
 URL_TIMEOUT = (30.0, 60.0)
 # Containers whose own times decrease or are missing: time follows the index instead.
 INDEX_CLOCKS = {"avi", "h264", "hevc", "m4v", "mjpeg", "mpegvideo", "obu", "ivf", "h263"}
@@ -36,10 +36,10 @@ def open_container(path: str, *, url: bool) -> InputContainer:
     try:
         return av.open(path, timeout=URL_TIMEOUT) if url else av.open(path)
     except (FFmpegError, OSError) as error:
-        raise DecodeError(reason(error)) from error
+        raise DecodeError(describe_decode_error(error)) from error
 
 
-def best_stream(container: InputContainer) -> VideoStream:
+def choose_stream(container: InputContainer) -> VideoStream:
     """The stream a player would show: FFmpeg's best, but never an attached picture.
 
     Threads inside a decoder lose frames at damage, so there are none.
@@ -57,7 +57,7 @@ def best_stream(container: InputContainer) -> VideoStream:
     return chosen
 
 
-def seek(container: InputContainer, stream: VideoStream, seconds: float) -> bool:
+def seek_key_frame(container: InputContainer, stream: VideoStream, seconds: float) -> bool:
     """Go to a key frame before a time of the stream; whether the container said it could."""
     if not stream.time_base or GUESSED_CLOCKS & set(container.format.name.split(",")):
         return False
@@ -68,34 +68,34 @@ def seek(container: InputContainer, stream: VideoStream, seconds: float) -> bool
     return True
 
 
-def pictures(
-    container: InputContainer, stream: VideoStream, tally: Tally, options: Decoding
+def decode_frames(
+    container: InputContainer, stream: VideoStream, tally: DecodeTally, options: Decoding
 ) -> Iterator[av.VideoFrame]:
     """Yield every decodable frame; count what is damaged and go on.
 
     The empty packet at the end is decoded too: it gives the frames held back for reordering.
     """
-    check_pixels(stream.width, stream.height, options.max_pixels)
-    for packet in _packets(container, stream, tally):
+    check_pixel_limit(stream.width, stream.height, options.max_pixels)
+    for packet in _read_packets(container, stream, tally):
         try:
             frames = packet.decode() if packet else stream.decode(None)
         except FFmpegError as error:
-            tally.fail(error)
+            tally.record_error(error)
             _give_up_if_hopeless(tally)
             frames = []
         for frame in frames:
-            check_pixels(frame.width, frame.height, options.max_pixels)
+            check_pixel_limit(frame.width, frame.height, options.max_pixels)
             tally.frames += 1
             tally.frames_corrupt += bool(frame.is_corrupt)
             yield frame
         if tally.stopped:
             return
     if not tally.frames:
-        raise DecodeError(_nothing(tally))
+        raise DecodeError(_describe_no_frames(tally))
 
 
-def _packets(
-    container: InputContainer, stream: VideoStream, tally: Tally
+def _read_packets(
+    container: InputContainer, stream: VideoStream, tally: DecodeTally
 ) -> Iterator["Packet[VideoStream] | None"]:
     """Yield packets; None, which flushes the decoder, where the container breaks off."""
     demuxer = container.demux(stream)
@@ -106,12 +106,12 @@ def _packets(
             return
         except FFmpegError as error:
             tally.truncated = True
-            tally.first_error = tally.first_error or reason(error)
+            tally.first_error = tally.first_error or describe_decode_error(error)
             yield None
             return
         if packet.size:
             tally.packets += 1
-            tally.discarded += bool(packet.is_discard)
+            tally.packets_discarded += bool(packet.is_discard)
             tally.packets_corrupt += bool(packet.is_corrupt)
             tally.encrypted = tally.encrypted or (not tally.frames and _is_encrypted(packet))
         yield packet
@@ -121,12 +121,12 @@ def _is_encrypted(packet: "Packet[VideoStream]") -> bool:
     return any(side.data_type == "encryption_info" for side in packet.iter_sidedata())
 
 
-def _give_up_if_hopeless(tally: Tally) -> None:
-    if not tally.frames and tally.errors >= HOPELESS_PACKETS:
-        raise DecodeError(_nothing(tally))
+def _give_up_if_hopeless(tally: DecodeTally) -> None:
+    if not tally.frames and tally.errors >= MAX_LEADING_ERRORS:
+        raise DecodeError(_describe_no_frames(tally))
 
 
-def _nothing(tally: Tally) -> str:
+def _describe_no_frames(tally: DecodeTally) -> str:
     counts = f"{tally.packets} packets, {tally.errors} errors"
     if tally.encrypted:
         return f"encrypted: nothing decodable ({counts})"
@@ -138,9 +138,9 @@ def _nothing(tally: Tally) -> str:
     return f"nothing decodable: no key frame, or all is damaged ({counts}, first: {first})"
 
 
-def header_frames(container: InputContainer, stream: VideoStream, rate: float) -> int:
+def estimate_frame_count(container: InputContainer, stream: VideoStream, rate: float) -> int:
     """How many frames the headers promise, held to what a file of this size can hold."""
     frames = stream.frames
     if not frames and container.duration:
         frames = round(container.duration / av.time_base * rate)
-    return min(frames, container.size // LEAST_FRAME_BYTES) if container.size > 0 else frames
+    return min(frames, container.size // MIN_FRAME_BYTES) if container.size > 0 else frames

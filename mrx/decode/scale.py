@@ -10,37 +10,37 @@ from mrx.job import Decoding
 
 
 @dataclass(frozen=True)
-class Orientation:
+class DisplayOrientation:
     """What to do with an array (H, W, C) so that it lies as displayed: swap axes, then flip."""
 
-    swap: bool = False
+    swap_axes: bool = False
     flip_rows: bool = False
     flip_columns: bool = False
 
-    def apply(self, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def orient_array(self, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A view of the array, turned as displayed."""
-        turned = array.swapaxes(0, 1) if self.swap else array
+        turned = array.swapaxes(0, 1) if self.swap_axes else array
         return turned[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
 
 
-def orientation(matrix: bytes) -> Orientation | None:
+def parse_display_matrix(matrix: bytes) -> DisplayOrientation | None:
     """Read FFmpeg's display matrix (9 int32, row by row); None where it is no right angle.
 
     A pixel at (x, y) is shown at ``x' = a x + c y``, ``y' = b x + d y``.
     """
     a, b, _, c, d = (int(v) for v in np.frombuffer(matrix, np.int32)[:5])
     if a == d == 0 and b and c:
-        return Orientation(swap=True, flip_rows=b < 0, flip_columns=c < 0)
+        return DisplayOrientation(swap_axes=True, flip_rows=b < 0, flip_columns=c < 0)
     if b == c == 0 and a and d:
-        return Orientation(flip_rows=d < 0, flip_columns=a < 0)
+        return DisplayOrientation(flip_rows=d < 0, flip_columns=a < 0)
     return None
 
 
-def check_pixels(width: int, height: int, limit: int) -> None:
+def check_pixel_limit(width: int, height: int, max_pixels: int) -> None:
     """Refuse a frame that would take too much memory."""
-    if width * height > limit:
+    if width * height > max_pixels:
         raise DecodeError(
-            f"too large: {width}x{height}, the limit is {limit} pixels (--max-pixels)"
+            f"too large: {width}x{height}, the limit is {max_pixels} pixels (--max-pixels)"
         )
 
 
@@ -55,14 +55,14 @@ def target_size(width: int, height: int, options: Decoding) -> tuple[int, int]:
     >>> target_size(320, 240, Decoding(short_side=256))
     (320, 240)
     """
-    wanted = options.size or (width, height)
+    target = options.size or (width, height)
     shorter = min(width, height)
     side = options.short_side
     if not options.size and side and (side < shorter or (side > shorter and options.upscale)):
-        wanted = (_even(width * side, shorter), _even(height * side, shorter))
-    check_pixels(*wanted, options.max_pixels)
-    return wanted
+        target = (_divide_to_even(width * side, shorter), _divide_to_even(height * side, shorter))
+    check_pixel_limit(*target, options.max_pixels)
+    return target
 
 
-def _even(numerator: int, denominator: int) -> int:
+def _divide_to_even(numerator: int, denominator: int) -> int:
     return max(2, 2 * ((numerator + denominator) // (2 * denominator)))

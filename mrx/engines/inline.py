@@ -4,12 +4,19 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from mrx.engines.messages import Advanced, Closed, Ended, Looked, Message, Sealed
-from mrx.errors import Cancelled, UsageError
+from mrx.engines.messages import (
+    FramesAdvanced,
+    OutputInspected,
+    ShardSealed,
+    VideoEnded,
+    WorkerClosed,
+    WorkerMessage,
+)
+from mrx.errors import RunCancelled, UsageError
 from mrx.job import Job, Source
 
 
-class Inline:
+class InlineEngine:
     """An engine without processes. A hanging video cannot be stopped here: no timeout applies."""
 
     def __init__(self, job: Job) -> None:
@@ -18,36 +25,38 @@ class Inline:
         if len(job.devices) > 1:
             raise UsageError(f"one process cannot compute on {', '.join(job.devices)}: use workers")
         self._stopped = False
-        self._news: deque[Message] = deque()  # other threads add to it
+        self._messages: deque[WorkerMessage] = deque()  # other threads add to it
         self._extraction = Extraction(
             job,
-            cancelled=lambda: self._stopped,
-            progress=lambda frames: self._news.append(Advanced(frames)),
-            sealed=lambda path, keys: self._news.append(Sealed(str(path), tuple(keys))),
+            is_cancelled=lambda: self._stopped,
+            on_progress=lambda frames: self._messages.append(FramesAdvanced(frames)),
+            on_sealed=lambda path, keys: self._messages.append(ShardSealed(str(path), tuple(keys))),
         )
 
-    def prepare(self) -> Looked:
+    def inspect_output(self) -> OutputInspected:
         """Look into the output."""
-        held = self._extraction.look()
+        output_state = self._extraction.inspect_output()
         device = self._extraction.device.type
-        return Looked(self._extraction.settings, held.done, held.salvaged, device)
+        return OutputInspected(
+            self._extraction.settings, output_state.done, output_state.salvaged, device
+        )
 
-    def run(self, sources: Iterable[Source]) -> Iterator[Message]:
+    def run(self, sources: Iterable[Source]) -> Iterator[WorkerMessage]:
         """Work on one source after another."""
         extraction = self._extraction
         began = time.monotonic()
         try:
-            for row in extraction.run(self._until_stopped(sources)):
-                yield from self._drain()
-                yield Ended(row)
-        except Cancelled:
+            for row in extraction.run(self._take_until_stopped(sources)):
+                yield from self._drain_messages()
+                yield VideoEnded(row)
+        except RunCancelled:
             pass
         finally:
             extraction.close()
-        yield from self._drain()
-        yield Closed(extraction.worked(time.monotonic() - began))
+        yield from self._drain_messages()
+        yield WorkerClosed(extraction.report_times(time.monotonic() - began))
 
-    def _until_stopped(self, sources: Iterable[Source]) -> Iterator[Source]:
+    def _take_until_stopped(self, sources: Iterable[Source]) -> Iterator[Source]:
         for source in sources:
             if self._stopped:
                 return
@@ -60,6 +69,6 @@ class Inline:
     def close(self) -> None:
         """Nothing is left running."""
 
-    def _drain(self) -> Iterator[Message]:
-        while self._news:
-            yield self._news.popleft()
+    def _drain_messages(self) -> Iterator[WorkerMessage]:
+        while self._messages:
+            yield self._messages.popleft()

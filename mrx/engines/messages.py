@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mrx.job import Row, Source, Status, Worked
+from mrx.job import ManifestRow, RowStatus, Source, WorkerTimes
 
 
 @dataclass(frozen=True)
-class Ready:
+class WorkerReady:
     """A worker has built its methods and takes videos.
 
     Attributes:
@@ -19,7 +19,7 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Looked:
+class OutputInspected:
     """The first worker has looked into the output.
 
     Attributes:
@@ -36,28 +36,28 @@ class Looked:
 
 
 @dataclass(frozen=True)
-class Began:
+class VideoBegan:
     """A video that was handed out is at work."""
 
     key: str
 
 
 @dataclass(frozen=True)
-class Ended:
+class VideoEnded:
     """An input has ended."""
 
-    row: Row
+    row: ManifestRow
 
 
 @dataclass(frozen=True)
-class Advanced:
+class FramesAdvanced:
     """So many more frames went through."""
 
     frames: int
 
 
 @dataclass(frozen=True)
-class Sealed:
+class ShardSealed:
     """A shard has its final name, and these keys are safe in it."""
 
     path: str
@@ -65,35 +65,35 @@ class Sealed:
 
 
 @dataclass(frozen=True)
-class Undone:
+class VideoUndone:
     """What this row told has been lost with its shard, and is done again."""
 
-    row: Row
+    row: ManifestRow
 
 
 @dataclass(frozen=True)
-class Broken:
+class DeviceBroken:
     """The worker's device has failed: the process ends, and another takes its place."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Adopted:
+class ShardsAdopted:
     """What a dead worker had finished is safe."""
 
     keys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Closed:
+class WorkerClosed:
     """The worker has sealed its shard and is about to end."""
 
-    worked: Worked
+    times: WorkerTimes
 
 
 @dataclass(frozen=True)
-class Refused:
+class RunRefused:
     """The worker cannot go on: the run ends with this exit code and line."""
 
     exit_code: int
@@ -101,9 +101,11 @@ class Refused:
     traceback: str = ""
 
 
-def row_of(source: Source, status: Status, reason: str = "", **facts: Any) -> Row:
+def make_manifest_row(
+    source: Source, status: RowStatus, reason: str = "", **facts: Any
+) -> ManifestRow:
     """The row of a source: how it ended, and what tells whether it has changed since."""
-    return Row(
+    return ManifestRow(
         source.key,
         status,
         reason,
@@ -116,16 +118,16 @@ def row_of(source: Source, status: Status, reason: str = "", **facts: Any) -> Ro
     )
 
 
-Message = (
-    Ready
-    | Looked
-    | Began
-    | Ended
-    | Undone
-    | Advanced
-    | Sealed
-    | Adopted
-    | Closed
-    | Broken
-    | Refused
+WorkerMessage = (
+    WorkerReady
+    | OutputInspected
+    | VideoBegan
+    | VideoEnded
+    | VideoUndone
+    | FramesAdvanced
+    | ShardSealed
+    | ShardsAdopted
+    | WorkerClosed
+    | DeviceBroken
+    | RunRefused
 )

@@ -10,23 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mrx.engines.inline import Inline
-from mrx.engines.local import Local
+from mrx.engines.inline import InlineEngine
+from mrx.engines.local import LocalEngine
 from mrx.engines.messages import (
-    Advanced,
-    Closed,
-    Ended,
-    Looked,
-    Message,
-    Sealed,
-    Undone,
-    row_of,
+    FramesAdvanced,
+    OutputInspected,
+    ShardSealed,
+    VideoEnded,
+    VideoUndone,
+    WorkerClosed,
+    WorkerMessage,
+    make_manifest_row,
 )
 from mrx.errors import UsageError
-from mrx.job import Job, Row, Source, Worked, mismatch, settings_hash
-from mrx.manifest import Manifest, locked, manifests, read_rows
+from mrx.job import Job, ManifestRow, Source, WorkerTimes, hash_settings, make_mismatch_error
+from mrx.manifest import Manifest, list_manifests, lock_output, read_rows
 
-SIGNAL_EXIT = 128
+SIGNAL_EXIT_BASE = 128
 
 
 class Listener:
@@ -35,7 +35,7 @@ class Listener:
     def begin(self, summary: "Summary", left: int) -> None:
         """The plan stands: so many inputs are left to do."""
 
-    def row(self, row: Row) -> None:
+    def row(self, row: ManifestRow) -> None:
         """An input has ended."""
 
     def frames(self, count: int) -> None:
@@ -73,7 +73,7 @@ class Summary:
     signal: int = 0
     stopped: str = ""
     shards: list[str] = field(default_factory=list)
-    workers: list[Worked] = field(default_factory=list)
+    workers: list[WorkerTimes] = field(default_factory=list)
 
     @property
     def missed(self) -> int:
@@ -84,10 +84,10 @@ class Summary:
     def exit_code(self) -> int:
         """0 all well, 1 some failed or were not reached, 128 + n where signal n stopped the run."""
         if self.signal:
-            return SIGNAL_EXIT + self.signal
+            return SIGNAL_EXIT_BASE + self.signal
         return 1 if self.failed or self.missed else 0
 
-    def count(self, row: Row, times: int = 1) -> None:
+    def count_row(self, row: ManifestRow, times: int = 1) -> None:
         """Count an input that has ended, or take it back."""
         setattr(self, row.status, getattr(self, row.status) + times)
         self.frames += times * row.frames
@@ -111,7 +111,7 @@ class Limits:
     missing_ok: bool = False
 
 
-def run(
+def run_job(
     job: Job,
     sources: Sequence[Source],
     *,
@@ -138,34 +138,38 @@ def run(
     folder = Path(job.output)
     with ExitStack() as stack:
         if not job.dry_run:
-            stack.enter_context(locked(folder, job.share_name))
-        engine = _engine(job, workers, len(sources), limits.timeout)
+            stack.enter_context(lock_output(folder, job.share_name))
+        engine = _create_engine(job, workers, len(sources), limits.timeout)
         stack.callback(engine.close)
         summary = Summary(str(folder), inputs=len(sources))
-        stack.enter_context(_signals(engine, summary))
-        looked = engine.prepare()
-        if looked is None:
+        stack.enter_context(_handle_signals(engine, summary))
+        inspection = engine.inspect_output()
+        if inspection is None:
             return summary
-        earlier = {} if job.overwrite else _earlier(folder, looked.settings)
+        earlier_rows = {} if job.overwrite else _read_earlier_rows(folder, inspection.settings)
         manifest = None
         if not job.dry_run:
-            manifest = Manifest(folder, job.share_name, looked.settings)
+            manifest = Manifest(folder, job.share_name, inspection.settings)
             stack.callback(manifest.close)
-        loop = _Run(summary, limits, manifest, listener or Listener())
-        left = loop.plan(sources, looked, earlier)
-        loop.follow(engine.run(left), engine)
+        tracker = _RunTracker(summary, limits, manifest, listener or Listener())
+        remaining = tracker.plan_sources(sources, inspection, earlier_rows)
+        tracker.follow_messages(engine.run(remaining), engine)
         summary.seconds = time.monotonic() - began
     return summary
 
 
-def _engine(job: Job, workers: int | None, videos: int, timeout: float | None) -> Inline | Local:
+def _create_engine(
+    job: Job, workers: int | None, num_videos: int, timeout: float | None
+) -> InlineEngine | LocalEngine:
     if workers == 0:
-        return Inline(job)
-    fresh = job.overwrite or not manifests(Path(job.output))
-    return Local(job, workers=workers, videos=videos, timeout=timeout, eager=fresh)
+        return InlineEngine(job)
+    starts_empty = job.overwrite or not list_manifests(Path(job.output))
+    return LocalEngine(
+        job, workers=workers, num_videos=num_videos, timeout=timeout, start_all=starts_empty
+    )
 
 
-class _Run:
+class _RunTracker:
     """The bookkeeping of one run."""
 
     def __init__(
@@ -176,98 +180,103 @@ class _Run:
         self.manifest = manifest
         self.listener = listener
 
-    def plan(
-        self, sources: Sequence[Source], looked: Looked, earlier: Mapping[str, Row]
+    def plan_sources(
+        self,
+        sources: Sequence[Source],
+        inspection: OutputInspected,
+        earlier_rows: Mapping[str, ManifestRow],
     ) -> list[Source]:
         """Count what has ended already; the sources that are left."""
-        self.summary.salvaged = looked.salvaged
-        left, settled = [], []
+        self.summary.salvaged = inspection.salvaged
+        remaining, unreadable_rows = [], []
         for source in sources:
-            row = earlier.get(source.key)
-            if looked.done.get(source.key) == source.stamp:
+            row = earlier_rows.get(source.key)
+            if inspection.done.get(source.key) == source.stamp:
                 self.summary.ok += 1
                 self.summary.before += 1
             elif source.problem:
-                settled.append(self._unreadable(source))
-            elif row and self._stands(row, source):
-                self.summary.count(row_of(source, row.status))
+                unreadable_rows.append(self._make_unreadable_row(source))
+            elif row and self._is_row_current(row, source):
+                self.summary.count_row(make_manifest_row(source, row.status))
                 self.summary.failed_before += row.status == "failed"
             else:
-                left.append(source)
-        self.listener.begin(self.summary, len(left) + len(settled))
-        for row in settled:
-            self._end(row)
-        return left
+                remaining.append(source)
+        self.listener.begin(self.summary, len(remaining) + len(unreadable_rows))
+        for row in unreadable_rows:
+            self._record_row(row)
+        return remaining
 
-    def follow(self, messages: Iterable[Message], engine: Inline | Local) -> None:
+    def follow_messages(
+        self, messages: Iterable[WorkerMessage], engine: InlineEngine | LocalEngine
+    ) -> None:
         """Take the engine's messages until it has nothing more to say."""
         for message in messages:
             match message:
-                case Ended(row):
-                    self._end(row)
-                    most = self.limits.max_failures
-                    if most is not None and self.summary.failed > most:
-                        self.summary.stopped = f"more than {most} inputs failed"
+                case VideoEnded(row):
+                    self._record_row(row)
+                    max_failures = self.limits.max_failures
+                    if max_failures is not None and self.summary.failed > max_failures:
+                        self.summary.stopped = f"more than {max_failures} inputs failed"
                         engine.cancel()
-                case Undone(row):
-                    self.summary.count(row, -1)
-                case Advanced(frames):
+                case VideoUndone(row):
+                    self.summary.count_row(row, -1)
+                case FramesAdvanced(frames):
                     self.listener.frames(frames)
-                case Sealed(path, _):
+                case ShardSealed(path, _):
                     self.summary.shards.append(path)
                     self.listener.sealed(path)
-                case Closed(worked):
+                case WorkerClosed(worked):
                     self.summary.workers.append(worked)
 
-    def _end(self, row: Row) -> None:
-        self.summary.count(row)
+    def _record_row(self, row: ManifestRow) -> None:
+        self.summary.count_row(row)
         if self.manifest:
-            self.manifest.append(row)
+            self.manifest.append_row(row)
         self.listener.row(row)
 
-    def _stands(self, row: Row, source: Source) -> bool:
-        same = (row.size, row.mtime, row.start, row.end) == (
+    def _is_row_current(self, row: ManifestRow, source: Source) -> bool:
+        unchanged = (row.size, row.mtime, row.start, row.end) == (
             source.size,
             source.mtime,
             source.start,
             source.end,
         )
-        again = row.status == "failed" and self.limits.retry_failed
-        return same and not again and row.status in ("failed", "skipped")
+        to_retry = row.status == "failed" and self.limits.retry_failed
+        return unchanged and not to_retry and row.status in ("failed", "skipped")
 
-    def _unreadable(self, source: Source) -> Row:
+    def _make_unreadable_row(self, source: Source) -> ManifestRow:
         skip = source.missing and self.limits.missing_ok
-        return row_of(source, "skipped" if skip else "failed", source.problem or "")
+        return make_manifest_row(source, "skipped" if skip else "failed", source.problem or "")
 
 
-def _earlier(folder: Path, settings: Mapping[str, Any]) -> dict[str, Row]:
+def _read_earlier_rows(folder: Path, settings: Mapping[str, Any]) -> dict[str, ManifestRow]:
     """The rows of earlier runs in this folder, of all shares."""
-    rows: dict[str, Row] = {}
-    for path in manifests(folder):
-        made, more = read_rows(path)
-        if made and settings_hash(made) != settings_hash(settings):
-            raise mismatch(folder, made, settings)
-        rows |= more
+    rows: dict[str, ManifestRow] = {}
+    for path in list_manifests(folder):
+        existing, manifest_rows = read_rows(path)
+        if existing and hash_settings(existing) != hash_settings(settings):
+            raise make_mismatch_error(folder, existing, settings)
+        rows |= manifest_rows
     return rows
 
 
 @contextmanager
-def _signals(engine: Inline | Local, summary: Summary) -> Iterator[None]:
+def _handle_signals(engine: InlineEngine | LocalEngine, summary: Summary) -> Iterator[None]:
     """The first SIGINT or SIGTERM ends the run cleanly, the second at once."""
 
-    def stop(number: int, frame: object) -> None:
+    def stop_run(number: int, frame: object) -> None:
         if summary.signal:
             engine.close()
-            os._exit(SIGNAL_EXIT + number)
+            os._exit(SIGNAL_EXIT_BASE + number)
         summary.signal = number
         engine.cancel()
 
-    before = {}
-    in_main = threading.current_thread() is threading.main_thread()
+    old_handlers = {}
+    in_main_thread = threading.current_thread() is threading.main_thread()
     try:
-        for number in (signal.SIGINT, signal.SIGTERM) if in_main else ():
-            before[number] = signal.signal(number, stop)
+        for number in (signal.SIGINT, signal.SIGTERM) if in_main_thread else ():
+            old_handlers[number] = signal.signal(number, stop_run)
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)

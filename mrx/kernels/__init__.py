@@ -1,6 +1,6 @@
 """Faster twins of the few hot formulas, each held to its plain torch twin by a test.
 
-`backend` says which kind of twin runs on the CPU: ``numba`` before ``opencv`` before ``torch``.
+`choose_backend` says which kind of twin runs on the CPU: ``numba`` before ``opencv`` before ``torch``.
 The environment variable ``MRX_BACKEND`` forces one, for all methods.
 """
 
@@ -20,14 +20,14 @@ from mrx.errors import MissingError, UsageError
 
 Backend = Literal["numba", "opencv", "torch"]
 
-MAKING = "MRX_KERNELS_IN_THE_MAKING"  # set in processes that only compile
-_NAMES: tuple[Backend, ...] = get_args(Backend)
+COMPILING_ONLY = "MRX_KERNELS_IN_THE_MAKING"  # set in processes that only compile
+_BACKENDS: tuple[Backend, ...] = get_args(Backend)
 _PACKAGES = {"numba": "numba", "opencv": "cv2", "torch": "torch"}
 _log = logging.getLogger(__name__)
 
 
 @functools.cache
-def available(name: Backend) -> bool:
+def has_backend(name: Backend) -> bool:
     """Whether the package behind a backend can be imported, tried once.
 
     A numba that does not fit the installed numpy fails at import, and not only with ImportError.
@@ -40,25 +40,25 @@ def available(name: Backend) -> bool:
     return True
 
 
-def backend(choice: Backend | Literal["auto"] | None = None) -> Backend:
+def choose_backend(choice: Backend | Literal["auto"] | None = None) -> Backend:
     """The backend to run on the CPU: the choice, else ``MRX_BACKEND``, else the fastest there."""
     wanted = choice or os.environ.get("MRX_BACKEND") or "auto"
-    for name in _NAMES:
-        if wanted in ("auto", name) and available(name):
+    for name in _BACKENDS:
+        if wanted in ("auto", name) and has_backend(name):
             return name
-    if wanted in _NAMES:
+    if wanted in _BACKENDS:
         raise MissingError(f"backend {wanted}: {_PACKAGES[wanted]} cannot be imported here")
-    raise UsageError(f"backend {wanted}: choose from auto, {', '.join(_NAMES)}")
+    raise UsageError(f"backend {wanted}: choose from auto, {', '.join(_BACKENDS)}")
 
 
-def describe() -> list[str]:
+def list_backends() -> list[str]:
     """The backends that are there, the one in use first."""
-    used = backend()
-    others = [name for name in get_args(Backend) if name != used and available(name)]
+    used = choose_backend()
+    others = [name for name in get_args(Backend) if name != used and has_backend(name)]
     return [used, *others]
 
 
-def version(package: str) -> str | None:
+def read_package_version(package: str) -> str | None:
     """The version of an optional package, without importing it; None where it is not installed."""
     try:
         return metadata.version(package)
@@ -91,8 +91,8 @@ def compile_function(
         register_jitable(**options)(part)
     try:
         compiled = numba.njit(cache=True, **options)(function)
-        mark = _mark(function, Path(compiled.stats.cache_path))
-        if parts and not mark.exists() and _made_elsewhere(function.__module__, maker):
+        mark = _locate_mark(function, Path(compiled.stats.cache_path))
+        if parts and not mark.exists() and _compile_elsewhere(function.__module__, maker):
             mark.touch()
         trial(compiled)
     except (RuntimeError, OSError):
@@ -101,7 +101,7 @@ def compile_function(
     return compiled
 
 
-def _mark(function: Callable[..., Any], folder: Path) -> Path:
+def _locate_mark(function: Callable[..., Any], folder: Path) -> Path:
     """The file beside numba's that says that code of this source was made for this machine."""
     import numba
     from llvmlite.binding import get_host_cpu_name
@@ -112,14 +112,14 @@ def _mark(function: Callable[..., Any], folder: Path) -> Path:
     return folder / f"{source.stem}.{function.__qualname__}.{digest[:16]}.made"
 
 
-def _made_elsewhere(module: str, maker: str) -> bool:
+def _compile_elsewhere(module: str, maker: str) -> bool:
     """Have another process make machine code and keep it; where that fails, it is made here."""
-    if os.environ.get(MAKING):
+    if os.environ.get(COMPILING_ONLY):
         return False
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-c", f"from {module} import {maker}; {maker}()"]
-    environment = {**os.environ, "PYTHONPATH": paths, MAKING: "1"}
+    environment = {**os.environ, "PYTHONPATH": paths, COMPILING_ONLY: "1"}
     try:
         subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
     except (subprocess.SubprocessError, OSError) as error:

@@ -30,20 +30,20 @@ RADIUS = 4
 """The numba rows have 9 taps; a smaller kernel runs with zeros around it."""
 
 Floats = NDArray[np.float32]
-Taps = tuple[np.float32, np.float32, np.float32, np.float32, np.float32]
-Scratch = tuple[NDArray[np.int16], Floats, Floats, Floats]
+HalfTaps = tuple[np.float32, np.float32, np.float32, np.float32, np.float32]
+ScratchArrays = tuple[NDArray[np.int16], Floats, Floats, Floats]
 
-_kept = threading.local()
+_thread_scratch = threading.local()
 
 _STRIP = 384
-_BLOCK = 32
-_SIZE = 2 * _STRIP * (_BLOCK + 2 * RADIUS + 2)
+_RING_BLOCK_ROWS = 32
+_STRIP_SIZE = 2 * _STRIP * (_RING_BLOCK_ROWS + 2 * RADIUS + 2)
 # Ten rows of both sums in the ring, as distances that are constants for the compiler.
 _A1, _A2, _A3, _A4, _A5, _A6, _A7, _A8, _A9 = (np.uintp(i * 2 * _STRIP) for i in range(1, 10))
 _G0, _G1, _G2, _G3, _G4, _G5, _G6, _G7, _G8, _G9 = (
     np.uintp((2 * i + 1) * _STRIP) for i in range(10)
 )
-_COLOR, _SUM = np.uintp(3), np.uintp(_STRIP)
+_NUM_COLORS, _SUM_OFFSET = np.uintp(3), np.uintp(_STRIP)
 _ONE, _TWO, _HALO = np.uintp(1), np.uintp(2), np.uintp(3 * RADIUS)
 
 
@@ -70,14 +70,20 @@ def band_pass(
     out = torch.empty((b, 3, h, w))
     if backend == "numba" and len(first) <= 2 * RADIUS + 1:
         gains = tuple(np.float32(value) for value in gain.tolist())
-        _run(_compiled(), images, (_taps(first), _taps(second)), gains, out)
+        _run_band_pass(
+            _compile_band_pass(),
+            images,
+            (_pad_half_taps(first), _pad_half_taps(second)),
+            gains,
+            out,
+        )
     else:
         for window, image in zip(images, out, strict=True):
-            image.copy_(_by_opencv(window, first, second, gain))
+            image.copy_(_filter_window_by_opencv(window, first, second, gain))
     return out
 
 
-def depthwise(image: Tensor, weight: Tensor) -> Tensor:
+def filter_colors_by_opencv(image: Tensor, weight: Tensor) -> Tensor:
     """Filter each color with its own kernel by OpenCV, reflected at the border.
 
     Shape:
@@ -96,7 +102,9 @@ def depthwise(image: Tensor, weight: Tensor) -> Tensor:
     return out
 
 
-def _by_opencv(images: NDArray[np.uint8], first: Tensor, second: Tensor, gain: Tensor) -> Tensor:
+def _filter_window_by_opencv(
+    images: NDArray[np.uint8], first: Tensor, second: Tensor, gain: Tensor
+) -> Tensor:
     """One window (3, H, W, 3) by two separable filters, to (3, H, W)."""
     import cv2
 
@@ -109,7 +117,7 @@ def _by_opencv(images: NDArray[np.uint8], first: Tensor, second: Tensor, gain: T
     return (torch.from_numpy(both) * gain.float()).permute(2, 0, 1)
 
 
-def _taps(factor: Tensor) -> Taps:
+def _pad_half_taps(factor: Tensor) -> HalfTaps:
     """One half of a symmetric factor, the outermost of 9 taps first, zeros where it has fewer."""
     half = factor[: len(factor) // 2 + 1].tolist()
     padded = [0.0] * (RADIUS + 1 - len(half)) + half
@@ -117,10 +125,10 @@ def _taps(factor: Tensor) -> Taps:
     return a, b, c, d, e
 
 
-def _run(
-    windows: Callable[..., None],
+def _run_band_pass(
+    compiled: Callable[..., None],
     images: NDArray[np.uint8],
-    sums: tuple[Taps, Taps],
+    sums: tuple[HalfTaps, HalfTaps],
     gains: tuple[np.float32, ...],
     out: Tensor,
 ) -> None:
@@ -128,40 +136,56 @@ def _run(
     b, _, h, w, _ = images.shape
     flat = images.reshape(b, 3, 3 * h * w)
     planes = out.numpy().reshape(b, 3 * h * w)
-    windows(flat, w, *sums, gains, planes, *_scratch(w))
+    compiled(flat, w, *sums, gains, planes, *_prepare_scratch(w))
 
 
-def _scratch(width: int) -> Scratch:
+def _prepare_scratch(width: int) -> ScratchArrays:
     """A difference, a row, the ring and a pair of rows; kept for the thread's next frames.
 
     They are aligned to cache lines, as torch aligns them.
     """
-    if getattr(_kept, "width", None) != width:
+    if getattr(_thread_scratch, "width", None) != width:
         strips = -(-3 * width // _STRIP)
-        sizes = (strips * _STRIP + 128, strips * _SIZE, 1024)
+        sizes = (strips * _STRIP + 128, strips * _STRIP_SIZE, 1024)
         row, ring, pair = (torch.zeros(n).numpy() for n in sizes)
-        _kept.width, _kept.arrays = width, (np.empty(3 * width, np.int16), row, ring, pair)
-    return _kept.arrays
+        _thread_scratch.width, _thread_scratch.arrays = (
+            width,
+            (np.empty(3 * width, np.int16), row, ring, pair),
+        )
+    return _thread_scratch.arrays
 
 
 @functools.cache
-def _compiled() -> Callable[..., None]:
-    parts = (_difference, _mirror, _copy, _across, _down, _planes, _fill, _drain)
-    return compile_function(_windows, *parts, trial=warm_up, maker="_compiled")
+def _compile_band_pass() -> Callable[..., None]:
+    parts = (
+        _subtract_frames,
+        _mirror_edges,
+        _copy_values,
+        _sum_across,
+        _sum_down,
+        _write_planes,
+        _fill_ring,
+        _drain_ring,
+    )
+    return compile_function(
+        _filter_windows, *parts, trial=warm_up_band_pass, maker="_compile_band_pass"
+    )
 
 
-def warm_up(windows: Callable[..., None] | None = None) -> None:
+def warm_up_band_pass(compiled: Callable[..., None] | None = None) -> None:
     """Compile, or load what was compiled before; `band_pass` does it at its first call."""
-    taps = _taps(torch.ones(9))
+    taps = _pad_half_taps(torch.ones(9))
     images = np.zeros((1, 3, 5, 5, 3), np.uint8)
-    _run(windows or _compiled(), images, (taps, taps), taps[:3], torch.empty(1, 3, 5, 5))
+    _run_band_pass(
+        compiled or _compile_band_pass(), images, (taps, taps), taps[:3], torch.empty(1, 3, 5, 5)
+    )
 
 
-def _windows(
+def _filter_windows(
     frames: NDArray[np.uint8],
     width: int,
-    a: Taps,
-    g: Taps,
+    a: HalfTaps,
+    g: HalfTaps,
     gains: tuple[np.float32, np.float32, np.float32],
     out: Floats,
     difference: NDArray[np.int16],
@@ -169,89 +193,91 @@ def _windows(
     ring: Floats,
     pair: Floats,
 ) -> None:
-    """Filter each window, `_BLOCK` rows at a time."""
+    """Filter each window, `_RING_BLOCK_ROWS` rows at a time."""
     height = frames.shape[2] // (3 * width)
     for i in range(frames.shape[0]):
-        for top in range(0, height, _BLOCK):
-            bottom = min(top + _BLOCK, height)
-            _fill(frames[i], width, height, top, bottom, a, g, difference, row, ring)
-            _drain(ring, width, height, top, bottom, a, g, gains, out[i], pair)
+        for top in range(0, height, _RING_BLOCK_ROWS):
+            bottom = min(top + _RING_BLOCK_ROWS, height)
+            _fill_ring(frames[i], width, height, top, bottom, a, g, difference, row, ring)
+            _drain_ring(ring, width, height, top, bottom, a, g, gains, out[i], pair)
 
 
-def _fill(
+def _fill_ring(
     frames: NDArray[np.uint8],
     width: int,
     height: int,
     top: int,
     bottom: int,
-    a: Taps,
-    g: Taps,
+    a: HalfTaps,
+    g: HalfTaps,
     difference: NDArray[np.int16],
     row: Floats,
     ring: Floats,
 ) -> None:
     """Horizontal sums of the rows that a block needs; 8 of them are there from the block above."""
     values = 3 * width
-    known = 0 if top == 0 else 2 * RADIUS
+    num_known = 0 if top == 0 else 2 * RADIUS
     before, now, after = frames[0], frames[1], frames[2]
-    for start in range(0, len(ring), _SIZE):
-        below = np.uintp(start + 2 * _STRIP * _BLOCK)
-        _copy(ring, below, np.uintp(start), np.uintp(2 * _STRIP * known))
-    for j in range(known, bottom - top + 2 * RADIUS):
+    for start in range(0, len(ring), _STRIP_SIZE):
+        below = np.uintp(start + 2 * _STRIP * _RING_BLOCK_ROWS)
+        _copy_values(ring, below, np.uintp(start), np.uintp(2 * _STRIP * num_known))
+    for j in range(num_known, bottom - top + 2 * RADIUS):
         y = abs(top + j - RADIUS)
         if y >= height:
             y = max(2 * (height - 1) - y, 0)
-        _difference(before, now, after, np.uintp(y * values), difference, row, np.uintp(values))
-        _mirror(row, width)
-        for s in range(len(ring) // _SIZE):
+        _subtract_frames(
+            before, now, after, np.uintp(y * values), difference, row, np.uintp(values)
+        )
+        _mirror_edges(row, width)
+        for s in range(len(ring) // _STRIP_SIZE):
             n = min(_STRIP, (values - s * _STRIP + 15) // 16 * 16)
-            at = s * _SIZE + 2 * _STRIP * j
-            _across(row, np.uintp(s * _STRIP), a, g, ring, np.uintp(at), np.uintp(n))
+            offset = s * _STRIP_SIZE + 2 * _STRIP * j
+            _sum_across(row, np.uintp(s * _STRIP), a, g, ring, np.uintp(offset), np.uintp(n))
 
 
-def _drain(
+def _drain_ring(
     ring: Floats,
     width: int,
     height: int,
     top: int,
     bottom: int,
-    a: Taps,
-    g: Taps,
+    a: HalfTaps,
+    g: HalfTaps,
     gains: tuple[np.float32, np.float32, np.float32],
     out: Floats,
     pair: Floats,
 ) -> None:
     """Vertical sums of a block's rows, two at a time, and their colors into planes."""
     plane = np.uintp(height * width)
-    for s in range(len(ring) // _SIZE):
+    for s in range(len(ring) // _STRIP_SIZE):
         left = s * (_STRIP // 3)
         n = min(_STRIP // 3, width - left)
         for y in range(top, bottom, 2):
-            at = s * _SIZE + 2 * _STRIP * (y - top)
-            _down(ring, np.uintp(at), a, g, pair, np.uintp((3 * n + 15) // 16 * 16))
+            offset = s * _STRIP_SIZE + 2 * _STRIP * (y - top)
+            _sum_down(ring, np.uintp(offset), a, g, pair, np.uintp((3 * n + 15) // 16 * 16))
             for j in range(min(2, bottom - y)):
                 target = np.uintp((y + j) * width + left)
-                _planes(pair, np.uintp(j * _STRIP), gains, out, target, plane, np.uintp(n))
+                _write_planes(pair, np.uintp(j * _STRIP), gains, out, target, plane, np.uintp(n))
 
 
-def _difference(
+def _subtract_frames(
     before: NDArray[np.uint8],
     now: NDArray[np.uint8],
     after: NDArray[np.uint8],
-    at: np.uintp,
+    offset: np.uintp,
     difference: NDArray[np.int16],
     row: Floats,
     n: np.uintp,
 ) -> None:
     """2 f1 - f0 - f2 of n values; in two loops, since one of three widths is three times slower."""
     for x in range(n):
-        twice = np.int16(2) * np.int16(now[at + x])
-        difference[x] = twice - np.int16(before[at + x]) - np.int16(after[at + x])
+        twice = np.int16(2) * np.int16(now[offset + x])
+        difference[x] = twice - np.int16(before[offset + x]) - np.int16(after[offset + x])
     for x in range(n):
         row[x + _HALO] = np.float32(difference[x])
 
 
-def _mirror(row: Floats, width: int) -> None:
+def _mirror_edges(row: Floats, width: int) -> None:
     """Reflect four pixels at both ends of a row, the edge pixel not repeated."""
     last = 3 * (RADIUS + width - 1)
     for i in range(3, 3 * min(RADIUS, width - 1) + 1, 3):
@@ -260,13 +286,13 @@ def _mirror(row: Floats, width: int) -> None:
             row[last + c + i] = row[last + c - i]
 
 
-def _copy(values: Floats, source: np.uintp, target: np.uintp, n: np.uintp) -> None:
+def _copy_values(values: Floats, source: np.uintp, target: np.uintp, n: np.uintp) -> None:
     for i in range(n):
         values[target + i] = values[source + i]
 
 
-def _across(
-    row: Floats, i: np.uintp, a: Taps, g: Taps, ring: Floats, j: np.uintp, n: np.uintp
+def _sum_across(
+    row: Floats, i: np.uintp, a: HalfTaps, g: HalfTaps, ring: Floats, j: np.uintp, n: np.uintp
 ) -> None:
     """Both horizontal sums of n values, `_STRIP` apart in the ring."""
     a0, a1, a2, a3, a4 = a
@@ -279,10 +305,12 @@ def _across(
         s3 = row[t + np.uintp(9)] + row[t + np.uintp(15)]
         s4 = row[t + np.uintp(12)]
         ring[j + x] = a0 * s0 + a1 * s1 + a2 * s2 + a3 * s3 + a4 * s4
-        ring[j + x + _SUM] = g0 * s0 + g1 * s1 + g2 * s2 + g3 * s3 + g4 * s4
+        ring[j + x + _SUM_OFFSET] = g0 * s0 + g1 * s1 + g2 * s2 + g3 * s3 + g4 * s4
 
 
-def _down(ring: Floats, i: np.uintp, a: Taps, g: Taps, pair: Floats, n: np.uintp) -> None:
+def _sum_down(
+    ring: Floats, i: np.uintp, a: HalfTaps, g: HalfTaps, pair: Floats, n: np.uintp
+) -> None:
     """Two rows of output from ten rows of horizontal sums: g over the a-sums, a over the g-sums."""
     a0, a1, a2, a3, a4 = a
     g0, g1, g2, g3, g4 = g
@@ -297,25 +325,25 @@ def _down(ring: Floats, i: np.uintp, a: Taps, g: Taps, pair: Floats, n: np.uintp
             g0 * (p0 + p8) + g1 * (p1 + p7) + g2 * (p2 + p6) + g3 * (p3 + p5) + g4 * p4
             + a0 * (q0 + q8) + a1 * (q1 + q7) + a2 * (q2 + q6) + a3 * (q3 + q5) + a4 * q4
         )  # fmt: skip
-        pair[x + _SUM] = (
+        pair[x + _SUM_OFFSET] = (
             g0 * (p1 + p9) + g1 * (p2 + p8) + g2 * (p3 + p7) + g3 * (p4 + p6) + g4 * p5
             + a0 * (q1 + q9) + a1 * (q2 + q8) + a2 * (q3 + q7) + a3 * (q4 + q6) + a4 * q5
         )  # fmt: skip
 
 
-def _planes(
+def _write_planes(
     pair: Floats,
     i: np.uintp,
     gains: tuple[np.float32, np.float32, np.float32],
     out: Floats,
-    at: np.uintp,
+    offset: np.uintp,
     plane: np.uintp,
     n: np.uintp,
 ) -> None:
     """Interleaved colors of n pixels into their three planes, each times its gain."""
     red, green, blue = gains
     for x in range(n):
-        t = i + _COLOR * x
-        out[at + x] = pair[t] * red
-        out[at + plane + x] = pair[t + _ONE] * green
-        out[at + plane + plane + x] = pair[t + _TWO] * blue
+        t = i + _NUM_COLORS * x
+        out[offset + x] = pair[t] * red
+        out[offset + plane + x] = pair[t + _ONE] * green
+        out[offset + plane + plane + x] = pair[t + _TWO] * blue

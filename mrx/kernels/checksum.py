@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from mrx.kernels import compile_function
 
 _LANES = 64
-_ROWS = 360  # sums of more rows would not fit in 32 bits
+_MAX_ROWS = 360  # sums of more rows would not fit in 32 bits
 _MODULUS = np.uint64(65535)
-_SWAP, _HIGH = np.uint64(256), np.uint64(16)
+_BYTE_SWAP, _HIGH_SHIFT = np.uint64(256), np.uint64(16)
 
 
 def fletcher32(data: NDArray[Any]) -> bytes:
@@ -26,16 +26,18 @@ def fletcher32(data: NDArray[Any]) -> bytes:
     flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
     if flat.size % 2:
         flat = np.append(flat, np.uint8(0))
-    return int(_compiled()(flat.view(np.uint16))).to_bytes(4, "little")
+    return int(_compile_fletcher()(flat.view(np.uint16))).to_bytes(4, "little")
 
 
 @functools.cache
-def _compiled() -> Callable[[NDArray[np.uint16]], np.uint64]:
+def _compile_fletcher() -> Callable[[NDArray[np.uint16]], np.uint64]:
     words = np.zeros(3, np.uint16)
-    return compile_function(_fletcher, _add_rows, trial=lambda run: run(words), maker="_compiled")
+    return compile_function(
+        _sum_words, _add_word_rows, trial=lambda run: run(words), maker="_compile_fletcher"
+    )
 
 
-def _add_rows(
+def _add_word_rows(
     grid: NDArray[np.uint16], sums: NDArray[np.uint32], sums_of_sums: NDArray[np.uint32]
 ) -> None:
     for row in range(grid.shape[0]):
@@ -44,14 +46,14 @@ def _add_rows(
             sums_of_sums[lane] += sums[lane]
 
 
-def _fletcher(words: NDArray[np.uint16]) -> np.uint64:
-    first, second, seen = np.uint64(0), np.uint64(0), np.uint64(0)
-    full = words.size // _LANES
-    grid = words[: full * _LANES].reshape(full, _LANES)
-    for top in range(0, full, _ROWS):
-        block = grid[top : top + _ROWS]
+def _sum_words(words: NDArray[np.uint16]) -> np.uint64:
+    first, second, any_bits = np.uint64(0), np.uint64(0), np.uint64(0)
+    num_full_rows = words.size // _LANES
+    grid = words[: num_full_rows * _LANES].reshape(num_full_rows, _LANES)
+    for top in range(0, num_full_rows, _MAX_ROWS):
+        block = grid[top : top + _MAX_ROWS]
         sums, sums_of_sums = np.zeros(_LANES, np.uint32), np.zeros(_LANES, np.uint32)
-        _add_rows(block, sums, sums_of_sums)
+        _add_word_rows(block, sums, sums_of_sums)
         plain, weighted = np.uint64(0), np.uint64(0)
         for lane in range(_LANES):
             plain += np.uint64(sums[lane])
@@ -59,13 +61,13 @@ def _fletcher(words: NDArray[np.uint16]) -> np.uint64:
             weighted -= np.uint64(lane) * np.uint64(sums[lane])
         second = (second + first * np.uint64(block.size) + weighted) % _MODULUS
         first = (first + plain) % _MODULUS
-        seen |= plain
-    for i in range(full * _LANES, words.size):
+        any_bits |= plain
+    for i in range(num_full_rows * _LANES, words.size):
         first += np.uint64(words[i])
         second += first
-        seen |= np.uint64(words[i])
-    first, second = first * _SWAP % _MODULUS, second % _MODULUS * _SWAP % _MODULUS
-    if seen:
+        any_bits |= np.uint64(words[i])
+    first, second = first * _BYTE_SWAP % _MODULUS, second % _MODULUS * _BYTE_SWAP % _MODULUS
+    if any_bits:
         first = first if first else _MODULUS
         second = second if second else _MODULUS
-    return (second << _HIGH) | first
+    return (second << _HIGH_SHIFT) | first

@@ -18,10 +18,10 @@ import triton.language as tl
 SCALE = tl.constexpr(2**24)
 """What a squared change of one is in a slot."""
 
-_FAR = tl.constexpr(1e6)  # a pixel displaced so far has left any frame
+_MAX_SHIFT = tl.constexpr(1e6)  # a pixel displaced so far has left any frame
 
 
-def _network(text: str) -> tl.constexpr:
+def _parse_network(text: str) -> tl.constexpr:
     places = [int(word) for word in text.split()]
     return tl.constexpr(tuple(zip(places[::2], places[1::2], strict=True)))
 
@@ -29,8 +29,10 @@ def _network(text: str) -> tl.constexpr:
 # Paeth's and Devillard's exchanges, each of which puts the lesser value first. After them the
 # middle place holds the median; what they do for other places the compiler leaves out, which
 # leaves 30 and 174 minima and maxima.
-_OF_9 = _network("1 2 4 5 7 8 0 1 3 4 6 7 1 2 4 5 7 8 0 3 5 8 4 7 3 6 1 4 2 5 4 7 2 4 4 6 2 4")
-_OF_25 = _network(
+_NETWORK_OF_9 = _parse_network(
+    "1 2 4 5 7 8 0 1 3 4 6 7 1 2 4 5 7 8 0 3 5 8 4 7 3 6 1 4 2 5 4 7 2 4 4 6 2 4"
+)
+_NETWORK_OF_25 = _parse_network(
     "0 1 3 4 2 4 2 3 6 7 5 7 5 6 9 10 8 10 8 9 12 13 11 13 11 12 15 16 14 16 14 15 18 19 17 19 "
     "17 18 21 22 20 22 20 21 23 24 2 5 3 6 0 6 0 3 4 7 1 7 1 4 11 14 8 14 8 11 12 15 9 15 9 12 "
     "13 16 10 16 10 13 20 23 17 23 17 20 21 24 18 24 18 21 19 22 8 17 9 18 0 18 0 9 10 19 1 19 "
@@ -44,35 +46,35 @@ Tensors = tl.tuple
 
 
 @triton.jit
-def _load(field: Tensor, offset: Tensor, held: Tensor) -> Tensor:
-    return tl.load(field + offset, held, 0.0).to(tl.float32)
+def _load_field(field: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+    return tl.load(field + offset, mask, 0.0).to(tl.float32)
 
 
 @triton.jit
-def _load_two(field: Tensor, plane: Tensor, offset: Tensor, held: Tensor) -> Tensors:
-    return _load(field, offset, held), _load(field + plane, offset, held)
+def _load_two_fields(field: Tensor, plane: Tensor, offset: Tensor, mask: Tensor) -> Tensors:
+    return _load_field(field, offset, mask), _load_field(field + plane, offset, mask)
 
 
 @triton.jit
-def _load_state(state: Tensors, plane: Tensor, offset: Tensor, held: Tensor) -> Tensors:
-    u1, u2 = _load_two(state[0], plane, offset, held)
-    p11, p12 = _load_two(state[1], plane, offset, held)
-    p21, p22 = _load_two(state[1] + 2 * plane, plane, offset, held)
+def _load_state(state: Tensors, plane: Tensor, offset: Tensor, mask: Tensor) -> Tensors:
+    u1, u2 = _load_two_fields(state[0], plane, offset, mask)
+    p11, p12 = _load_two_fields(state[1], plane, offset, mask)
+    p21, p22 = _load_two_fields(state[1] + 2 * plane, plane, offset, mask)
     return u1, u2, p11, p12, p21, p22
 
 
 @triton.jit
 def _store_state(
-    state: Tensors, plane: Tensor, offset: Tensor, held: Tensor, values: Tensors
+    state: Tensors, plane: Tensor, offset: Tensor, mask: Tensor, values: Tensors
 ) -> None:
     for i in tl.static_range(2):
-        tl.store(state[0] + i * plane + offset, values[i], held)
+        tl.store(state[0] + i * plane + offset, values[i], mask)
     for i in tl.static_range(4):
-        tl.store(state[1] + i * plane + offset, values[2 + i], held)
+        tl.store(state[1] + i * plane + offset, values[2 + i], mask)
 
 
 @triton.jit
-def _pixels(rows: tl.constexpr, columns: tl.constexpr, overlap: tl.constexpr) -> Tensors:
+def _locate_pixels(rows: tl.constexpr, columns: tl.constexpr, overlap: tl.constexpr) -> Tensors:
     """Where the pixels of a program lie: y and x."""
     y = tl.program_id(1) * (rows - overlap) + tl.arange(0, rows)[:, None]
     x = tl.program_id(0) * (columns - overlap) + tl.arange(0, columns)[None, :]
@@ -80,14 +82,14 @@ def _pixels(rows: tl.constexpr, columns: tl.constexpr, overlap: tl.constexpr) ->
 
 
 @triton.jit
-def _places(size: Tensors, y: Tensor, x: Tensor) -> Tensors:
+def _locate_offsets(size: Tensors, y: Tensor, x: Tensor) -> Tensors:
     """How long a plane is, where in it the pixels lie, and which of them the image has."""
     height, width, pitch = size
     return height * pitch, y * pitch + x, (y < height) & (x < width)
 
 
 @triton.jit
-def _standing(
+def _read_standing(
     changes: Tensor, pair: Tensor, pairs: Tensor, launch: Tensor, limit: Tensor
 ) -> Tensors:
     """Whether a pair still moves, and whether the launch just before has brought it to rest."""
@@ -97,7 +99,7 @@ def _standing(
 
 
 @triton.jit
-def _report(changes: Tensor, launch: Tensor, change: Tensor) -> None:
+def _report_change(changes: Tensor, launch: Tensor, change: Tensor) -> None:
     """Add what the pixels of a program have changed to the slot of this launch."""
     total = tl.sum(tl.sum(change, 1), 0)
     slot = (launch + 1) * tl.num_programs(2) + tl.program_id(2)
@@ -105,56 +107,60 @@ def _report(changes: Tensor, launch: Tensor, change: Tensor) -> None:
 
 
 @triton.jit
-def _inverse(gx: Tensor, gy: Tensor, guard: Tensor) -> Tensor:
+def _invert_square(gx: Tensor, gy: Tensor, guard: Tensor) -> Tensor:
     """Of the square of the gradient; 0 where there is none."""
     square = gx * gx + gy * gy
     return tl.where(square <= guard, 0.0, 1.0 / square)
 
 
 @triton.jit
-def _data_step(u1: Tensor, u2: Tensor, terms: Tensors, inverse: Tensor, bound: Tensor) -> Tensors:
+def _step_primal(u1: Tensor, u2: Tensor, terms: Tensors, inverse: Tensor, bound: Tensor) -> Tensors:
     """Along the gradient to where the residual is 0, or as far as the bound allows."""
     gx, gy, rest = terms
     residual = rest + gx * u1 + gy * u2
-    share = tl.minimum(tl.maximum(-residual * inverse, -bound), bound)
-    return u1 + share * gx, u2 + share * gy
+    step = tl.minimum(tl.maximum(-residual * inverse, -bound), bound)
+    return u1 + step * gx, u2 + step * gy
 
 
 @triton.jit
-def _dual_step(across: Tensor, down: Tensor, slope: Tensor, fall: Tensor, rate: Tensor) -> Tensors:
+def _step_dual(across: Tensor, down: Tensor, slope: Tensor, fall: Tensor, rate: Tensor) -> Tensors:
     """The dual of one displacement, given the displacement's slopes to the right and downwards."""
     shrink = 1.0 / (1.0 + rate * tl.sqrt(slope * slope + fall * fall))
     return (across + rate * slope) * shrink, (down + rate * fall) * shrink
 
 
 @triton.jit
-def _divergence(
-    dual: Tensor, offset: Tensor, plane: Tensor, pitch: Tensor, held: Tensors
+def _load_divergence(
+    dual: Tensor, offset: Tensor, plane: Tensor, pitch: Tensor, masks: Tensors
 ) -> Tensor:
-    """By backward differences; `held` says where there is a pixel, one to its left, one above."""
-    across = _load(dual, offset, held[0]) - _load(dual, offset - 1, held[1])
+    """By backward differences; `masks` says where there is a pixel, one to its left, one above."""
+    across = _load_field(dual, offset, masks[0]) - _load_field(dual, offset - 1, masks[1])
     dual += plane
-    return across + _load(dual, offset, held[0]) - _load(dual, offset - pitch, held[2])
+    return (
+        across + _load_field(dual, offset, masks[0]) - _load_field(dual, offset - pitch, masks[2])
+    )
 
 
 @triton.jit
-def _moved(fields: Tensors, y: Tensor, x: Tensor, size: Tensors, numbers: Tensors) -> Tensors:
+def _move_pixels(fields: Tensors, y: Tensor, x: Tensor, size: Tensors, numbers: Tensors) -> Tensors:
     """The new displacement at (y, x), and the old one."""
     state, terms, _ = fields
     bound, theta, _, guard = numbers
-    plane, offset, held = _places(size, y, x)
-    near = (held, held & (x > 0), held & (y > 0))
-    u1, u2 = _load_two(state[0], plane, offset, held)
-    gx, gy = _load_two(terms[0], plane, offset, held)
-    rest = _load(terms[1], offset, held)
-    v1, v2 = _data_step(u1, u2, (gx, gy, rest), _inverse(gx, gy, guard), bound)
-    v1 += theta * _divergence(state[1], offset, plane, size[2], near)
-    v2 += theta * _divergence(state[1] + 2 * plane, offset, plane, size[2], near)
+    plane, offset, mask = _locate_offsets(size, y, x)
+    masks = (mask, mask & (x > 0), mask & (y > 0))
+    u1, u2 = _load_two_fields(state[0], plane, offset, mask)
+    gx, gy = _load_two_fields(terms[0], plane, offset, mask)
+    rest = _load_field(terms[1], offset, mask)
+    v1, v2 = _step_primal(u1, u2, (gx, gy, rest), _invert_square(gx, gy, guard), bound)
+    v1 += theta * _load_divergence(state[1], offset, plane, size[2], masks)
+    v2 += theta * _load_divergence(state[1] + 2 * plane, offset, plane, size[2], masks)
     return v1, v2, u1, u2
 
 
 @triton.jit
-def _step(fields: Tensors, y: Tensor, x: Tensor, size: Tensors, numbers: Tensors) -> Tensor:
+def _iterate_pixels(
+    fields: Tensors, y: Tensor, x: Tensor, size: Tensors, numbers: Tensors
+) -> Tensor:
     """One iteration, and the squared change of each pixel.
 
     Programs exchange nothing: each makes the new displacements of its pixels, and of those to the
@@ -163,23 +169,23 @@ def _step(fields: Tensors, y: Tensor, x: Tensor, size: Tensors, numbers: Tensors
     state, _, new = fields
     height, width, _ = size
     rate = numbers[2]
-    plane, offset, held = _places(size, y, x)
-    v1, v2, u1, u2 = _moved(fields, y, x, size, numbers)
-    right1, right2, _, _ = _moved(fields, y, x + 1, size, numbers)
-    below1, below2, _, _ = _moved(fields, y + 1, x, size, numbers)
+    plane, offset, mask = _locate_offsets(size, y, x)
+    v1, v2, u1, u2 = _move_pixels(fields, y, x, size, numbers)
+    right1, right2, _, _ = _move_pixels(fields, y, x + 1, size, numbers)
+    below1, below2, _, _ = _move_pixels(fields, y + 1, x, size, numbers)
     inner, upper = x < width - 1, y < height - 1
     slope1, fall1 = tl.where(inner, right1 - v1, 0.0), tl.where(upper, below1 - v1, 0.0)
     slope2, fall2 = tl.where(inner, right2 - v2, 0.0), tl.where(upper, below2 - v2, 0.0)
-    p11, p12 = _load_two(state[1], plane, offset, held)
-    p11, p12 = _dual_step(p11, p12, slope1, fall1, rate)
-    p21, p22 = _load_two(state[1] + 2 * plane, plane, offset, held)
-    p21, p22 = _dual_step(p21, p22, slope2, fall2, rate)
-    _store_state(new, plane, offset, held, (v1, v2, p11, p12, p21, p22))
-    return tl.where(held, (v1 - u1) * (v1 - u1) + (v2 - u2) * (v2 - u2), 0.0)
+    p11, p12 = _load_two_fields(state[1], plane, offset, mask)
+    p11, p12 = _step_dual(p11, p12, slope1, fall1, rate)
+    p21, p22 = _load_two_fields(state[1] + 2 * plane, plane, offset, mask)
+    p21, p22 = _step_dual(p21, p22, slope2, fall2, rate)
+    _store_state(new, plane, offset, mask, (v1, v2, p11, p12, p21, p22))
+    return tl.where(mask, (v1 - u1) * (v1 - u1) + (v2 - u2) * (v2 - u2), 0.0)
 
 
 @triton.jit
-def _tile(
+def _iterate_tile(
     fields: Tensors, y: Tensor, x: Tensor, size: Tensors, numbers: Tensors, iterations: tl.constexpr
 ) -> Tensor:
     """Iterations on a tile in registers, and the squared change of each pixel in the last one.
@@ -192,18 +198,18 @@ def _tile(
     state, terms, new = fields
     height, width, _ = size
     bound, theta, rate, guard = numbers
-    plane, offset, held = _places(size, y, x)
-    u1, u2, p11, p12, p21, p22 = _load_state(state, plane, offset, held)
-    gx, gy = _load_two(terms[0], plane, offset, held)
-    fixed = (gx, gy, _load(terms[1], offset, held))
-    inverse = _inverse(gx, gy, guard)
-    whole = tl.zeros((rows, columns), tl.int32)
-    iy, ix = tl.arange(0, rows)[:, None] + whole, tl.arange(0, columns)[None, :] + whole
+    plane, offset, mask = _locate_offsets(size, y, x)
+    u1, u2, p11, p12, p21, p22 = _load_state(state, plane, offset, mask)
+    gx, gy = _load_two_fields(terms[0], plane, offset, mask)
+    data_terms = (gx, gy, _load_field(terms[1], offset, mask))
+    inverse = _invert_square(gx, gy, guard)
+    zero_grid = tl.zeros((rows, columns), tl.int32)
+    iy, ix = tl.arange(0, rows)[:, None] + zero_grid, tl.arange(0, columns)[None, :] + zero_grid
     left, right = tl.maximum(ix - 1, 0), tl.minimum(ix + 1, columns - 1)
     above, below = tl.maximum(iy - 1, 0), tl.minimum(iy + 1, rows - 1)
     change = tl.zeros((rows, columns), tl.float32)
     for _ in range(iterations):
-        v1, v2 = _data_step(u1, u2, fixed, inverse, bound)
+        v1, v2 = _step_primal(u1, u2, data_terms, inverse, bound)
         v1 += theta * (p11 - tl.where(x > 0, tl.gather(p11, left, 1), 0.0))
         v1 += theta * (p12 - tl.where(y > 0, tl.gather(p12, above, 0), 0.0))
         v2 += theta * (p21 - tl.where(x > 0, tl.gather(p21, left, 1), 0.0))
@@ -212,24 +218,28 @@ def _tile(
         u1, u2 = v1, v2
         slope = tl.where(x < width - 1, tl.gather(u1, right, 1) - u1, 0.0)
         fall = tl.where(y < height - 1, tl.gather(u1, below, 0) - u1, 0.0)
-        p11, p12 = _dual_step(p11, p12, slope, fall, rate)
+        p11, p12 = _step_dual(p11, p12, slope, fall, rate)
         slope = tl.where(x < width - 1, tl.gather(u2, right, 1) - u2, 0.0)
         fall = tl.where(y < height - 1, tl.gather(u2, below, 0) - u2, 0.0)
-        p21, p22 = _dual_step(p21, p22, slope, fall, rate)
-    held &= _kept(y, iy, height, rows, iterations) & _kept(x, ix, width, columns, iterations)
-    _store_state(new, plane, offset, held, (u1, u2, p11, p12, p21, p22))
-    return tl.where(held, change, 0.0)
+        p21, p22 = _step_dual(p21, p22, slope, fall, rate)
+    mask &= _mask_rim(y, iy, height, rows, iterations) & _mask_rim(
+        x, ix, width, columns, iterations
+    )
+    _store_state(new, plane, offset, mask, (u1, u2, p11, p12, p21, p22))
+    return tl.where(mask, change, 0.0)
 
 
 @triton.jit
-def _kept(place: Tensor, i: Tensor, end: Tensor, length: tl.constexpr, rim: tl.constexpr) -> Tensor:
+def _mask_rim(
+    place: Tensor, i: Tensor, end: Tensor, length: tl.constexpr, rim: tl.constexpr
+) -> Tensor:
     """Which pixels along an axis are right in this tile: its rim is not, but at the border."""
     # Tensors are compared only: the interpreter of Triton 3.9 refuses masks that mix in scalars.
     return ((i >= rim) | (place == i)) & ((i < length - rim) | (place - i + length >= end))
 
 
 @triton.jit(do_not_specialize=["launch", "limit", "height"])
-def iterate(
+def iterate_kernel(
     flow: Tensor,
     dual: Tensor,
     gradient: Tensor,
@@ -256,34 +266,39 @@ def iterate(
     state, new = (flow + 2 * first, dual + 4 * first), (new_flow + 2 * first, new_dual + 4 * first)
     terms = (gradient + 2 * first, rest + first)
     size, numbers = (height, width, pitch), (bound, theta, rate, guard)
-    y, x = _pixels(rows, columns, 2 * iterations)
-    moves, ended = True, False
+    y, x = _locate_pixels(rows, columns, 2 * iterations)
+    is_moving, just_ended = True, False
     if changes is not None:
-        moves, ended = _standing(changes, pair, tl.num_programs(2), launch, limit)
-    if moves:
+        is_moving, just_ended = _read_standing(changes, pair, tl.num_programs(2), launch, limit)
+    if is_moving:
         if iterations == 0:
-            change = _step((state, terms, new), y, x, size, numbers)
+            change = _iterate_pixels((state, terms, new), y, x, size, numbers)
         else:
-            change = _tile((state, terms, new), y, x, size, numbers, iterations)
+            change = _iterate_tile((state, terms, new), y, x, size, numbers, iterations)
         if changes is not None:
-            _report(changes, launch, change)
-    elif ended:
-        plane, offset, held = _places(size, y, x)
-        _store_state(new, plane, offset, held, _load_state(state, plane, offset, held))
+            _report_change(changes, launch, change)
+    elif just_ended:
+        plane, offset, mask = _locate_offsets(size, y, x)
+        _store_state(new, plane, offset, mask, _load_state(state, plane, offset, mask))
 
 
 @triton.jit
-def _taps(place: Tensor, shift: Tensor, end: Tensor, cubic: Tensor, zero: tl.constexpr) -> Tensors:
+def _weigh_taps(
+    place: Tensor, shift: Tensor, end: Tensor, cubic: Tensor, zero: tl.constexpr
+) -> Tensors:
     """Four pixels along an axis, and their weights by Keys' kernel: around a displaced place.
 
     Beyond the frame it is the edge that is taken, with a weight of 0 where `zero` says so.
     """
-    whole = tl.floor(shift)
-    near = place + tl.minimum(tl.maximum(whole, -_FAR), _FAR).to(tl.int32)
-    part = shift - whole
-    rest = 1.0 - part
-    first, fourth = cubic * part * rest * rest, cubic * part * part * rest
-    second = ((cubic + 2.0) * part - (cubic + 3.0)) * part * part + 1.0
+    whole_pixels = tl.floor(shift)
+    near = place + tl.minimum(tl.maximum(whole_pixels, -_MAX_SHIFT), _MAX_SHIFT).to(tl.int32)
+    fraction = shift - whole_pixels
+    remainder = 1.0 - fraction
+    first, fourth = (
+        cubic * fraction * remainder * remainder,
+        cubic * fraction * fraction * remainder,
+    )
+    second = ((cubic + 2.0) * fraction - (cubic + 3.0)) * fraction * fraction + 1.0
     weights = (first, second, 1.0 - first - second - fourth, fourth)
     taps, shares = (), ()
     for i in tl.static_range(4):
@@ -294,7 +309,7 @@ def _taps(place: Tensor, shift: Tensor, end: Tensor, cubic: Tensor, zero: tl.con
 
 
 @triton.jit
-def _sample(image: Tensor, pitch: Tensor, rows: Tensors, columns: Tensors) -> Tensor:
+def _sample_image(image: Tensor, pitch: Tensor, rows: Tensors, columns: Tensors) -> Tensor:
     total = 0.0
     for j in tl.static_range(4):
         line = image + rows[0][j] * pitch
@@ -306,7 +321,7 @@ def _sample(image: Tensor, pitch: Tensor, rows: Tensors, columns: Tensors) -> Te
 
 
 @triton.jit(do_not_specialize=["height"])
-def warp(
+def warp_kernel(
     after: Tensor,
     before: Tensor,
     flow: Tensor,
@@ -329,27 +344,27 @@ def warp(
     """
     pair = tl.program_id(2).to(tl.int64) * height * pitch
     after, before = after + 3 * pair, before + (3 if mixed else 1) * pair
-    y, x = _pixels(rows, columns, 0)
-    plane, offset, held = _places((height, width, pitch), y, x)
-    u1, u2 = _load_two(flow + 2 * pair, plane, offset, held)
-    across, down = _taps(x, u1, width, cubic, zero), _taps(y, u2, height, cubic, zero)
-    image = _sample(after, pitch, down, across)
-    gx = _sample(after + plane, pitch, down, across)
-    gy = _sample(after + 2 * plane, pitch, down, across)
+    y, x = _locate_pixels(rows, columns, 0)
+    plane, offset, mask = _locate_offsets((height, width, pitch), y, x)
+    u1, u2 = _load_two_fields(flow + 2 * pair, plane, offset, mask)
+    across, down = _weigh_taps(x, u1, width, cubic, zero), _weigh_taps(y, u2, height, cubic, zero)
+    image = _sample_image(after, pitch, down, across)
+    gx = _sample_image(after + plane, pitch, down, across)
+    gy = _sample_image(after + 2 * plane, pitch, down, across)
     if mixed:
-        first, second = _load_two(before + plane, plane, offset, held)
+        first, second = _load_two_fields(before + plane, plane, offset, mask)
         gx, gy = 0.5 * (gx + first), 0.5 * (gy + second)
     if masked:
         inside = (u1 >= -x) & (u1 <= width - 1 - x) & (u2 >= -y) & (u2 <= height - 1 - y)
         gx, gy = tl.where(inside, gx, 0.0), tl.where(inside, gy, 0.0)
-    constant = image - gx * u1 - gy * u2 - _load(before, offset, held)
-    tl.store(gradient + 2 * pair + offset, gx, held)
-    tl.store(gradient + 2 * pair + plane + offset, gy, held)
-    tl.store(rest + pair + offset, constant, held)
+    constant = image - gx * u1 - gy * u2 - _load_field(before, offset, mask)
+    tl.store(gradient + 2 * pair + offset, gx, mask)
+    tl.store(gradient + 2 * pair + plane + offset, gy, mask)
+    tl.store(rest + pair + offset, constant, mask)
 
 
 @triton.jit(do_not_specialize=["launch", "limit", "height"])
-def median(
+def median_kernel(
     flow: Tensor,
     new_flow: Tensor,
     changes: Tensor,
@@ -365,28 +380,28 @@ def median(
     """The median of a square of `side` pixels, the edge repeated; a pair at rest is copied."""
     field = tl.program_id(2).to(tl.int64)
     flow, new_flow = flow + field * height * pitch, new_flow + field * height * pitch
-    y, x = _pixels(rows, columns, 0)
-    _, offset, held = _places((height, width, pitch), y, x)
-    moves = True
+    y, x = _locate_pixels(rows, columns, 0)
+    _, offset, mask = _locate_offsets((height, width, pitch), y, x)
+    is_moving = True
     if changes is not None:
-        moves, _ = _standing(changes, field // 2, tl.num_programs(2) // 2, launch, limit)
-    if moves:
-        network: tl.constexpr = _OF_9 if side == 3 else _OF_25
+        is_moving, _ = _read_standing(changes, field // 2, tl.num_programs(2) // 2, launch, limit)
+    if is_moving:
+        network: tl.constexpr = _NETWORK_OF_9 if side == 3 else _NETWORK_OF_25
         values = ()
         for i in tl.static_range(side * side):
             row = tl.minimum(tl.maximum(y + (i // side - side // 2), 0), height - 1)
             column = tl.minimum(tl.maximum(x + (i % side - side // 2), 0), width - 1)
             values += (tl.load(flow + row * pitch + column),)
         for k in tl.static_range(19 if side == 3 else 99):
-            values = _exchanged(values, network[k][0], network[k][1])
+            values = _exchange_values(values, network[k][0], network[k][1])
         result = values[side * side // 2]
     else:
-        result = tl.load(flow + offset, held)
-    tl.store(new_flow + offset, result, held)
+        result = tl.load(flow + offset, mask)
+    tl.store(new_flow + offset, result, mask)
 
 
 @triton.jit
-def _exchanged(values: Tensors, i: tl.constexpr, j: tl.constexpr) -> Tensors:
+def _exchange_values(values: Tensors, i: tl.constexpr, j: tl.constexpr) -> Tensors:
     """The same values, the lesser of two at place i and the greater at j > i."""
     low, high = tl.minimum(values[i], values[j]), tl.maximum(values[i], values[j])
     return values[:i] + (low,) + values[i + 1 : j] + (high,) + values[j + 1 :]  # noqa: RUF005

@@ -15,20 +15,30 @@ from mrx.kernels import Backend, tvl1_gpu, tvl1_rows, warp_rows
 from mrx.kernels.tvl1_rows import Floats
 from mrx.ops import flow as ops
 from mrx.ops.median import median_blur
-from mrx.ops.pyramid import blur_taps, pyramid, sizes
-from mrx.ops.texture import WEIGHT, structure, texture
-from mrx.ops.tvl1_solver import Linear, MakeLevel, PlainLevel, Rules, gradients, linearize, solve
-from mrx.ops.warp import Border, positions, sample_cubic
+from mrx.ops.pyramid import blur_taps, build_pyramid, pyramid_sizes
+from mrx.ops.texture import STRUCTURE_THETA, extract_structure, extract_texture
+from mrx.ops.tvl1_solver import (
+    LevelFactory,
+    LinearResidual,
+    PlainLevel,
+    SolverRules,
+    compute_gradients,
+    linearize_residual,
+    solve_levels,
+)
+from mrx.ops.warp import BorderMode, displaced_positions, sample_cubic
 
 OPENCV_CUBIC = -0.75
 
-LARGE = 480 * 640
+LARGE_IMAGE_PIXELS = 480 * 640
 """Pixels from which iterations go over the rows together, to stay in the cache."""
 
-_DEPTH = 10
+_WAVE_DEPTH = 10
 
 
-def flow(frames: Tensor, rules: Rules, *, backend: Backend, half: bool = False) -> Tensor:
+def compute_tvl1_flow(
+    frames: Tensor, rules: SolverRules, *, backend: Backend, half: bool = False
+) -> Tensor:
     """The displacements between the neighbouring frames of each window.
 
     Frames that windows share, as views of the same memory, are made ready once.
@@ -44,30 +54,36 @@ def flow(frames: Tensor, rules: Rules, *, backend: Backend, half: bool = False) 
         - output: ``(B, 2 (T - 1), H, W)`` float32
     """
     if frames.device.type != "cpu":
-        return ops.shared_flow(frames, rules, _device_level(frames, rules, backend, half=half))
-    ready: dict[int, list[Tensor]] = {}
+        return ops.estimate_shared_flow(
+            frames, rules, _choose_device_level(frames, rules, backend, half=half)
+        )
+    prepared: dict[int, list[Tensor]] = {}
 
-    def levels(frame: Tensor) -> list[Tensor]:
-        place = frame.data_ptr()
-        if place not in ready:
-            while len(ready) > frames.shape[1]:
-                ready.pop(next(iter(ready)))
-            ready[place] = _levels(frame, rules, backend)
-        return ready[place]
+    def prepare_levels(frame: Tensor) -> list[Tensor]:
+        address = frame.data_ptr()
+        if address not in prepared:
+            while len(prepared) > frames.shape[1]:
+                prepared.pop(next(iter(prepared)))
+            prepared[address] = _build_levels(frame, rules, backend)
+        return prepared[address]
 
-    kind = _LEVELS[backend]
-    return ops.neighbours(frames, lambda a, b: solve(levels(a), levels(b), rules, kind))
+    make_level = _LEVEL_CLASSES[backend]
+    return ops.map_neighbors(
+        frames, lambda a, b: solve_levels(prepare_levels(a), prepare_levels(b), rules, make_level)
+    )
 
 
-def _device_level(frames: Tensor, rules: Rules, backend: Backend, *, half: bool) -> MakeLevel:
+def _choose_device_level(
+    frames: Tensor, rules: SolverRules, backend: Backend, *, half: bool
+) -> LevelFactory:
     """What works on a batch of pairs: Triton kernels, or tensors where there are none."""
-    if backend != "torch" and tvl1_gpu.usable(frames):
+    if backend != "torch" and tvl1_gpu.supports_device(frames):
         state = torch.float16 if half else torch.float32
         return functools.partial(tvl1_gpu.GpuLevel, dtype=state)
     return PlainLevel if rules.epsilon else InPlaceLevel  # the first stops each pair for itself
 
 
-def _levels(frame: Tensor, rules: Rules, backend: Backend) -> list[Tensor]:
+def _build_levels(frame: Tensor, rules: SolverRules, backend: Backend) -> list[Tensor]:
     """A frame at all its sizes, with its structure taken away.
 
     Shape:
@@ -76,31 +92,33 @@ def _levels(frame: Tensor, rules: Rules, backend: Backend) -> list[Tensor]:
     """
     image = frame[None].float()
     if rules.texture:
-        smooth = _structure if backend == "numba" else structure
-        image = texture(image, rules, smooth=smooth)
+        smooth = _extract_structure_by_numba if backend == "numba" else extract_structure
+        image = extract_texture(image, rules, find_structure=smooth)
     if backend == "torch":
-        return pyramid(image, zoom=rules.zoom, most=rules.levels, smooth=rules.blur)
-    return _pyramid(image, rules)
+        return build_pyramid(image, zoom=rules.zoom, max_levels=rules.levels, smooth=rules.blur)
+    return _build_pyramid_by_opencv(image, rules)
 
 
-def _structure(image: Tensor, *, rounds: int) -> Tensor:
+def _extract_structure_by_numba(image: Tensor, *, rounds: int) -> Tensor:
     fields = tvl1_rows.new_fields(3, *image.shape[2:])
-    tvl1_rows.structure()(image[0, 0].numpy(), fields, np.float32(WEIGHT), rounds)
+    tvl1_rows.compile_structure()(image[0, 0].numpy(), fields, np.float32(STRUCTURE_THETA), rounds)
     return torch.from_numpy(fields[None, :1, 1:, 1:-1])
 
 
-def _pyramid(image: Tensor, rules: Rules) -> list[Tensor]:
+def _build_pyramid_by_opencv(image: Tensor, rules: SolverRules) -> list[Tensor]:
     """As `mrx.ops.pyramid`, by OpenCV."""
     import cv2
 
     levels = [image]
-    for height, width in sizes(*image.shape[2:], zoom=rules.zoom, most=rules.levels)[1:]:
-        above = levels[-1][0, 0].numpy()
+    for height, width in pyramid_sizes(*image.shape[2:], zoom=rules.zoom, max_levels=rules.levels)[
+        1:
+    ]:
+        larger = levels[-1][0, 0].numpy()
         if rules.blur:
             taps = np.array(blur_taps(rules.zoom))
-            above = cv2.sepFilter2D(above, cv2.CV_32F, taps, taps)
+            larger = cv2.sepFilter2D(larger, cv2.CV_32F, taps, taps)
         smaller = np.empty((height, width), np.float32)
-        cv2.resize(above, None, smaller, rules.zoom, rules.zoom)
+        cv2.resize(larger, None, smaller, rules.zoom, rules.zoom)
         levels.append(torch.from_numpy(smaller)[None, None])
     return levels
 
@@ -108,31 +126,31 @@ def _pyramid(image: Tensor, rules: Rules) -> list[Tensor]:
 class RowsLevel:
     """A level by numba's rows, of one pair."""
 
-    def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: Rules) -> None:
+    def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: SolverRules) -> None:
         height, width = before.shape[2:]
         self.rules = rules
         self._before = before[0, 0].numpy()
         self._fields = tvl1_rows.new_fields(6, height, width)
-        self._u = self._fields[:2, 1:, 1:-1]
-        self._u[:] = flow[0].numpy()
-        self._fields[:2, 1:, -1] = self._u[..., -1]
+        self._flow = self._fields[:2, 1:, 1:-1]
+        self._flow[:] = flow[0].numpy()
+        self._fields[:2, 1:, -1] = self._flow[..., -1]
         self._term = np.empty((4, height, width), np.float32)
         self._slopes = np.zeros((2, height, width), np.float32)
         self._rows = np.empty((12, width), np.float32)
         self._places = np.empty(width, np.int32)
-        self._planes = self._interleave(after[0, 0].numpy())
+        self._planes = self._interleave_planes(after[0, 0].numpy())
 
     def flow(self) -> Tensor:
         """The displacements so far."""
-        return torch.from_numpy(self._u.copy())[None]
+        return torch.from_numpy(self._flow.copy())[None]
 
     def warp(self) -> None:
         """One linearisation, iterated."""
         rules = self.rules
         if rules.median_at == "warp":
-            self._calm()
+            self._apply_median()
         mix = 0.5 if rules.gradient == "mixed" else 0.0
-        warp_rows.warp()(
+        warp_rows.compile_warp()(
             self._planes,
             self._before,
             self._slopes,
@@ -146,40 +164,40 @@ class RowsLevel:
         )
         for _ in range(rules.outer):
             if rules.median_at == "round":
-                self._calm()
-            if not self._iterate():
+                self._apply_median()
+            if not self._iterate_round():
                 return
 
-    def _iterate(self) -> bool:
+    def _iterate_round(self) -> bool:
         rules = self.rules
         size = self._before.size
-        enough = rules.epsilon**2 * size if rules.epsilon else -1.0
-        return tvl1_rows.iterate()(
+        tolerance = rules.epsilon**2 * size if rules.epsilon else -1.0
+        return tvl1_rows.compile_iterations()(
             self._fields,
             self._term,
             rules.inner,
-            _DEPTH if size >= LARGE and not rules.epsilon else 1,
+            _WAVE_DEPTH if size >= LARGE_IMAGE_PIXELS and not rules.epsilon else 1,
             np.float32(rules.strength * rules.theta),
             np.float32(rules.theta),
             np.float32(rules.tau / rules.theta),
-            enough,
+            tolerance,
         )
 
-    def _calm(self) -> None:
+    def _apply_median(self) -> None:
         """The median of both displacements."""
         import cv2
 
         if self.rules.median > 1:
-            for plane in self._u:
+            for plane in self._flow:
                 plane[:] = cv2.medianBlur(plane, self.rules.median)
-            self._fields[:2, 1:, -1] = self._u[..., -1]
+            self._fields[:2, 1:, -1] = self._flow[..., -1]
 
-    def _interleave(self, image: Floats) -> Floats:
+    def _interleave_planes(self, image: Floats) -> Floats:
         """The later image and its gradient, pixel by pixel, with their border."""
         rules = self.rules
         weights = (8 / 12, -1 / 12) if rules.gradient == "mixed" else (0.5, 0.0)
         near, far = (np.float32(weight) for weight in weights)
-        differentiate = warp_rows.differentiate()
+        differentiate = warp_rows.compile_gradients()
         slopes = np.empty((2, *image.shape), np.float32)
         differentiate(image, near, far, slopes)
         if rules.gradient == "mixed":
@@ -201,48 +219,51 @@ class RowsLevel:
 class InPlaceLevel:
     """A level by whole planes that are written over, without an allocation in an iteration."""
 
-    def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: Rules) -> None:
+    def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: SolverRules) -> None:
         self.before, self.after, self.rules = before, after, rules
-        self._slopes = gradients(before, after, rules)
-        self._u = flow.clone()
-        self._p = flow.new_zeros(len(flow), 2, 2, *flow.shape[2:])
-        self._slope = torch.zeros_like(self._p)  # the last column and row are never written
+        self._slopes = compute_gradients(before, after, rules)
+        self._flow = flow.clone()
+        self._dual = flow.new_zeros(len(flow), 2, 2, *flow.shape[2:])
+        self._slope = torch.zeros_like(self._dual)  # the last column and row are never written
         self._length = torch.empty_like(flow)
-        self._last = torch.empty_like(flow)
+        self._previous_flow = torch.empty_like(flow)
         self._residual = torch.empty_like(before)
 
     def flow(self) -> Tensor:
         """The displacements so far."""
-        return self._u
+        return self._flow
 
     def warp(self) -> None:
         """One linearisation, iterated."""
         rules = self.rules
         if rules.median_at == "warp":
-            self._calm()
-        term = self._linearize()
-        enough = rules.epsilon**2 * self.before.shape[2] * self.before.shape[3]
+            self._apply_median()
+        term = self._linearize_residual()
+        tolerance = rules.epsilon**2 * self.before.shape[2] * self.before.shape[3]
         for _ in range(rules.outer):
             if rules.median_at == "round":
-                self._calm()
+                self._apply_median()
             for _ in range(rules.inner):
                 if rules.epsilon:
-                    self._last.copy_(self._u)
-                self._iterate(term)
-                if rules.epsilon and self._last.sub_(self._u).square_().sum() <= enough:
+                    self._previous_flow.copy_(self._flow)
+                self._iterate_in_place(term)
+                if (
+                    rules.epsilon
+                    and self._previous_flow.sub_(self._flow).square_().sum() <= tolerance
+                ):
                     return
 
-    def _calm(self) -> None:
-        self._u = median_blur(self._u, self.rules.median)
+    def _apply_median(self) -> None:
+        self._flow = median_blur(self._flow, self.rules.median)
 
-    def _linearize(self) -> Linear:
-        return linearize(self.before, self.after, self._slopes, self._u, self.rules)
+    def _linearize_residual(self) -> LinearResidual:
+        return linearize_residual(self.before, self.after, self._slopes, self._flow, self.rules)
 
-    def _iterate(self, term: Linear) -> None:
-        rules, u, p = self.rules, self._u, self._p
+    def _iterate_in_place(self, term: LinearResidual) -> None:
+        rules, u, p = self.rules, self._flow, self._dual
         limit = rules.strength * rules.theta
         residual = torch.mul(term.gradient[:, :1], u[:, :1], out=self._residual)
-        residual.addcmul_(term.gradient[:, 1:], u[:, 1:]).add_(term.rest)
+        residual.addcmul_(term.gradient[:, 1:], u[:, 1:]).add_(term.offset)
         residual.mul_(term.inverse).clamp_(-limit, limit)
         u.addcmul_(term.gradient, residual, value=-1)
         across, down = p[:, :, 0], p[:, :, 1]
@@ -260,32 +281,36 @@ class InPlaceLevel:
 class OpenCVLevel(InPlaceLevel):
     """The same, with OpenCV's median, and its warp where that is the one asked for."""
 
-    def _calm(self) -> None:
+    def _apply_median(self) -> None:
         import cv2
 
         if self.rules.median > 1:
-            for plane in self._u[0].numpy():
+            for plane in self._flow[0].numpy():
                 cv2.medianBlur(plane.copy(), self.rules.median, dst=plane)
 
-    def _linearize(self) -> Linear:
+    def _linearize_residual(self) -> LinearResidual:
         rules = self.rules
         remaps = rules.cubic == OPENCV_CUBIC and rules.border == "zero"
-        sample = _remap if remaps else sample_cubic
-        return linearize(self.before, self.after, self._slopes, self._u, rules, sample=sample)
+        sample = _sample_cubic_by_opencv if remaps else sample_cubic
+        return linearize_residual(
+            self.before, self.after, self._slopes, self._flow, rules, sample=sample
+        )
 
 
-def _remap(planes: Tensor, flow: Tensor, *, a: float, border: Border) -> Tensor:
+def _sample_cubic_by_opencv(
+    planes: Tensor, flow: Tensor, *, a: float, border: BorderMode
+) -> Tensor:
     """`sample_cubic` by OpenCV, for the one kernel and border that it has."""
     import cv2
 
     out = torch.empty_like(planes)
-    columns, rows = (where[0].numpy() for where in positions(flow))
+    columns, rows = (where[0].numpy() for where in displaced_positions(flow))
     for source, target in zip(planes[0].numpy(), out[0].numpy(), strict=True):
         cv2.remap(source, columns, rows, cv2.INTER_CUBIC, dst=target)
     return out
 
 
-_LEVELS: dict[str, MakeLevel] = {
+_LEVEL_CLASSES: dict[str, LevelFactory] = {
     "numba": RowsLevel,
     "opencv": OpenCVLevel,
     "torch": InPlaceLevel,

@@ -26,7 +26,7 @@ def new_fields(count: int, height: int, width: int) -> Floats:
 
 
 @functools.cache
-def iterate() -> Callable[..., bool]:
+def compile_iterations() -> Callable[..., bool]:
     """``(fields, term, count, depth, limit, theta, rate, enough)`` to whether it moved on.
 
     Args:
@@ -34,26 +34,34 @@ def iterate() -> Callable[..., bool]:
         term: ``(4, H, W)``: the gradient x and y, rest and inverse of a `Linear`
         count: iterations at most
         depth: iterations that go over the rows together; above 1 they do not stop early
-        limit, theta, rate: of `data_step` and `dual_step`
+        limit, theta, rate: of `take_data_step` and `dual_step`
         enough: stop when the squared changes sum up to no more; below 0 never
     """
     return compile_function(
-        *(_iterate, _move, _turn, _primal, _dual), trial=_try_iterate, maker="iterate"
+        *(_iterate_rows, _move_row, _update_dual_row, _step_primal_row, _step_dual_row),
+        trial=_try_iterations,
+        maker="compile_iterations",
     )
 
 
 @functools.cache
-def structure() -> Callable[..., None]:
-    """``(image, fields, weight, rounds)``: `mrx.ops.texture.structure` into the first field.
+def compile_structure() -> Callable[..., None]:
+    """``(image, fields, weight, rounds)``: `mrx.ops.texture.extract_structure` into the first field.
 
     Args:
         image: ``(H, W)``, in -1..1
         fields: ``(3, H + 1, W + 2)`` zeros, for the structure and its dual fields
     """
-    return compile_function(_structure, _smooth, _project, trial=_try_structure, maker="structure")
+    return compile_function(
+        _extract_structure_rows,
+        _smooth_row,
+        _project_dual_row,
+        trial=_try_structure,
+        maker="compile_structure",
+    )
 
 
-def _iterate(
+def _iterate_rows(
     fields: Floats,
     term: Floats,
     count: int,
@@ -61,33 +69,33 @@ def _iterate(
     limit: np.float32,
     theta: np.float32,
     rate: np.float32,
-    enough: float,
+    tolerance: float,
 ) -> bool:
     height, width = term.shape[1], term.shape[2]
-    done = 0
-    while done < count:
-        waves = min(depth, count - done)
+    num_done = 0
+    while num_done < count:
+        waves = min(depth, count - num_done)
         change = np.float64(0)
         for front in range(height + waves):
             for wave in range(max(0, front - height), min(waves, front + 1)):
                 y = front - wave
                 if y < height:
-                    change += _move(fields, term, y, width, limit, theta)
+                    change += _move_row(fields, term, y, width, limit, theta)
                 if y > 0:
-                    _turn(fields, y - 1, height, width, rate)
-        done += waves
-        if change <= enough:
+                    _update_dual_row(fields, y - 1, height, width, rate)
+        num_done += waves
+        if change <= tolerance:
             return False
     return True
 
 
-def _move(
+def _move_row(
     fields: Floats, term: Floats, y: int, w: int, limit: np.float32, theta: np.float32
 ) -> np.float32:
     """Displace row y; how much it moved."""
     r = y + 1
     u1, u2 = fields[0, r], fields[1, r]
-    change = _primal(
+    change = _step_primal_row(
         u1[1 : w + 1],
         u2[1 : w + 1],
         term[0, y],
@@ -111,13 +119,13 @@ def _move(
     return change
 
 
-def _turn(fields: Floats, y: int, h: int, w: int, rate: np.float32) -> None:
+def _update_dual_row(fields: Floats, y: int, h: int, w: int, rate: np.float32) -> None:
     """Update the dual fields of row y; below the last row lies itself."""
     r = y + 1
     below = min(r + 1, h)
     for i in range(2):
         u = fields[i]
-        _dual(
+        _step_dual_row(
             u[r, 1 : w + 1],
             u[r, 2 : w + 2],
             u[below, 1 : w + 1],
@@ -128,7 +136,7 @@ def _turn(fields: Floats, y: int, h: int, w: int, rate: np.float32) -> None:
         )
 
 
-def _primal(
+def _step_primal_row(
     u1: Floats,
     u2: Floats,
     gx: Floats,
@@ -160,7 +168,7 @@ def _primal(
     return change
 
 
-def _dual(
+def _step_dual_row(
     u: Floats,
     right: Floats,
     below: Floats,
@@ -171,18 +179,18 @@ def _dual(
 ) -> None:
     for x in range(n):
         i, j = right[x] - u[x], below[x] - u[x]
-        share = _ONE / (_ONE + rate * math.sqrt(i * i + j * j))
-        across[x] = (across[x] + rate * i) * share
-        down[x] = (down[x] + rate * j) * share
+        shrink = _ONE / (_ONE + rate * math.sqrt(i * i + j * j))
+        across[x] = (across[x] + rate * i) * shrink
+        down[x] = (down[x] + rate * j) * shrink
 
 
-def _structure(image: Floats, fields: Floats, weight: np.float32, rounds: int) -> None:
+def _extract_structure_rows(image: Floats, fields: Floats, weight: np.float32, rounds: int) -> None:
     height, width = image.shape
     rate = np.float32(0.25) / weight
     for i in range(rounds + 1):  # the last one only makes the structure
         for y in range(height + 1):
             if y < height:
-                _smooth(
+                _smooth_row(
                     image[y],
                     fields[1, y + 1, 1 : width + 1],
                     fields[1, y + 1, :width],
@@ -193,7 +201,7 @@ def _structure(image: Floats, fields: Floats, weight: np.float32, rounds: int) -
                 )
                 fields[0, y + 1, width + 1] = fields[0, y + 1, width]
             if y > 0 and i < rounds:
-                _project(
+                _project_dual_row(
                     fields[0, y, 1 : width + 1],
                     fields[0, y, 2 : width + 2],
                     fields[0, min(y + 1, height), 1 : width + 1],
@@ -203,7 +211,7 @@ def _structure(image: Floats, fields: Floats, weight: np.float32, rounds: int) -
                 )
 
 
-def _smooth(
+def _smooth_row(
     image: Floats,
     across: Floats,
     left: Floats,
@@ -216,19 +224,19 @@ def _smooth(
         out[x] = image[x] + weight * (across[x] - left[x] + down[x] - above[x])
 
 
-def _project(
+def _project_dual_row(
     u: Floats, right: Floats, below: Floats, across: Floats, down: Floats, rate: np.float32
 ) -> None:
     for x in range(len(u)):
         i = across[x] + rate * (right[x] - u[x])
         j = down[x] + rate * (below[x] - u[x])
         length = math.sqrt(i * i + j * j)
-        share = _ONE / max(_ONE, np.float32(length))
-        across[x] = i * share
-        down[x] = j * share
+        shrink = _ONE / max(_ONE, np.float32(length))
+        across[x] = i * shrink
+        down[x] = j * shrink
 
 
-def _try_iterate(run: Callable[..., bool]) -> None:
+def _try_iterations(run: Callable[..., bool]) -> None:
     one = np.float32(1)
     run(new_fields(6, 3, 4), np.zeros((4, 3, 4), np.float32), 1, 1, one, one, one, 0.0)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrx.kernels import compile_function
-from mrx.ops.tvl1_solver import GUARD
+from mrx.ops.tvl1_solver import GRADIENT_GUARD
 
 Floats = NDArray[np.float32]
 
@@ -19,11 +19,11 @@ PAD = 5
 """Pixels around the planes that the warp reads."""
 
 _ZERO, _ONE, _TWO, _THREE = (np.float32(i) for i in range(4))
-_GUARD = np.float32(GUARD)
+_GUARD = np.float32(GRADIENT_GUARD)
 
 
 @functools.cache
-def warp() -> Callable[..., None]:
+def compile_warp() -> Callable[..., None]:
     """``(planes, before, slopes, fields, term, a, mix, masked, rows, places)``: `linearize`.
 
     Args:
@@ -37,12 +37,14 @@ def warp() -> Callable[..., None]:
         rows, places: ``(12, W)`` and ``(W,)``, to work in
     """
     return compile_function(
-        *(_warp, _place, _weights, _gather, _complete), trial=_try_warp, maker="warp"
+        *(_warp_image_rows, _place_taps, _weigh_cubic_taps, _gather_taps, _complete_data_row),
+        trial=_try_warp,
+        maker="compile_warp",
     )
 
 
 @functools.cache
-def differentiate() -> Callable[..., None]:
+def compile_gradients() -> Callable[..., None]:
     """``(image, near, far, slopes)``: the gradient by ``near`` and ``far``, the edge repeated.
 
     Args:
@@ -51,11 +53,11 @@ def differentiate() -> Callable[..., None]:
         slopes: ``(2, H, W)``, made
     """
     return compile_function(
-        _differentiate, _difference, trial=_try_differentiate, maker="differentiate"
+        _differentiate_rows, _difference_row, trial=_try_gradients, maker="compile_gradients"
     )
 
 
-def _warp(
+def _warp_image_rows(
     planes: Floats,
     before: Floats,
     slopes: Floats,
@@ -72,9 +74,9 @@ def _warp(
     pitch = 4 * (width + 2 * PAD)
     for y in range(height):
         u, v = fields[0, y + 1, 1 : width + 1], fields[1, y + 1, 1 : width + 1]
-        _place(u, v, y, height, a, masked, rows, places, pitch)
-        _gather(planes, pitch, places, rows, rows[9], rows[10], rows[11])
-        _complete(
+        _place_taps(u, v, y, height, a, masked, rows, places, pitch)
+        _gather_taps(planes, pitch, places, rows, rows[9], rows[10], rows[11])
+        _complete_data_row(
             rows[9],
             rows[10],
             rows[11],
@@ -92,7 +94,7 @@ def _warp(
         )
 
 
-def _place(
+def _place_taps(
     u: Floats,
     v: Floats,
     y: int,
@@ -116,13 +118,15 @@ def _place(
         column = min(max(column, -_THREE), right + _THREE)
         row = min(max(row, -_THREE), bottom + _THREE)
         left, top = np.floor(column), np.floor(row)
-        w0[x], w1[x], w2[x], w3[x] = _weights(column - left, a)
-        h0[x], h1[x], h2[x], h3[x] = _weights(row - top, a)
+        w0[x], w1[x], w2[x], w3[x] = _weigh_cubic_taps(column - left, a)
+        h0[x], h1[x], h2[x], h3[x] = _weigh_cubic_taps(row - top, a)
         first = np.int32(left) + np.int32(PAD - 1), np.int32(top) + np.int32(PAD - 1)
         places[x] = first[1] * np.int32(pitch) + first[0] * np.int32(4)
 
 
-def _weights(t: np.float32, a: np.float32) -> tuple[np.float32, np.float32, np.float32, np.float32]:
+def _weigh_cubic_taps(
+    t: np.float32, a: np.float32
+) -> tuple[np.float32, np.float32, np.float32, np.float32]:
     """As `mrx.ops.warp.cubic_weights`."""
     s, n = _ONE - t, t + _ONE
     first = ((a * n - np.float32(5) * a) * n + np.float32(8) * a) * n - np.float32(4) * a
@@ -131,7 +135,7 @@ def _weights(t: np.float32, a: np.float32) -> tuple[np.float32, np.float32, np.f
     return first, second, third, _ONE - first - second - third
 
 
-def _gather(
+def _gather_taps(
     planes: Floats,
     pitch: int,
     places: NDArray[np.int32],
@@ -161,7 +165,7 @@ def _gather(
         image[x], across[x], down[x] = s0, s1, s2
 
 
-def _complete(
+def _complete_data_row(
     image: Floats,
     across: Floats,
     down: Floats,
@@ -188,14 +192,14 @@ def _complete(
         inverse[x] = _ONE / square if square > _GUARD else _ZERO
 
 
-def _differentiate(image: Floats, near: np.float32, far: np.float32, slopes: Floats) -> None:
+def _differentiate_rows(image: Floats, near: np.float32, far: np.float32, slopes: Floats) -> None:
     height, width = image.shape
     padded = np.empty(width + 4, np.float32)
     for y in range(height):
         padded[2 : width + 2] = image[y]
         padded[:2] = image[y, 0]
         padded[width + 2 :] = image[y, width - 1]
-        _difference(
+        _difference_row(
             padded[:width],
             padded[1 : width + 1],
             padded[3 : width + 3],
@@ -204,7 +208,7 @@ def _differentiate(image: Floats, near: np.float32, far: np.float32, slopes: Flo
             far,
             slopes[0, y],
         )
-        _difference(
+        _difference_row(
             image[max(y - 2, 0)],
             image[max(y - 1, 0)],
             image[min(y + 1, height - 1)],
@@ -215,7 +219,7 @@ def _differentiate(image: Floats, near: np.float32, far: np.float32, slopes: Flo
         )
 
 
-def _difference(
+def _difference_row(
     a: Floats, b: Floats, c: Floats, d: Floats, near: np.float32, far: np.float32, out: Floats
 ) -> None:
     for x in range(len(out)):
@@ -230,5 +234,5 @@ def _try_warp(run: Callable[..., None]) -> None:
     run(planes, image, pair, np.zeros((6, 4, 6), np.float32), term, -_ONE, _ONE, True, rows, places)
 
 
-def _try_differentiate(run: Callable[..., None]) -> None:
+def _try_gradients(run: Callable[..., None]) -> None:
     run(np.zeros((3, 4), np.float32), _ONE, _ONE, np.zeros((2, 3, 4), np.float32))

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from mrx.checks import check_choice
-from mrx.kernels import backend
+from mrx.kernels import choose_backend
 from mrx.kernels import weighted_sum as fast_sum
 from mrx.methods.spec import Method, Representation, full_precision
 from mrx.ops.rank_pool import Coefficients, exact_rank_pool, frame_weights, weighted_sum
 
 Pooling = Literal["approximate", "exact"]
 
-_FRAME = 3 * 256 * 340
+_FRAME_VALUES = 3 * 256 * 340
 
 
 class DynamicImage(Representation):
@@ -54,7 +54,7 @@ class DynamicImage(Representation):
         self.length = length
         self.step = 6
         self.channels = ("red", "green", "blue")
-        self.bound = self.gauge()
+        self.bound = self.estimate_bound()
 
     def prepare(self, frames: Tensor) -> Tensor:
         """Bytes as floats, 0..255 as they are."""
@@ -62,19 +62,19 @@ class DynamicImage(Representation):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Pool a clip of values in 0..255."""
-        self.check(clip)
+        self.check_clip(clip)
         with full_precision(clip) as frames:
-            return self._pool(frames)
+            return self._pool_frames(frames)
 
     def extract(self, frames: Tensor) -> Tensor:
         """Pool bytes, without a copy of them in floating point."""
-        self.check(frames)
-        here = frames.device.type == "cpu" and frames.dtype == torch.uint8
-        if here and self.pooling == "approximate" and backend() == "numba":
-            return fast_sum.weighted_sum(frames, self.weights)
-        return self._pool(frames)
+        self.check_clip(frames)
+        bytes_on_cpu = frames.device.type == "cpu" and frames.dtype == torch.uint8
+        if bytes_on_cpu and self.pooling == "approximate" and choose_backend() == "numba":
+            return fast_sum.sum_frames_by_numba(frames, self.weights)
+        return self._pool_frames(frames)
 
-    def gauge(self) -> float:
+    def estimate_bound(self) -> float:
         """The most that approximate pooling can give, or what exact pooling rarely does.
 
         The exact image is no longer than ``√(2 C Σ_t (t - 0.1)²)``, where w = 0 costs as much;
@@ -83,9 +83,9 @@ class DynamicImage(Representation):
         if self.pooling == "approximate":
             return 255 * self.weights.clamp(min=0).sum().item()
         errors = torch.arange(1, self.length + 1) - 0.1
-        return 10 * (2 * self.strength * errors.square().sum() / _FRAME).sqrt().item()
+        return 10 * (2 * self.strength * errors.square().sum() / _FRAME_VALUES).sqrt().item()
 
-    def _pool(self, frames: Tensor) -> Tensor:
+    def _pool_frames(self, frames: Tensor) -> Tensor:
         if self.pooling == "approximate":
             return weighted_sum(frames, self.weights)
         image = exact_rank_pool(frames, self.strength)

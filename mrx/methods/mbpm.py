@@ -6,20 +6,25 @@ import torch
 from torch import Tensor, nn
 
 from mrx.checks import check_choice
-from mrx.kernels import backend
-from mrx.kernels.band_pass import band_pass, depthwise
+from mrx.kernels import choose_backend
+from mrx.kernels.band_pass import band_pass, filter_colors_by_opencv
 from mrx.methods.spec import (
-    STATISTICS,
+    COLOR_STATISTICS,
     Method,
     Normalization,
     Representation,
     full_precision,
+    hash_weights,
     normalize_bytes,
-    weights_hash,
 )
-from mrx.ops.stencils import Scale, laplacian_of_gaussian, reflect_depthwise, second_difference
+from mrx.ops.stencils import (
+    KernelScale,
+    laplacian_of_gaussian,
+    reflect_depthwise,
+    second_difference,
+)
 
-_RARE = 0.053
+_RARE_OUTPUT_SHARE = 0.053
 """Share of the largest possible output that outputs rarely exceed."""
 
 
@@ -50,23 +55,25 @@ class MBPM(Representation):
         self,
         sigma: float = 1.1,
         size: int = 9,
-        scale: Scale = "released",
+        scale: KernelScale = "released",
         normalize: Normalization = "imagenet",
     ) -> None:
         super().__init__()
-        check_choice("scale", scale, Scale)
+        check_choice("scale", scale, KernelScale)
         check_choice("normalize", normalize, Normalization)
         self.normalize = normalize
         self.log = laplacian_of_gaussian(size, sigma, scale=scale)
-        self.conv_s, self.conv_t = depthwise_filters(3, self.log.kernel)
-        self._made = tuple(w.float() for w in _untrained(3, self.log.kernel))
-        deviation = torch.tensor(STATISTICS[normalize][1], dtype=torch.float64)
+        self.conv_s, self.conv_t = build_depthwise_filters(3, self.log.kernel)
+        self._untrained_weights = tuple(
+            w.float() for w in _make_untrained_filters(3, self.log.kernel)
+        )
+        deviation = torch.tensor(COLOR_STATISTICS[normalize][1], dtype=torch.float64)
         self._gain = 1 / (3 * 255 * deviation)
         self.length = 3
         self.step = 3
         self.channels = ("red", "green", "blue")
         self.smallest = size // 2 + 1
-        self.bound = self.gauge()
+        self.bound = self.estimate_bound()
 
     def prepare(self, frames: Tensor) -> Tensor:
         """Bytes to 0..1, then less the mean, over the deviation."""
@@ -75,67 +82,71 @@ class MBPM(Representation):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Filter a clip as `prepare` scales it, or of floats of one's own."""
-        self.check(clip)
+        self.check_clip(clip)
         with full_precision(clip) as frames:
-            return reflect_depthwise(self._in_time(frames), self.conv_s.weight.to(frames.dtype))
+            return reflect_depthwise(self._filter_time(frames), self.conv_s.weight.to(frames.dtype))
 
     def extract(self, frames: Tensor) -> Tensor:
         """Filter bytes: on the CPU, where no gradient is asked for, by a faster twin.
 
         It agrees with `forward` to 1e-6 of the largest output.
         """
-        kind = backend()
-        plain = frames.device.type != "cpu" or torch.is_grad_enabled() or kind == "torch"
-        if plain or self.conv_s.weight.dtype != torch.float32:
+        kind = choose_backend()
+        needs_torch = frames.device.type != "cpu" or torch.is_grad_enabled() or kind == "torch"
+        if needs_torch or self.conv_s.weight.dtype != torch.float32:
             return super().extract(frames)
-        self.check(frames)
-        if self.trained:
-            return depthwise(self._in_time(self.prepare(frames)), self.conv_s.weight)
+        self.check_clip(frames)
+        if self.is_trained:
+            return filter_colors_by_opencv(
+                self._filter_time(self.prepare(frames)), self.conv_s.weight
+            )
         return band_pass(frames, self.log.first, self.log.second, self._gain, backend=kind)
 
     @property
-    def trained(self) -> bool:
+    def is_trained(self) -> bool:
         """Whether the weights are others than those the module was made with."""
         present = (self.conv_s.weight, self.conv_t.weight)
-        pairs = zip(present, self._made, strict=True)
+        pairs = zip(present, self._untrained_weights, strict=True)
         return not all(torch.equal(now, made.to(now)) for now, made in pairs)
 
-    def gauge(self) -> float:
+    def estimate_bound(self) -> float:
         """A share of the largest output that colors in 0..1 can give."""
-        deviation = torch.tensor(STATISTICS[self.normalize][1])
+        deviation = torch.tensor(COLOR_STATISTICS[self.normalize][1])
         space = self.conv_s.weight.detach().abs().sum((1, 2, 3)).float().cpu()
         time = self.conv_t.weight.detach().abs().sum((1, 2)).float().cpu()
-        return _RARE * (space * time / deviation).max().item()
+        return _RARE_OUTPUT_SHARE * (space * time / deviation).max().item()
 
-    def facts(self) -> dict[str, Any]:
+    def collect_facts(self) -> dict[str, Any]:
         """The normalisation in numbers, and which weights they were."""
-        mean, deviation = STATISTICS[self.normalize]
+        mean, deviation = COLOR_STATISTICS[self.normalize]
         return {
             "mean": mean,
             "std": deviation,
-            "trained": self.trained,
-            "weights_sha256": weights_hash(self),
+            "trained": self.is_trained,
+            "weights_sha256": hash_weights(self),
         }
 
-    def _in_time(self, frames: Tensor) -> Tensor:
+    def _filter_time(self, frames: Tensor) -> Tensor:
         taps = self.conv_t.weight[:, 0].to(frames.dtype)
         before, now, after = frames.unbind(1)
         return second_difference(before, now, after, taps)
 
 
-def depthwise_filters(channels: int, kernel: Tensor) -> tuple[nn.Conv2d, nn.Conv1d]:
+def build_depthwise_filters(channels: int, kernel: Tensor) -> tuple[nn.Conv2d, nn.Conv1d]:
     """The two depthwise filters, under the names and shapes of the released code."""
     size = len(kernel)
     shape: dict[str, Any] = {"groups": channels, "bias": False, "device": "meta"}
     space = nn.Conv2d(channels, channels, size, **shape).to_empty(device="cpu")
     time = nn.Conv1d(channels, channels, 3, **shape).to_empty(device="cpu")
     with torch.no_grad():
-        for layer, weight in zip((space, time), _untrained(channels, kernel), strict=True):
+        for layer, weight in zip(
+            (space, time), _make_untrained_filters(channels, kernel), strict=True
+        ):
             layer.weight.copy_(weight)
     return space, time
 
 
-def _untrained(channels: int, kernel: Tensor) -> tuple[Tensor, Tensor]:
+def _make_untrained_filters(channels: int, kernel: Tensor) -> tuple[Tensor, Tensor]:
     """The weights of both filters before any training, in float64."""
     taps = torch.tensor([-1.0, 2.0, -1.0], dtype=torch.float64) / 3
     return kernel.expand(channels, 1, -1, -1), taps.expand(channels, 1, -1)

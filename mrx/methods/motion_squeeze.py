@@ -11,24 +11,24 @@ from torch import Tensor, nn
 from mrx.checks import check_choice
 from mrx.errors import ShapeError
 from mrx.ops.matching import (
-    Tie,
-    check_pair,
-    confidence,
+    TieRule,
+    check_map_pair,
     correlate,
+    max_displacement,
     normalize_features,
     pair_up,
-    reach,
+    peak_confidence,
     repeat_last,
     soft_argmax,
-    strips,
+    split_rows,
 )
 
 Transformation = Literal["separable", "one-1x1", "one-3x3", "four-3x3"]
 
-_MOST = 2**22  # values of a correlation that are held at once: 16 MB of float32
+_MAX_CORRELATION_VALUES = 2**22  # values of a correlation that are held at once: 16 MB of float32
 
 
-class Match(NamedTuple):
+class MatchMaps(NamedTuple):
     """What matching finds for pairs of frames.
 
     Shape:
@@ -40,7 +40,7 @@ class Match(NamedTuple):
     confidence: Tensor
 
 
-class Matching(nn.Module):
+class FeatureMatching(nn.Module):
     """Match each cell of a frame with those around it in the next (MotionSqueeze, section 2).
 
     Cosines of features, negative ones as 0; the displacement is their kernel soft-argmax, see
@@ -60,7 +60,7 @@ class Matching(nn.Module):
 
     Shape:
         - first, second: ``(N, C, H, W)``
-        - output: see `Match`
+        - output: see `MatchMaps`
     """
 
     def __init__(
@@ -69,38 +69,46 @@ class Matching(nn.Module):
         sigma: float = 5.0,
         temperature: float = 100.0,
         dilation: int = 1,
-        tie: Tie = "first",
+        tie: TieRule = "first",
     ) -> None:
         super().__init__()
-        check_choice("tie", tie, Tie)
+        check_choice("tie", tie, TieRule)
         for name, value in (("sigma", sigma), ("temperature", temperature)):
             if not value > 0:
                 raise ValueError(f"{name}={value}: must be above 0")
         if patch == 1:
             raise ValueError("patch=1: leaves nothing to choose from; must be at least 3")
-        self.reach = reach(patch=patch, dilation=dilation)
+        self.reach = max_displacement(patch=patch, dilation=dilation)
         self.patch, self.sigma, self.temperature = patch, sigma, temperature
         self.dilation, self.tie = dilation, tie
 
-    def forward(self, first: Tensor, second: Tensor) -> Match:
+    def forward(self, first: Tensor, second: Tensor) -> MatchMaps:
         """Match pairs of frames."""
-        check_pair(first, second)
-        most = max(1, _MOST // (self.patch**2 * first.shape[-2] * first.shape[-1]))
-        parts = zip(torch.split(first, most), torch.split(second, most), strict=True)
-        return _join([self._match(some, others) for some, others in parts], 0)
+        check_map_pair(first, second)
+        pairs_at_once = max(
+            1, _MAX_CORRELATION_VALUES // (self.patch**2 * first.shape[-2] * first.shape[-1])
+        )
+        parts = zip(
+            torch.split(first, pairs_at_once), torch.split(second, pairs_at_once), strict=True
+        )
+        return _join_matches(
+            [self._match_strips(first_part, second_part) for first_part, second_part in parts], 0
+        )
 
     def extra_repr(self) -> str:
         """What `print` shows of it."""
         names = ("patch", "sigma", "temperature", "dilation", "tie")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
-    def _match(self, first: Tensor, second: Tensor) -> Match:
+    def _match_strips(self, first: Tensor, second: Tensor) -> MatchMaps:
         """Strip by strip, so that not all correlations of a large map are held at once."""
         a, b = normalize_features(first), normalize_features(second)
-        rows = strips(a, patch=self.patch, dilation=self.dilation, most=_MOST)
-        return _join([self._match_rows(a, b, some) for some in rows], 2)
+        rows = split_rows(
+            a, patch=self.patch, dilation=self.dilation, max_values=_MAX_CORRELATION_VALUES
+        )
+        return _join_matches([self._match_rows(a, b, strip) for strip in rows], 2)
 
-    def _match_rows(self, first: Tensor, second: Tensor, rows: range) -> Match:
+    def _match_rows(self, first: Tensor, second: Tensor, rows: range) -> MatchMaps:
         cosines = correlate(
             first, second, patch=self.patch, dilation=self.dilation, rows=rows
         ).relu()
@@ -112,7 +120,7 @@ class Matching(nn.Module):
             temperature=self.temperature,
             tie=self.tie,
         )
-        return Match(displacement, confidence(cosines))
+        return MatchMaps(displacement, peak_confidence(cosines))
 
 
 class MotionSqueeze(nn.Module):
@@ -134,7 +142,7 @@ class MotionSqueeze(nn.Module):
         transformation: to features, a form of table 1 of the supplement: four depthwise
             ``separable`` convolutions as released, ``one-1x1``, ``one-3x3``, or ``four-3x3``, the
             first three of 64 channels, a width that fits the supplement's FLOPs
-        matching: other than by `Matching`'s defaults
+        matching: other than by `FeatureMatching`'s defaults
 
     Shape:
         - features: ``(B * T, C, H, W)``, the frames of a clip one after the other; output: the same
@@ -147,7 +155,7 @@ class MotionSqueeze(nn.Module):
         *,
         reduced: int | None = 64,
         transformation: Transformation = "separable",
-        matching: Matching | None = None,
+        matching: FeatureMatching | None = None,
     ) -> None:
         super().__init__()
         if segments < 2:
@@ -155,22 +163,24 @@ class MotionSqueeze(nn.Module):
         check_choice("transformation", transformation, Transformation)
         self.channels, self.segments = channels, segments
         self.chnl_reduction = (
-            nn.Identity() if reduced is None else nn.Sequential(*_layer(channels, reduced, 1))
+            nn.Identity()
+            if reduced is None
+            else nn.Sequential(*_build_conv_layer(channels, reduced, 1))
         )
-        self.matching = Matching() if matching is None else matching
-        self.flow_refinement = _FORMS[transformation](channels)
+        self.matching = FeatureMatching() if matching is None else matching
+        self.flow_refinement = _TRANSFORMATION_BUILDERS[transformation](channels)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, features: Tensor) -> Tensor:
         """The features, with those of their motion added."""
-        found = self.match(features)
+        found = self.match_frames(features)
         maps = torch.cat([found.displacement / self.matching.reach, found.confidence], 1)
         motion = self.flow_refinement(repeat_last(maps, self.segments).to(features.dtype))
         return features + motion
 
-    def match(self, features: Tensor) -> Match:
+    def match_frames(self, features: Tensor) -> MatchMaps:
         """What the matching finds, to be looked at: a map for each pair, B (T - 1) of them.
 
         Displacements are in cells; times the network's stride they are in pixels of its input. In
@@ -184,38 +194,40 @@ class MotionSqueeze(nn.Module):
         return self.matching(*pair_up(self.chnl_reduction(features), self.segments))
 
 
-def _join(found: list[Match], axis: int) -> Match:
-    if len(found) == 1:
-        return found[0]
-    return Match(*(torch.cat(maps, axis) for maps in zip(*found, strict=True)))
+def _join_matches(matches: list[MatchMaps], axis: int) -> MatchMaps:
+    if len(matches) == 1:
+        return matches[0]
+    return MatchMaps(*(torch.cat(maps, axis) for maps in zip(*matches, strict=True)))
 
 
-def _layer(inputs: int, outputs: int, size: int, *, groups: int = 1) -> list[nn.Module]:
+def _build_conv_layer(inputs: int, outputs: int, size: int, *, groups: int = 1) -> list[nn.Module]:
     """Convolution, normalisation, ReLU."""
     conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
 
 
-def _stack(layers: list[list[nn.Module]]) -> nn.Sequential:
+def _stack_layers(layers: list[list[nn.Module]]) -> nn.Sequential:
     named = ((f"conv{i}", nn.Sequential(*layer)) for i, layer in enumerate(layers, 1))
     return nn.Sequential(OrderedDict(named))
 
 
-def _separable(channels: int) -> nn.Sequential:
+def _build_separable(channels: int) -> nn.Sequential:
     """Four pairs of a depthwise convolution and a pointwise one."""
     widths = (3, 16, 32, 64, channels)
     parts = zip(pairwise(widths), (7, 3, 3, 3), strict=True)
-    return _stack([_layer(i, i, k, groups=i) + _layer(i, o, 1) for (i, o), k in parts])
+    return _stack_layers(
+        [_build_conv_layer(i, i, k, groups=i) + _build_conv_layer(i, o, 1) for (i, o), k in parts]
+    )
 
 
-def _standard(*widths: int, size: int) -> nn.Sequential:
+def _build_standard(*widths: int, size: int) -> nn.Sequential:
     """Convolutions from each width to the next."""
-    return _stack([_layer(i, o, size) for i, o in pairwise(widths)])
+    return _stack_layers([_build_conv_layer(i, o, size) for i, o in pairwise(widths)])
 
 
-_FORMS: dict[Transformation, Callable[[int], nn.Sequential]] = {
-    "separable": _separable,
-    "one-1x1": lambda channels: _standard(3, channels, size=1),
-    "one-3x3": lambda channels: _standard(3, channels, size=3),
-    "four-3x3": lambda channels: _standard(3, 64, 64, 64, channels, size=3),
+_TRANSFORMATION_BUILDERS: dict[Transformation, Callable[[int], nn.Sequential]] = {
+    "separable": _build_separable,
+    "one-1x1": lambda channels: _build_standard(3, channels, size=1),
+    "one-3x3": lambda channels: _build_standard(3, channels, size=3),
+    "four-3x3": lambda channels: _build_standard(3, 64, 64, 64, channels, size=3),
 }

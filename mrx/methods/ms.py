@@ -8,45 +8,50 @@ from torch import Tensor, nn
 
 from mrx.checks import check_choice
 from mrx.errors import UsageError
-from mrx.methods.motion_squeeze import Matching
-from mrx.methods.spec import STATISTICS, Method, Representation, full_precision, weights_hash
-from mrx.ops.matching import Tie
-from mrx.ops.orientation import CELLS, luma, orientation_histograms, standardize
-from mrx.ops.refine import CELL, MATCHED, Found, refine
+from mrx.methods.motion_squeeze import FeatureMatching
+from mrx.methods.spec import COLOR_STATISTICS, Method, Representation, full_precision, hash_weights
+from mrx.ops.matching import TieRule
+from mrx.ops.orientation import (
+    CELL_LAYOUTS,
+    compute_luma,
+    orientation_histograms,
+    standardize_features,
+)
+from mrx.ops.refine import CELL_PIXELS, MATCHED_PIXELS, MatchedMotion, refine_motion
 
 if TYPE_CHECKING:
     from mrx.backbones.resnet import ResNet
 
-Preset = Literal["refined", "paper"]
-Features = Literal["hog", "resnet18", "resnet50"]
+MSPreset = Literal["refined", "paper"]
+FeatureKind = Literal["hog", "resnet18", "resnet50"]
 Refinement = Literal["subpixel", "none"]
-Shift = Literal["none", "zero", "circulant"]
+MSShift = Literal["none", "zero", "circulant"]
 
-_RES3 = 8
+_LAYER2_STRIDE = 8
 """Stride of a ResNet's layer2, after which MotionSqueeze matches."""
 
 _FINE_PATCH = 19
 """Displacements along each axis that keep the reach of pixels when cells have 4 of them."""
 
-_REDUCED = 64
-_KEPT = ("conv1.", "bn1.", "layer1.", "layer2.")
-_REDUCTION = "chnl_reduction."
+_REDUCED_CHANNELS = 64
+_KEPT_LAYERS = ("conv1.", "bn1.", "layer1.", "layer2.")
+_REDUCTION_PREFIX = "chnl_reduction."
 
 
-class Rules(NamedTuple):
+class MatchingRules(NamedTuple):
     """How features are matched, and what becomes of it; see `MS`."""
 
     patch: int
     sigma: float
     temperature: float
     stride: int
-    tie: Tie
+    tie: TieRule
     refinement: Refinement
 
 
-PRESETS: dict[str, Rules] = {
-    "refined": Rules(15, 5.0, 100.0, 4, "smallest", "subpixel"),
-    "paper": Rules(15, 5.0, 100.0, 8, "first", "none"),
+MS_PRESETS: dict[str, MatchingRules] = {
+    "refined": MatchingRules(15, 5.0, 100.0, 4, "smallest", "subpixel"),
+    "paper": MatchingRules(15, 5.0, 100.0, 8, "first", "none"),
 }
 
 
@@ -54,7 +59,7 @@ class MS(Representation):
     """Where each cell of a frame has moved to, and how sure that is (MotionSqueeze; Kwon et al.).
 
     Cells are matched by the cosine of their features with those of the cells around them in the
-    later frame (`Matching`). Features are histograms of the orientation of edges, which need no
+    later frame (`FeatureMatching`). Features are histograms of the orientation of edges, which need no
     weights (`orientation_histograms`, standardised over the pair), or the maps of a ResNet's layer2
     from a file of weights; a reduction of their channels is applied where the file has a trained
     one. A temporal shift mixes neighbouring frames, and the maps are not those of two frames alone:
@@ -107,42 +112,44 @@ class MS(Representation):
 
     def __init__(
         self,
-        preset: Preset = "refined",
-        features: Features = "hog",
+        preset: MSPreset = "refined",
+        features: FeatureKind = "hog",
         patch: int | None = None,
         sigma: float | None = None,
         temperature: float | None = None,
         stride: int | None = None,
-        tie: Tie | None = None,
+        tie: TieRule | None = None,
         refinement: Refinement | None = None,
         seed: int | None = None,
         stack: int = 1,
-        shift: Shift = "none",
+        shift: MSShift = "none",
     ) -> None:
-        given = {name: value for name, value in locals().items() if name in Rules._fields}
+        given = {name: value for name, value in locals().items() if name in MatchingRules._fields}
         super().__init__()
-        check_choice("preset", preset, Preset)
-        check_choice("features", features, Features)
+        check_choice("preset", preset, MSPreset)
+        check_choice("features", features, FeatureKind)
         chosen = {name: value for name, value in given.items() if value is not None}
-        self.rules = PRESETS[preset]._replace(**chosen)
-        if patch is None and not self._refines() and self.rules.stride == CELL:
+        self.rules = MS_PRESETS[preset]._replace(**chosen)
+        if patch is None and not self._uses_refinement() and self.rules.stride == CELL_PIXELS:
             self.rules = self.rules._replace(patch=_FINE_PATCH)
-        _check_rules(self.rules, features, seed)
-        _check_window(features, stack, shift)
+        _check_matching_rules(self.rules, features, seed)
+        _check_ms_window(features, stack, shift)
         self.preset, self.features, self.seed, self.shift = preset, features, seed, shift
-        self.cell = MATCHED if self._refines() else self.rules.stride
-        self.matching = Matching(*self.rules[:3], tie=self.rules.tie)
+        self.cell = MATCHED_PIXELS if self._uses_refinement() else self.rules.stride
+        self.matching = FeatureMatching(*self.rules[:3], tie=self.rules.tie)
         self.length = stack + 1
         self.backbone = None
         if features != "hog":
-            self.backbone = _draw(features, seed or 0, frames=self.length, shift=shift)
+            self.backbone = _build_random_backbone(
+                features, seed or 0, frames=self.length, shift=shift
+            )
         self.chnl_reduction = None
         self._loaded = False
         self.register_load_state_dict_post_hook(_note_loading)  # type: ignore[no-untyped-call]
         self.step = self.dilation = 4
-        self.channels = _channels(stack)
-        self.bound = float((self.matching.reach + self._refines()) * self.cell)
-        self.smallest = MATCHED
+        self.channels = _name_map_channels(stack)
+        self.bound = float((self.matching.reach + self._uses_refinement()) * self.cell)
+        self.smallest = MATCHED_PIXELS
 
     def prepare(self, frames: Tensor) -> Tensor:
         """Bytes to 0..1."""
@@ -150,23 +157,23 @@ class MS(Representation):
 
     def forward(self, clip: Tensor) -> Tensor:
         """The maps of windows, one pair at a time, so that none depends on its batch."""
-        self.check(clip)
+        self.check_clip(clip)
         self._refuse_untrained()
         with full_precision(clip) as frames:
             if len(frames) == 0:
                 return frames.new_zeros(0, *self.output_shape(*frames.shape[3:]))
-            return torch.cat([self._window(window) for window in frames])
+            return torch.cat([self._map_window(window) for window in frames])
 
     def output_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """A value for each whole cell."""
         return len(self.channels), height // self.rules.stride, width // self.rules.stride
 
-    def covered(self, height: int, width: int) -> tuple[int, int]:
+    def covered_size(self, height: int, width: int) -> tuple[int, int]:
         """What whole cells cover; up to a stride less one at the bottom and the right is left."""
         stride = self.rules.stride
         return height // stride * stride, width // stride * stride
 
-    def translate(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def translate_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights up to layer2, by the names of torchvision's, TSM's and MotionSqueeze's code.
 
         A channel reduction is made here if there is one among them, and taken away if not.
@@ -174,15 +181,19 @@ class MS(Representation):
         if self.backbone is None:
             return state
         named = {key.replace(".net.", ".").removeprefix("backbone."): state[key] for key in state}
-        reduction = {key: value for key, value in named.items() if key.startswith(_REDUCTION)}
-        made = _reduction(self.features) if reduction else None
-        if made is not None:
-            _check_fit(reduction, made.state_dict())
-        self.chnl_reduction = made
-        kept = {f"backbone.{key}": value for key, value in named.items() if key.startswith(_KEPT)}
+        reduction = {
+            key: value for key, value in named.items() if key.startswith(_REDUCTION_PREFIX)
+        }
+        reduction_layers = _build_reduction(self.features) if reduction else None
+        if reduction_layers is not None:
+            _check_reduction_fit(reduction, reduction_layers.state_dict())
+        self.chnl_reduction = reduction_layers
+        kept = {
+            f"backbone.{key}": value for key, value in named.items() if key.startswith(_KEPT_LAYERS)
+        }
         return kept | reduction
 
-    def facts(self) -> dict[str, Any]:
+    def collect_facts(self) -> dict[str, Any]:
         """Every rule as it is, and which weights they were."""
         self._refuse_untrained()
         found = {"preset": self.preset, "features": self.features, **self.rules._asdict()}
@@ -192,51 +203,55 @@ class MS(Representation):
                 "trained": self._loaded,
                 "shift": self.shift,
                 "reduction": self.chnl_reduction is not None,
-                "weights_sha256": weights_hash(self),
+                "weights_sha256": hash_weights(self),
             }
         return found
 
-    def _window(self, frames: Tensor) -> Tensor:
+    def _map_window(self, frames: Tensor) -> Tensor:
         """The maps ``(1, 3 stack, h, w)`` of frames ``(stack + 1, 3, H, W)``."""
-        layers = None if self.backbone is None else self._layer2(self.backbone, frames)
+        layers = None if self.backbone is None else self._compute_layer2(self.backbone, frames)
         pairs = [slice(i, i + 2) for i in range(len(frames) - 1)]
         maps = [
-            self._maps(frames[p], self._histograms(frames[p]) if layers is None else layers[p])
+            self._map_pair(
+                frames[p], self._compute_histograms(frames[p]) if layers is None else layers[p]
+            )
             for p in pairs
         ]
         return torch.cat(maps, dim=1)
 
-    def _maps(self, pair: Tensor, features: Tensor) -> Tensor:
+    def _map_pair(self, pair: Tensor, features: Tensor) -> Tensor:
         """The maps ``(1, 3, h, w)`` of two frames ``(2, 3, H, W)`` with their features."""
-        if not self._refines():
+        if not self._uses_refinement():
             found = self.matching(features[:1], features[1:])
             return torch.cat([found.displacement * self.cell, found.confidence], dim=1)
         found = self.matching(features, features.flip(0))
-        there, back = (
-            Found(displacement * self.cell, confidence)
+        forward_match, backward_match = (
+            MatchedMotion(displacement * self.cell, confidence)
             for displacement, confidence in zip(
                 found.displacement.chunk(2), found.confidence.chunk(2), strict=True
             )
         )
-        gray = 255 * luma(pair)
-        maps = torch.cat(refine(gray[:1], gray[1:], there, back), dim=1)
-        return F.avg_pool2d(maps, self.rules.stride // CELL)
+        gray = 255 * compute_luma(pair)
+        maps = torch.cat(refine_motion(gray[:1], gray[1:], forward_match, backward_match), dim=1)
+        return F.avg_pool2d(maps, self.rules.stride // CELL_PIXELS)
 
-    def _histograms(self, pair: Tensor) -> Tensor:
+    def _compute_histograms(self, pair: Tensor) -> Tensor:
         """Features without weights of two frames, ``(2, C, H // cell, W // cell)``."""
-        return standardize(orientation_histograms(luma(pair), CELLS[self.cell]))
+        return standardize_features(
+            orientation_histograms(compute_luma(pair), CELL_LAYOUTS[self.cell])
+        )
 
-    def _layer2(self, backbone: "ResNet", frames: Tensor) -> Tensor:
+    def _compute_layer2(self, backbone: "ResNet", frames: Tensor) -> Tensor:
         """A network's features of the frames of a window, ``(T, C, H // 8, W // 8)``."""
-        mean, deviation = (frames.new_tensor(v).view(3, 1, 1) for v in STATISTICS["imagenet"])
+        mean, deviation = (frames.new_tensor(v).view(3, 1, 1) for v in COLOR_STATISTICS["imagenet"])
         images = ((frames - mean) / deviation).to(backbone.conv1.weight.dtype)
-        maps = backbone.features(images, until="layer2")
+        maps = backbone.compute_features(images, until="layer2")
         if self.chnl_reduction is not None:
             maps = self.chnl_reduction(maps)
-        height, width = (size // _RES3 for size in frames.shape[2:])
+        height, width = (size // _LAYER2_STRIDE for size in frames.shape[2:])
         return maps[..., :height, :width].to(frames.dtype)
 
-    def _refines(self) -> bool:
+    def _uses_refinement(self) -> bool:
         return self.rules.refinement == "subpixel"
 
     def _refuse_untrained(self) -> None:
@@ -251,41 +266,45 @@ def _note_loading(module: nn.Module, _: Any) -> None:
     module._loaded = True  # type: ignore[assignment]
 
 
-def _check_fit(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+def _check_reduction_fit(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     """Refuse a reduction of other shapes before anything is changed."""
     for key, value in found.items():
-        own = wanted.get(key.removeprefix(_REDUCTION))
+        own = wanted.get(key.removeprefix(_REDUCTION_PREFIX))
         if own is None or own.shape != value.shape:
             needs = "not known" if own is None else f"to be {tuple(own.shape)}"
             raise ValueError(f"{key} is {tuple(value.shape)}, needs {needs}")
 
 
-def _check_rules(rules: Rules, features: Features, seed: int | None) -> None:
+def _check_matching_rules(rules: MatchingRules, features: FeatureKind, seed: int | None) -> None:
     check_choice("refinement", rules.refinement, Refinement)
-    if rules.stride not in CELLS:
-        raise ValueError(f"stride={rules.stride}: choose from {', '.join(map(str, sorted(CELLS)))}")
-    if features != "hog" and rules.refinement == "none" and rules.stride != _RES3:
-        raise ValueError(f"stride={rules.stride}: {features} has cells of {_RES3} pixels")
+    if rules.stride not in CELL_LAYOUTS:
+        raise ValueError(
+            f"stride={rules.stride}: choose from {', '.join(map(str, sorted(CELL_LAYOUTS)))}"
+        )
+    if features != "hog" and rules.refinement == "none" and rules.stride != _LAYER2_STRIDE:
+        raise ValueError(f"stride={rules.stride}: {features} has cells of {_LAYER2_STRIDE} pixels")
     if features == "hog" and seed is not None:
         raise ValueError(f"seed={seed}: features=hog has no weights to draw")
 
 
-def _check_window(features: Features, stack: int, shift: Shift) -> None:
-    check_choice("shift", shift, Shift)
+def _check_ms_window(features: FeatureKind, stack: int, shift: MSShift) -> None:
+    check_choice("shift", shift, MSShift)
     if stack < 1:
         raise ValueError(f"stack={stack}: a window has at least one pair")
     if features == "hog" and shift != "none":
         raise ValueError(f"shift={shift}: features=hog has no network whose channels it could move")
 
 
-def _channels(stack: int) -> tuple[str, ...]:
+def _name_map_channels(stack: int) -> tuple[str, ...]:
     """The names of a window's maps: those of flow, and of each pair its confidence."""
     if stack == 1:
         return "dx", "dy", "confidence"
     return tuple(f"{name}{i}" for i in range(1, stack + 1) for name in ("x", "y", "confidence"))
 
 
-def _draw(features: Features, seed: int, *, frames: int, shift: Shift) -> "ResNet":
+def _build_random_backbone(
+    features: FeatureKind, seed: int, *, frames: int, shift: MSShift
+) -> "ResNet":
     """A ResNet up to layer2 for windows of so many frames, with the random weights of a seed."""
     from mrx.backbones.resnet import ResNet
 
@@ -301,12 +320,12 @@ def _draw(features: Features, seed: int, *, frames: int, shift: Shift) -> "ResNe
     return net
 
 
-def _reduction(features: Features) -> nn.Sequential:
+def _build_reduction(features: FeatureKind) -> nn.Sequential:
     """MotionSqueeze's reduction of channels, before they are matched."""
     channels = 128 if features == "resnet18" else 512
     with torch.random.fork_rng(devices=[]):
-        conv = nn.Conv2d(channels, _REDUCED, 1, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(_REDUCED), nn.ReLU()).eval()
+        conv = nn.Conv2d(channels, _REDUCED_CHANNELS, 1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(_REDUCED_CHANNELS), nn.ReLU()).eval()
 
 
 METHOD = Method(

@@ -8,18 +8,18 @@ from torch import Tensor, nn
 
 from mrx.checks import check_choice
 from mrx.methods.spec import (
-    STATISTICS,
+    COLOR_STATISTICS,
     Method,
     Normalization,
     Representation,
     full_precision,
+    hash_weights,
     normalize_bytes,
-    weights_hash,
 )
 
-_FEATURES = 8
+_NUM_FEATURES = 8
 _EPSILON = 1e-6
-_RARE = 0.1
+_RARE_MAP_SHARE = 0.1
 """Share of the largest possible map that maps rarely exceed."""
 
 
@@ -52,13 +52,13 @@ class PA(Representation):
         check_choice("normalize", normalize, Normalization)
         self.seed = seed
         self.normalize = normalize
-        conv = nn.Conv2d(3, _FEATURES, 7, padding=3, device="meta").to_empty(device="cpu")
-        conv.load_state_dict({"weight": _draw(seed), "bias": torch.zeros(_FEATURES)})
+        conv = nn.Conv2d(3, _NUM_FEATURES, 7, padding=3, device="meta").to_empty(device="cpu")
+        conv.load_state_dict({"weight": _draw_pa_weights(seed), "bias": torch.zeros(_NUM_FEATURES)})
         self.shallow_conv = conv
         self.length = n_length
         self.step = n_length
         self.channels = tuple(f"pa{i}" for i in range(n_length - 1))
-        self.bound = self.gauge()
+        self.bound = self.estimate_bound()
 
     def prepare(self, frames: Tensor) -> Tensor:
         """Bytes to 0..1, then less the mean, over the deviation."""
@@ -67,46 +67,46 @@ class PA(Representation):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Distances of neighbouring frames in a clip as `prepare` scales it."""
-        self.check(clip)
+        self.check_clip(clip)
         with full_precision(clip) as frames:
-            return self._distance(frames[:, :-1] - frames[:, 1:], self.shallow_conv.weight)
+            return self._compute_distance(frames[:, :-1] - frames[:, 1:], self.shallow_conv.weight)
 
     def extract(self, frames: Tensor) -> Tensor:
         """Distances from differences of bytes, which are exact; the deviation scales the weights.
 
         It agrees with `forward` to 1e-6 of the largest output.
         """
-        self.check(frames)
+        self.check_clip(frames)
         weight = self.shallow_conv.weight.float()
-        deviation = torch.tensor(STATISTICS[self.normalize][1], device=weight.device)
+        deviation = torch.tensor(COLOR_STATISTICS[self.normalize][1], device=weight.device)
         scaled = weight / (255 * deviation.view(3, 1, 1))
         # One window's features stay in the CPU's cache; a GPU takes them all at once.
         size = 1 if frames.device.type == "cpu" else len(frames)
         parts = torch.split(frames.to(torch.int16), size)
         differences = [(part[:, :-1] - part[:, 1:]).float() for part in parts]
         with full_precision(scaled) as filters:
-            return torch.cat([self._distance(part, filters) for part in differences])
+            return torch.cat([self._compute_distance(part, filters) for part in differences])
 
-    def gauge(self) -> float:
+    def estimate_bound(self) -> float:
         """A share of the largest distance that colors in 0..1 can give."""
-        deviation = torch.tensor(STATISTICS[self.normalize][1])
+        deviation = torch.tensor(COLOR_STATISTICS[self.normalize][1])
         reach = self.shallow_conv.weight.detach().abs().sum((2, 3)).float().cpu() / deviation
-        return _RARE * reach.sum(1).norm().item()
+        return _RARE_MAP_SHARE * reach.sum(1).norm().item()
 
-    def facts(self) -> dict[str, Any]:
+    def collect_facts(self) -> dict[str, Any]:
         """The normalisation in numbers, and which weights they were."""
-        mean, deviation = STATISTICS[self.normalize]
-        untrained = _draw(self.seed).to(self.shallow_conv.weight)
+        mean, deviation = COLOR_STATISTICS[self.normalize]
+        untrained = _draw_pa_weights(self.seed).to(self.shallow_conv.weight)
         return {
             "mean": mean,
             "std": deviation,
             "epsilon": _EPSILON,
             "trained": not torch.equal(self.shallow_conv.weight, untrained),
-            "weights_sha256": weights_hash(self),
+            "weights_sha256": hash_weights(self),
             "torch": str(torch.__version__),
         }
 
-    def _distance(self, difference: Tensor, weight: Tensor) -> Tensor:
+    def _compute_distance(self, difference: Tensor, weight: Tensor) -> Tensor:
         """Norm over the features of differences ``(B, T, 3, H, W)``, to ``(B, T, H, W)``."""
         # In channels_last this convolution is 4 times as fast on the CPU.
         maps = difference.flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -118,10 +118,10 @@ class PA(Representation):
         return norms.view(*difference.shape[:2], *norms.shape[1:])
 
 
-def _draw(seed: int) -> Tensor:
+def _draw_pa_weights(seed: int) -> Tensor:
     """The untrained weights of a seed, the same wherever they are used."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.empty(_FEATURES, 3, 7, 7).normal_(0, 0.001, generator=generator)
+    return torch.empty(_NUM_FEATURES, 3, 7, 7).normal_(0, 0.001, generator=generator)
 
 
 METHOD = Method(

@@ -15,7 +15,7 @@ from mrx.errors import ShapeError, UsageError
 
 Normalization = Literal["imagenet", "x3d", "none"]
 
-STATISTICS: dict[str, tuple[list[float], list[float]]] = {
+COLOR_STATISTICS: dict[str, tuple[list[float], list[float]]] = {
     "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
     "x3d": ([0.45, 0.45, 0.45], [0.225, 0.225, 0.225]),
     "none": ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]),
@@ -70,23 +70,23 @@ class Representation(nn.Module):
         """The shape (C', H', W') of the map of frames of this size."""
         return len(self.channels), height, width
 
-    def covered(self, height: int, width: int) -> tuple[int, int]:
+    def covered_size(self, height: int, width: int) -> tuple[int, int]:
         """The height and width, from the top left, that the map of frames of this size covers."""
         return height, width
 
-    def gauge(self) -> float:
+    def estimate_bound(self) -> float:
         """The `bound` that fits the present weights; asked for when others were loaded."""
         return self.bound
 
-    def translate(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def translate_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """A state dict in this module's names, from one that other code may have written."""
         return state
 
-    def facts(self) -> dict[str, Any]:
+    def collect_facts(self) -> dict[str, Any]:
         """What decides the output beside the parameters, for the shard's attributes."""
         return {}
 
-    def check(self, clip: Tensor) -> None:
+    def check_clip(self, clip: Tensor) -> None:
         """Refuse a clip of the wrong shape, saying which shape would be right."""
         colors = 3 if self.color == "rgb" else 1
         shape = tuple(clip.shape)
@@ -115,15 +115,15 @@ class Method:
     cost: Literal["light", "heavy"]
     version: int = 1
 
-    def parameters(self) -> dict[str, inspect.Parameter]:
+    def list_parameters(self) -> dict[str, inspect.Parameter]:
         """The constructor's keywords, with annotations resolved."""
         hints = typing.get_type_hints(self.module.__init__)
         signature = inspect.signature(self.module)
         return {k: p.replace(annotation=hints.get(k, Any)) for k, p in signature.parameters.items()}
 
-    def complete(self, given: Mapping[str, str]) -> dict[str, Any]:
+    def complete_parameters(self, given: Mapping[str, str]) -> dict[str, Any]:
         """All parameters: the defaults, and what was given as text, read as its annotation says."""
-        known = self.parameters()
+        known = self.list_parameters()
         values = {name: parameter.default for name, parameter in known.items()}
         for name, text in given.items():
             if name not in known:
@@ -134,7 +134,7 @@ class Method:
             values[name] = read_value(f"{self.name}.{name}", text, known[name].annotation)
         return values
 
-    def build(self, parameters: Mapping[str, Any]) -> Representation:
+    def build_module(self, parameters: Mapping[str, Any]) -> Representation:
         """Make the module; a value it refuses is a usage error."""
         try:
             return self.module(**parameters).eval()
@@ -167,20 +167,22 @@ def read_value(name: str, text: str, kind: Any) -> Any:
         raise UsageError(f"{name}={text}: not of type {kind.__name__}") from error
 
 
-def normalize_bytes(frames: Tensor, name: Normalization, dtype: torch.dtype) -> Tensor:
+def normalize_bytes(frames: Tensor, normalization: Normalization, dtype: torch.dtype) -> Tensor:
     """Bytes 0..255 to ``(bytes / 255 - mean) / std``.
 
     Shape:
         - frames: ``(B, T, 3, H, W)`` uint8; output: the same, of the given dtype
     """
-    mean, std = (frames.new_tensor(v, dtype=dtype).view(3, 1, 1) for v in STATISTICS[name])
+    mean, std = (
+        frames.new_tensor(v, dtype=dtype).view(3, 1, 1) for v in COLOR_STATISTICS[normalization]
+    )
     return frames.to(dtype).mul_(1 / (255 * std)).sub_(mean / std)
 
 
-def flow_channels(stack: int) -> tuple[str, ...]:
+def name_flow_channels(stack: int) -> tuple[str, ...]:
     """The names of a window's displacements.
 
-    >>> flow_channels(1), flow_channels(2)
+    >>> name_flow_channels(1), name_flow_channels(2)
     (('dx', 'dy'), ('x1', 'y1', 'x2', 'y2'))
     """
     if stack == 1:
@@ -195,7 +197,7 @@ def full_precision(clip: Tensor) -> Iterator[Tensor]:
         yield clip.to(torch.promote_types(clip.dtype, torch.float32))
 
 
-def weights_hash(module: nn.Module) -> str:
+def hash_weights(module: nn.Module) -> str:
     """The sha256 of a module's weights as float32, in the order of its state dict."""
     digest = hashlib.sha256()
     for value in module.state_dict().values():

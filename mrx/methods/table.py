@@ -1,6 +1,6 @@
 """Which name is which module. Importing this file imports nothing else."""
 
-MODULES = {
+METHOD_MODULES = {
     "mbpm": "mrx.methods.mbpm",
     "dynamic-image": "mrx.methods.dynamic_image",
     "pa": "mrx.methods.pa",
@@ -9,5 +9,5 @@ MODULES = {
     "ms": "mrx.methods.ms",
 }
 
-ENTRY_POINTS = "mrx.methods"
+ENTRY_POINT_GROUP = "mrx.methods"
 """The group under which other packages offer a `Method` by name."""

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from mrx.checks import check_choice
-from mrx.kernels import backend, tvl1_cpu
-from mrx.methods.spec import Method, Representation, flow_channels, full_precision
-from mrx.ops.flow import flow
-from mrx.ops.tvl1_solver import Gradient, MedianAt, Rules
-from mrx.ops.warp import Border
+from mrx.kernels import choose_backend, tvl1_cpu
+from mrx.methods.spec import Method, Representation, full_precision, name_flow_channels
+from mrx.ops.flow import estimate_flow
+from mrx.ops.tvl1_solver import GradientKind, MedianPlace, SolverRules
+from mrx.ops.warp import BorderMode
 
-Preset = Literal["accurate", "fast", "opencv", "opencv-cuda"]
+TVL1Preset = Literal["accurate", "fast", "opencv", "opencv-cuda"]
 
-_ACCURATE = Rules(
+_ACCURATE = SolverRules(
     tau=0.25,
     strength=0.15,
     theta=0.3,
@@ -51,7 +51,7 @@ _OPENCV = dataclasses.replace(
     masked=False,
     texture=0.0,
 )
-PRESETS: dict[str, Rules] = {
+TVL1_PRESETS: dict[str, SolverRules] = {
     "accurate": _ACCURATE,
     "fast": dataclasses.replace(_ACCURATE, zoom=0.6, warps=3, inner=10, texture_rounds=20),
     "opencv": _OPENCV,
@@ -62,7 +62,7 @@ PRESETS: dict[str, Rules] = {
 
 
 class TVL1(Representation):
-    """Displacements of every pixel from one frame to the next, by TV-L1 (`mrx.ops.tvl1`).
+    """Displacements of every pixel from one frame to the next, by TV-L1 (`mrx.ops.tvl1_solver`).
 
     Gray values must be in 0..`white`: the weight of the data term means gray levels of 0..255, and
     frames on another scale give next to no motion, without an error.
@@ -99,7 +99,7 @@ class TVL1(Representation):
 
     def __init__(
         self,
-        preset: Preset = "accurate",
+        preset: TVL1Preset = "accurate",
         stack: int = 1,
         white: float = 255.0,
         half_state: bool = False,
@@ -114,30 +114,30 @@ class TVL1(Representation):
         inner: int | None = None,
         epsilon: float | None = None,
         median: int | None = None,
-        median_at: MedianAt | None = None,
-        gradient: Gradient | None = None,
+        median_at: MedianPlace | None = None,
+        gradient: GradientKind | None = None,
         cubic: float | None = None,
-        border: Border | None = None,
+        border: BorderMode | None = None,
         masked: bool | None = None,
         texture: float | None = None,
         texture_gain: float | None = None,
         texture_rounds: int | None = None,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name in _FIELDS}
+        given = {name: value for name, value in locals().items() if name in _RULE_FIELDS}
         super().__init__()
-        check_choice("preset", preset, Preset)
+        check_choice("preset", preset, TVL1Preset)
         if stack < 1:
             raise ValueError(f"stack={stack}: must be at least 1")
         if not white > 0:
             raise ValueError(f"white={white}: must be above 0")
         chosen = {name: value for name, value in given.items() if value is not None}
-        self.rules = dataclasses.replace(PRESETS[preset], **chosen)
+        self.rules = dataclasses.replace(TVL1_PRESETS[preset], **chosen)
         self.preset = preset
         self.white = white
         self.half_state = half_state
         self.length = stack + 1
         self.step = 1
-        self.channels = flow_channels(stack)
+        self.channels = name_flow_channels(stack)
         self.bound = 20.0
 
     def prepare(self, frames: Tensor) -> Tensor:
@@ -146,23 +146,25 @@ class TVL1(Representation):
 
     def forward(self, clip: Tensor) -> Tensor:
         """The flow by plain tensors; gradients flow through all iterations."""
-        self.check(clip)
+        self.check_clip(clip)
         with full_precision(clip) as frames:
-            return flow(frames * (255 / self.white), self.rules)
+            return estimate_flow(frames * (255 / self.white), self.rules)
 
     def extract(self, frames: Tensor) -> Tensor:
         """The flow of bytes: where no gradient is asked for, by the fastest way there is."""
         if torch.is_grad_enabled() or len(frames) == 0:
             return super().extract(frames)
-        self.check(frames)
-        return tvl1_cpu.flow(frames, self.rules, backend=backend(), half=self.half_state)
+        self.check_clip(frames)
+        return tvl1_cpu.compute_tvl1_flow(
+            frames, self.rules, backend=choose_backend(), half=self.half_state
+        )
 
-    def facts(self) -> dict[str, Any]:
+    def collect_facts(self) -> dict[str, Any]:
         """The preset, and every rule as it is with it."""
         return {"preset": self.preset, **dataclasses.asdict(self.rules)}
 
 
-_FIELDS = {field.name for field in dataclasses.fields(Rules)}
+_RULE_FIELDS = {field.name for field in dataclasses.fields(SolverRules)}
 
 
 METHOD = Method(

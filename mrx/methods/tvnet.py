@@ -8,32 +8,38 @@ import torch
 from torch import Tensor, nn
 
 from mrx.checks import check_choice
-from mrx.methods.spec import Method, Representation, flow_channels, full_precision, weights_hash
-from mrx.methods.tvnet_names import Depth, translate
-from mrx.ops.flow import neighbours
+from mrx.methods.spec import (
+    Method,
+    Representation,
+    full_precision,
+    hash_weights,
+    name_flow_channels,
+)
+from mrx.methods.tvnet_names import UnrollDepth, translate_tvnet_state
+from mrx.ops.flow import map_neighbors
 from mrx.ops.tvnet_solver import (
-    Constants,
-    Outside,
-    Pad,
-    Sampling,
-    Taps,
+    DifferenceTaps,
+    OutsideMode,
+    PadMode,
+    SolverConstants,
+    WarpSampling,
+    convert_to_gray,
     forward_gradient,
-    gray,
-    iterate,
-    iterate_plainly,
+    iterate_in_place,
+    iterate_warp,
     normalize_pair,
-    smooth,
+    smooth_by_kernel,
     smoothing_kernel,
-    unrolled_flow,
+    unroll_flow,
     warp,
 )
 
-Preset = Literal["tvnet50", "multiscale"]
+TVNetPreset = Literal["tvnet50", "multiscale"]
 
 
-PRESETS: dict[str, Depth] = {
-    "tvnet50": Depth(scales=1, warps=1, iterations=50, zoom=0.5),
-    "multiscale": Depth(scales=5, warps=5, iterations=50, zoom=0.5),
+TVNET_PRESETS: dict[str, UnrollDepth] = {
+    "tvnet50": UnrollDepth(scales=1, warps=1, iterations=50, zoom=0.5),
+    "multiscale": UnrollDepth(scales=5, warps=5, iterations=50, zoom=0.5),
 }
 """TVNet-50 of the paper, and the depth that the authors' demo runs by default."""
 
@@ -59,7 +65,7 @@ class TVNet(Representation):
         floor_grey: round grey values down
         normalize_pair: stretch the grey values of each pair of frames to 0..255
         pad: what surrounds frames when they are smoothed; ``zero`` darkens 2 pixels at the border
-        outside: what is sampled there, see `mrx.ops.tvnet.warp`
+        outside: what is sampled there, see `mrx.ops.tvnet_solver.warp`
         short_shift: sample at (1 - 1/W) u, not u, as the official code does
         tau: step of the dual, τ
         strength: weight of the brightness error, λ
@@ -83,7 +89,7 @@ class TVNet(Representation):
 
     def __init__(
         self,
-        preset: Preset = "tvnet50",
+        preset: TVNetPreset = "tvnet50",
         stack: int = 1,
         scales: int | None = None,
         warps: int | None = None,
@@ -91,8 +97,8 @@ class TVNet(Representation):
         zoom: float | None = None,
         floor_grey: bool = True,
         normalize_pair: bool = True,
-        pad: Pad = "zero",
-        outside: Outside = "extrapolate",
+        pad: PadMode = "zero",
+        outside: OutsideMode = "extrapolate",
         short_shift: bool = True,
         tau: float = 0.25,
         strength: float = 0.15,
@@ -102,16 +108,16 @@ class TVNet(Representation):
         field_width: int = 0,
     ) -> None:
         super().__init__()
-        check_choice("preset", preset, Preset)
-        check_choice("pad", pad, Pad)
-        check_choice("outside", outside, Outside)
-        asked = {"scales": scales, "warps": warps, "iterations": iterations, "zoom": zoom}
-        given = {name: value for name, value in asked.items() if value is not None}
-        self.depth = Depth(**(PRESETS[preset]._asdict() | given))
+        check_choice("preset", preset, TVNetPreset)
+        check_choice("pad", pad, PadMode)
+        check_choice("outside", outside, OutsideMode)
+        overrides = {"scales": scales, "warps": warps, "iterations": iterations, "zoom": zoom}
+        given = {name: value for name, value in overrides.items() if value is not None}
+        self.depth = UnrollDepth(**(TVNET_PRESETS[preset]._asdict() | given))
         self.constants = {"tau": tau, "strength": strength, "theta": theta}
-        _check_numbers(stack, self.depth, self.constants, (field_height, field_width))
+        _check_tvnet_numbers(stack, self.depth, self.constants, (field_height, field_width))
         self.floor_grey, self.normalize_pair, self.pad = floor_grey, normalize_pair, pad
-        self.sampling = Sampling(outside, shorten=short_shift)
+        self.sampling = WarpSampling(outside, shorten=short_shift)
         self.train_constants = train_constants
         taps = torch.tensor([-1.0, 1.0]).repeat(*self.depth[:3], 2, 2, 1)
         self.divergence = nn.Parameter(taps)
@@ -121,10 +127,12 @@ class TVNet(Representation):
         for name, value in self.constants.items() if train_constants else ():
             self.register_parameter(f"log_{name}", nn.Parameter(torch.tensor(math.log(value))))
         self.register_buffer("kernel", smoothing_kernel().float(), persistent=False)
-        self._made = {name: value.detach().clone() for name, value in self.named_parameters()}
+        self._untrained_weights = {
+            name: value.detach().clone() for name, value in self.named_parameters()
+        }
         self.length = stack + 1
         self.step = 1
-        self.channels = flow_channels(stack)
+        self.channels = name_flow_channels(stack)
         self.bound = 20.0
         self.smallest = 2 if pad == "zero" else 3
 
@@ -134,9 +142,9 @@ class TVNet(Representation):
 
     def forward(self, clip: Tensor) -> Tensor:
         """Flows between neighbouring frames of a clip of values in 0..255."""
-        self.check(clip)
+        self.check_clip(clip)
         with full_precision(clip) as frames:
-            return self._flows(frames, in_place=False)
+            return self._compute_flows(frames, in_place=False)
 
     def extract(self, frames: Tensor) -> Tensor:
         """Flows from bytes: on the CPU without gradients one pair at a time, untrained in place.
@@ -145,16 +153,16 @@ class TVNet(Representation):
         """
         if frames.device.type != "cpu" or torch.is_grad_enabled() or len(frames) == 0:
             return super().extract(frames)
-        self.check(frames)
-        in_place = not self._trained({"divergence", "gradient"})
+        self.check_clip(frames)
+        in_place = not self._is_trained({"divergence", "gradient"})
 
-        def compute(before: Tensor, after: Tensor) -> Tensor:
+        def compute_pair(before: Tensor, after: Tensor) -> Tensor:
             with full_precision(self.prepare(torch.stack([before, after])[None])) as pair:
-                return self._flows(pair, in_place=in_place)
+                return self._compute_flows(pair, in_place=in_place)
 
-        return neighbours(frames, compute)
+        return map_neighbors(frames, compute_pair)
 
-    def translate(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def translate_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The official TensorFlow code's names, or the PyTorch port's, to this module's.
 
         TensorFlow's are like ``tvl1_flow/scale0/warping0/iter0/divergence/div_p1_diff_x/kernel``,
@@ -166,56 +174,56 @@ class TVNet(Representation):
         Raises:
             ValueError: names are missing, unknown or of another shape, or fixed values differ
         """
-        found = translate(state, self.depth, field=self.initial_field is not None)
+        found = translate_tvnet_state(state, self.depth, has_field=self.initial_field is not None)
         if found is None:
             return state
         return {k: v for k, v in self.state_dict().items() if k.startswith("log_")} | found
 
-    def facts(self) -> dict[str, Any]:
+    def collect_facts(self) -> dict[str, Any]:
         """What the preset and the weights come to, in numbers."""
         present = dict(self.named_parameters())
         logs = {k: present[f"log_{k}"] for k in self.constants if self.train_constants}
         return {
             **self.depth._asdict(),
             **(self.constants | {name: log.exp().item() for name, log in logs.items()}),
-            "trained": self._trained(self._made),
-            "weights_sha256": weights_hash(self),
+            "trained": self._is_trained(self._untrained_weights),
+            "weights_sha256": hash_weights(self),
         }
 
-    def _trained(self, names: Iterable[str]) -> bool:
+    def _is_trained(self, names: Iterable[str]) -> bool:
         """Whether any of these parameters is other than it was made."""
-        pairs = ((self.get_parameter(name), self._made[name]) for name in names)
+        pairs = ((self.get_parameter(name), self._untrained_weights[name]) for name in names)
         return not all(torch.equal(now, made.to(now)) for now, made in pairs)
 
-    def _flows(self, frames: Tensor, *, in_place: bool) -> Tensor:
+    def _compute_flows(self, frames: Tensor, *, in_place: bool) -> Tensor:
         """Flows of ``(B, T, 3, H, W)``, as ``(B, 2 * (T - 1), H, W)``."""
-        grey = gray(frames, whole=self.floor_grey)
-        first, second = grey[:, :-1].flatten(0, 1), grey[:, 1:].flatten(0, 1)
+        gray_frames = convert_to_gray(frames, round_down=self.floor_grey)
+        first, second = gray_frames[:, :-1].flatten(0, 1), gray_frames[:, 1:].flatten(0, 1)
         if self.normalize_pair:
             first, second = normalize_pair(first, second)
         kernel = self.kernel.to(frames.dtype)
         start = self.initial_field
-        flow, _ = unrolled_flow(
-            smooth(first, kernel, self.pad),
-            smooth(second, kernel, self.pad),
-            Taps(self.divergence.to(frames.dtype), self.gradient.to(frames.dtype)),
-            self._constants(frames),
+        flow, _ = unroll_flow(
+            smooth_by_kernel(first, kernel, self.pad),
+            smooth_by_kernel(second, kernel, self.pad),
+            DifferenceTaps(self.divergence.to(frames.dtype), self.gradient.to(frames.dtype)),
+            self._cast_constants(frames),
             zoom=self.depth.zoom,
             sampling=self.sampling,
-            field=None if start is None else start.to(frames.dtype),
-            loop=iterate_plainly if in_place else iterate,
+            initial_field=None if start is None else start.to(frames.dtype),
+            run_warp=iterate_in_place if in_place else iterate_warp,
         )
         return flow.view(len(frames), 2 * (frames.shape[1] - 1), *flow.shape[2:])
 
-    def _constants(self, frames: Tensor) -> Constants:
+    def _cast_constants(self, frames: Tensor) -> SolverConstants:
         if self.train_constants:
             logs = (self.get_parameter(f"log_{name}") for name in self.constants)
-            return Constants(*(log.to(frames.dtype).exp() for log in logs))
-        return Constants(*(frames.new_full((), value) for value in self.constants.values()))
+            return SolverConstants(*(log.to(frames.dtype).exp() for log in logs))
+        return SolverConstants(*(frames.new_full((), value) for value in self.constants.values()))
 
 
-def _check_numbers(
-    stack: int, depth: Depth, constants: dict[str, float], size: tuple[int, int]
+def _check_tvnet_numbers(
+    stack: int, depth: UnrollDepth, constants: dict[str, float], size: tuple[int, int]
 ) -> None:
     counts = {"stack": stack, **depth._asdict()}
     zoom = counts.pop("zoom")
@@ -239,7 +247,7 @@ def flow_loss(
     flow: Tensor,
     *,
     strength: float,
-    sampling: Sampling,
+    sampling: WarpSampling,
     taps: Tensor | None = None,
 ) -> Tensor:
     """``λ mean|I2(x + u) - I1| + mean(|u1x| + |u1y| + |u2x| + |u2y|)``, the loss of TVNet.

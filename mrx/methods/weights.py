@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mrx.errors import UsageError
 from mrx.methods.spec import Representation
 
-_WRAPPERS = ("module.", "base_model.")
-COUNTER = "num_batches_tracked"
+_WRAPPER_PREFIXES = ("module.", "base_model.")
+BATCH_COUNTER = "num_batches_tracked"
 """How a batch norm's count of batches is called, which no output depends on."""
 
 
@@ -31,21 +31,21 @@ def load_weights(module: Representation, path: str | Path) -> str:
     """
     path = Path(path)
     try:
-        state = module.translate(read_state(path))
+        state = module.translate_state(read_state(path))
     except ValueError as error:
         raise UsageError(f"{path} does not fit {type(module).__name__}: {error}") from error
     wanted = module.state_dict()
-    prefix = _choose_prefix(state, wanted, module.key_prefixes)
+    prefix = _choose_key_prefix(state, wanted, module.key_prefixes)
     found = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
     if prefix:
         found = {key: value for key, value in found.items() if key in wanted}
-    digest = fill(module, found, path)
-    module.bound = module.gauge()
+    digest = load_named_weights(module, found, path)
+    module.bound = module.estimate_bound()
     return digest
 
 
-def fill(
-    module: nn.Module, found: Mapping[str, Tensor], path: Path, *, skip: tuple[str, ...] = ()
+def load_named_weights(
+    module: nn.Module, weights: Mapping[str, Tensor], path: Path, *, skip: tuple[str, ...] = ()
 ) -> str:
     """Load what was found in a file by a module's names, and say which file it is.
 
@@ -60,10 +60,10 @@ def fill(
     """
     own = module.state_dict()
     wanted = {key: value for key, value in own.items() if not key.startswith(skip)}
-    found = {key: value for key, value in found.items() if not key.startswith(skip)}
-    if problems := _compare(found, wanted):
+    weights = {key: value for key, value in weights.items() if not key.startswith(skip)}
+    if problems := _find_weight_problems(weights, wanted):
         raise UsageError(f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}")
-    module.load_state_dict(own | found)
+    module.load_state_dict(own | weights)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -79,37 +79,37 @@ def read_state(path: Path) -> dict[str, Tensor]:
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise UsageError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    return {_unwrap(str(key)): v for key, v in state.items() if isinstance(v, Tensor)}
+    return {_strip_wrappers(str(key)): v for key, v in state.items() if isinstance(v, Tensor)}
 
 
-def _unwrap(key: str) -> str:
-    for wrapper in _WRAPPERS:
+def _strip_wrappers(key: str) -> str:
+    for wrapper in _WRAPPER_PREFIXES:
         key = key.removeprefix(wrapper)
     return key
 
 
-def _choose_prefix(
+def _choose_key_prefix(
     state: dict[str, Tensor], wanted: dict[str, Tensor], prefixes: tuple[str, ...]
 ) -> str:
     """The first prefix under which most of the module's keys are."""
     return max(prefixes, key=lambda prefix: sum(prefix + key in state for key in wanted))
 
 
-def _compare(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
+def _find_weight_problems(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
     """What keeps the weights from fitting, in words."""
-    missing = [key for key in wanted if key not in found and not key.endswith(COUNTER)]
+    missing = [key for key in wanted if key not in found and not key.endswith(BATCH_COUNTER)]
     unexpected = [key for key in found if key not in wanted]
     shapes = [
         f"{key} is {tuple(found[key].shape)}, needs {tuple(value.shape)}"
         for key, value in wanted.items()
         if key in found and found[key].shape != value.shape
     ]
-    problems = [f"missing {shorten(missing)}"] if missing else []
-    problems += [f"unexpected {shorten(unexpected)}"] if unexpected else []
-    return problems + ([shorten(shapes, most=2)] if shapes else [])
+    problems = [f"missing {shorten_list(missing)}"] if missing else []
+    problems += [f"unexpected {shorten_list(unexpected)}"] if unexpected else []
+    return problems + ([shorten_list(shapes, max_keys=2)] if shapes else [])
 
 
-def shorten(keys: list[str], most: int = 5) -> str:
+def shorten_list(keys: list[str], max_keys: int = 5) -> str:
     """A list of keys that fits on a line."""
-    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + rest
+    rest = f" and {len(keys) - max_keys} more" if len(keys) > max_keys else ""
+    return ", ".join(keys[:max_keys]) + rest

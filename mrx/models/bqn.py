@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mrx.errors import ShapeError
-from mrx.methods.mbpm import depthwise_filters
+from mrx.methods.mbpm import build_depthwise_filters
 from mrx.methods.spec import full_precision
 from mrx.ops.stencils import laplacian_of_gaussian, reflect_depthwise, second_difference
 
@@ -28,12 +28,12 @@ class MBPMFeatures(nn.Module):
     def __init__(self, channels: int, segments: int, sigma: float = 0.9, size: int = 7) -> None:
         super().__init__()
         kernel = laplacian_of_gaussian(size, sigma).kernel
-        self.conv_s, self.conv_t = depthwise_filters(channels, kernel)
+        self.conv_s, self.conv_t = build_depthwise_filters(channels, kernel)
         self.segments = segments
 
     def forward(self, features: Tensor) -> Tensor:
         """Filter feature maps, clip by clip."""
-        self._check(features)
+        self._check_features(features)
         with full_precision(features) as maps:
             clips = maps.reshape(-1, self.segments, *maps.shape[1:])
             before = torch.cat([clips[:, :1], clips[:, :-1]], dim=1)
@@ -42,7 +42,7 @@ class MBPMFeatures(nn.Module):
             difference = second_difference(before, clips, after, taps).flatten(0, 1)
             return reflect_depthwise(difference, self.conv_s.weight.to(maps.dtype))
 
-    def _check(self, features: Tensor) -> None:
+    def _check_features(self, features: Tensor) -> None:
         channels, _, size, _ = self.conv_s.weight.shape
         shape = tuple(features.shape)
         if features.ndim != 4 or shape[1] != channels or shape[0] % self.segments:

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from mrx.backbones.resnet import Depth, ResNet, layer2_channels
-from mrx.backbones.shift import Shift
+from mrx.backbones.resnet import ResNet, ResNetDepth, layer2_channels
+from mrx.backbones.shift import ShiftMode
 from mrx.models.proposals import CorrespondenceProposal
 
 
@@ -26,17 +26,17 @@ class CPNet(ResNet):
 
     def __init__(
         self,
-        depth: Depth = 18,
+        depth: ResNetDepth = 18,
         classes: int = 1000,
         *,
         segments: int = 8,
-        shift: Shift | None = "zero",
+        shift: ShiftMode | None = "zero",
     ) -> None:
         super().__init__(depth, classes, segments=segments, shift=shift)
         self.proposals = CorrespondenceProposal(layer2_channels(depth), segments)
         *_, last = self.get_submodule("layer2").children()
         last.last_relu = nn.Identity()
 
-    def motion(self, maps: Tensor) -> Tensor:
+    def add_motion(self, maps: Tensor) -> Tensor:
         """Maps with what their correspondences tell, and the ReLU that ends a residual block."""
         return self.relu(self.proposals(maps))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mrx.backbones.resnet import ResNet
-from mrx.methods.motion_squeeze import Match, Matching
+from mrx.methods.motion_squeeze import FeatureMatching, MatchMaps
 from mrx.models.cpnet import CPNet
 from mrx.models.msnet import MSNet
 from mrx.models.prime_motion import PrimeMotionBlock
@@ -22,7 +22,7 @@ correlation ``2 C - 1``; an input of batch norm 4; an output of average pooling 
 maxima, sums of branches, shifts, norms and the Gaussian are free."""
 
 
-class Count(NamedTuple):
+class OperationCount(NamedTuple):
     """What one pass costs.
 
     Attributes:
@@ -36,7 +36,7 @@ class Count(NamedTuple):
     parameters: int
 
 
-def count(net: nn.Module, shape: tuple[int, ...]) -> Count:
+def count_operations(net: nn.Module, shape: tuple[int, ...]) -> OperationCount:
     """Count the operations of a network in evaluation; nothing is computed, the network is kept.
 
     Args:
@@ -48,31 +48,33 @@ def count(net: nn.Module, shape: tuple[int, ...]) -> Count:
             its weights instead of calling it, as PA does
     """
     twin = copy.deepcopy(net).to("meta").eval()
-    total, products = [], []
-    waiting: dict[nn.Module, str] = {}
+    operation_counts, product_counts = [], []
+    uncalled: dict[nn.Module, str] = {}
 
-    def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        operations, multiply_adds = _RULES[type(module)](module, inputs[0], output)
-        total.append(operations)
-        products.append(multiply_adds)
-        waiting.pop(module, None)
+    def note_call(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        operations, multiply_adds = _COUNT_RULES[type(module)](module, inputs[0], output)
+        operation_counts.append(operations)
+        product_counts.append(multiply_adds)
+        uncalled.pop(module, None)
 
     for name, module in twin.named_modules():
-        if type(module) in _RULES:
-            module.register_forward_hook(note)
-            waiting[module] = name
+        if type(module) in _COUNT_RULES:
+            module.register_forward_hook(note_call)
+            uncalled[module] = name
         elif next(module.parameters(recurse=False), None) is not None:
             raise ValueError(f"{name} is a {type(module).__name__}: no rule counts its operations")
     # Tensors without numbers like those of the meta device, which does not know autocast.
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         twin.to_empty(device="cpu")
         twin(torch.empty(shape))
-    if waiting:
-        raise ValueError(f"{', '.join(waiting.values())}: never called, so not counted")
-    return Count(sum(total), sum(products), sum(p.numel() for p in net.parameters()))
+    if uncalled:
+        raise ValueError(f"{', '.join(uncalled.values())}: never called, so not counted")
+    return OperationCount(
+        sum(operation_counts), sum(product_counts), sum(p.numel() for p in net.parameters())
+    )
 
 
-class Row(NamedTuple):
+class FlopsRow(NamedTuple):
     """A network of the supplement's tables 1 and 2.
 
     Attributes:
@@ -90,7 +92,7 @@ class Row(NamedTuple):
     reproduced: bool
 
 
-def compare_with_paper() -> list[Row]:
+def compare_with_paper() -> list[FlopsRow]:
     """Our count beside that of MotionSqueeze's supplement: 8 frames of 224x224, 174 classes.
 
     Two rows are not reproduced. *MS on ResNet-18*: the released code gives 14.88, as here; no
@@ -111,35 +113,35 @@ def compare_with_paper() -> list[Row]:
             "CP on TSM-R18": (20.4, CPNet(18, 174)),
             "MS on TSM-R18": (15.0, MSNet(18, 174)),
         }
-    return [_row(model, printed, net) for model, (printed, net) in networks.items()]
+    return [_compare_network(model, printed, net) for model, (printed, net) in networks.items()]
 
 
-def _row(model: str, printed: float, net: nn.Module) -> Row:
-    found = count(net, (1, 8, 3, 224, 224))
+def _compare_network(model: str, printed: float, net: nn.Module) -> FlopsRow:
+    found = count_operations(net, (1, 8, 3, 224, 224))
     counted = found.operations / 1e9
-    return Row(model, printed, counted, found.parameters / 1e6, round(counted, 1) == printed)
+    return FlopsRow(model, printed, counted, found.parameters / 1e6, round(counted, 1) == printed)
 
 
-def _convolution(module: Any, _: Tensor, output: Tensor) -> tuple[int, int]:
+def _count_convolution(module: Any, _: Tensor, output: Tensor) -> tuple[int, int]:
     taps = module.weight[0].numel()
     bias = 0 if module.bias is None else 1
     return output.numel() * (taps + bias), output.numel() * taps
 
 
-def _linear(module: Any, _: Tensor, output: Tensor) -> tuple[int, int]:
+def _count_linear(module: Any, _: Tensor, output: Tensor) -> tuple[int, int]:
     inputs = module.in_features
     return output.numel() * (2 * inputs - 1), output.numel() * inputs
 
 
-def _batch_norm(_: Any, maps: Tensor, __: Tensor) -> tuple[int, int]:
+def _count_batch_norm(_: Any, maps: Tensor, __: Tensor) -> tuple[int, int]:
     return 4 * maps.numel(), 0
 
 
-def _average(_: Any, maps: Tensor, output: Tensor) -> tuple[int, int]:
+def _count_average_pool(_: Any, maps: Tensor, output: Tensor) -> tuple[int, int]:
     return maps.numel() + output.numel(), 0
 
 
-def _matching(module: Any, maps: Tensor, output: Match) -> tuple[int, int]:
+def _count_matching(module: Any, maps: Tensor, output: MatchMaps) -> tuple[int, int]:
     """The correlation, and a softmax that its code counts as if a map were one cell."""
     pairs, channels = maps.shape[:2]
     displacements = module.patch**2
@@ -147,7 +149,7 @@ def _matching(module: Any, maps: Tensor, output: Match) -> tuple[int, int]:
     return cells * displacements * (2 * channels - 1) + pairs * (3 * displacements - 1), 0
 
 
-def _proposals(module: Any, maps: Tensor, _: Tensor) -> tuple[int, int]:
+def _count_proposals(module: Any, maps: Tensor, _: Tensor) -> tuple[int, int]:
     """The products of all pairs of points, multiply-add 1; its layers count for themselves."""
     h, w = (size // module.shrink for size in maps.shape[2:])
     clips = len(maps) // module.segments
@@ -155,26 +157,26 @@ def _proposals(module: Any, maps: Tensor, _: Tensor) -> tuple[int, int]:
     return clips * points**2 * module.channels, 0
 
 
-def _prime_motion(module: Any, maps: Tensor, _: Tensor) -> tuple[int, int]:
+def _count_prime_motion(module: Any, maps: Tensor, _: Tensor) -> tuple[int, int]:
     """The correlation; its layers count for themselves."""
     pairs = len(maps) // module.segments * (module.segments - 1)
     products = pairs * maps.shape[2] * maps.shape[3] * module.patch**2
     return products * (2 * module.reduction[0].out_channels - 1), 0
 
 
-_Rule = Callable[[Any, Tensor, Any], tuple[int, int]]
-_RULES: dict[type[nn.Module], _Rule] = {
-    nn.Conv1d: _convolution,
-    nn.Conv2d: _convolution,
-    nn.Conv3d: _convolution,
-    nn.Linear: _linear,
-    nn.BatchNorm1d: _batch_norm,
-    nn.BatchNorm2d: _batch_norm,
-    nn.BatchNorm3d: _batch_norm,
-    nn.AdaptiveAvgPool2d: _average,
-    nn.AdaptiveAvgPool3d: _average,
-    CorrespondenceProposal: _proposals,
-    Matching: _matching,
-    PrimeMotionBlock: _prime_motion,
+_CountRule = Callable[[Any, Tensor, Any], tuple[int, int]]
+_COUNT_RULES: dict[type[nn.Module], _CountRule] = {
+    nn.Conv1d: _count_convolution,
+    nn.Conv2d: _count_convolution,
+    nn.Conv3d: _count_convolution,
+    nn.Linear: _count_linear,
+    nn.BatchNorm1d: _count_batch_norm,
+    nn.BatchNorm2d: _count_batch_norm,
+    nn.BatchNorm3d: _count_batch_norm,
+    nn.AdaptiveAvgPool2d: _count_average_pool,
+    nn.AdaptiveAvgPool3d: _count_average_pool,
+    CorrespondenceProposal: _count_proposals,
+    FeatureMatching: _count_matching,
+    PrimeMotionBlock: _count_prime_motion,
 }
 """By type of layer: operations by the convention, and multiply-adds."""

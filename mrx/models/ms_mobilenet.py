@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from mrx.backbones.mobilenet import SQUEEZED_CHANNELS, MobileNetV2, Stem
-from mrx.backbones.shift import Shift
+from mrx.backbones.mobilenet import SQUEEZED_CHANNELS, MobileNetV2, StemSize
+from mrx.backbones.shift import ShiftMode
 from mrx.methods.motion_squeeze import MotionSqueeze
 
 
@@ -29,12 +29,12 @@ class MSMobileNetV2(MobileNetV2):
         classes: int = 1000,
         *,
         segments: int = 8,
-        shift: Shift | None = "zero",
-        stem: Stem = 3,
+        shift: ShiftMode | None = "zero",
+        stem: StemSize = 3,
     ) -> None:
         super().__init__(classes, segments=segments, shift=shift, stem=stem)
         self.motion_squeeze = MotionSqueeze(SQUEEZED_CHANNELS, segments, reduced=None)
 
-    def motion(self, maps: Tensor) -> Tensor:
+    def add_motion(self, maps: Tensor) -> Tensor:
         """Maps with what their motion tells."""
         return self.motion_squeeze(maps)

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from mrx.backbones.resnet import Depth, ResNet, layer2_channels
-from mrx.backbones.shift import Shift
-from mrx.methods.motion_squeeze import Match, MotionSqueeze, Transformation
+from mrx.backbones.resnet import ResNet, ResNetDepth, layer2_channels
+from mrx.backbones.shift import ShiftMode
+from mrx.methods.motion_squeeze import MatchMaps, MotionSqueeze, Transformation
 from mrx.ops.matching import pair_up, repeat_last
 
 
@@ -31,11 +31,11 @@ class MSNet(ResNet):
 
     def __init__(
         self,
-        depth: Depth = 50,
+        depth: ResNetDepth = 50,
         classes: int = 1000,
         *,
         segments: int = 8,
-        shift: Shift | None = "zero",
+        shift: ShiftMode | None = "zero",
         transformation: Transformation = "separable",
     ) -> None:
         super().__init__(depth, classes, segments=segments, shift=shift)
@@ -45,12 +45,12 @@ class MSNet(ResNet):
         self.flow_refinement = squeeze.flow_refinement
         nn.init.xavier_uniform_(self.fc.weight)
 
-    def motion(self, maps: Tensor) -> Tensor:
+    def add_motion(self, maps: Tensor) -> Tensor:
         """Maps of layer2 with what their motion tells, as `MotionSqueeze` makes them."""
-        found = self.match(maps)
-        told = torch.cat([found.displacement / self.matching.reach, found.confidence], dim=1)
-        return maps + self.flow_refinement(repeat_last(told, self.segments).to(maps.dtype))
+        found = self.match_frames(maps)
+        motion_maps = torch.cat([found.displacement / self.matching.reach, found.confidence], dim=1)
+        return maps + self.flow_refinement(repeat_last(motion_maps, self.segments).to(maps.dtype))
 
-    def match(self, maps: Tensor) -> Match:
+    def match_frames(self, maps: Tensor) -> MatchMaps:
         """What the matching finds in maps of layer2, for each of the B (T - 1) pairs of frames."""
         return self.matching(*pair_up(self.chnl_reduction(maps), self.segments))

@@ -83,9 +83,9 @@ class PrimeMotionBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """The features, with their motion added."""
-        return features + self.expansion(self.motion(features))
+        return features + self.expansion(self.compute_motion(features))
 
-    def motion(self, features: Tensor) -> Tensor:
+    def compute_motion(self, features: Tensor) -> Tensor:
         """The motion features that are predicted and contrasted, ``(B * T, width, H, W)``."""
         if features.ndim != 4 or features.shape[1] != self.channels:
             raise ShapeError(
@@ -93,10 +93,10 @@ class PrimeMotionBlock(nn.Module):
                 f"got {tuple(features.shape)}"
             )
         reduced = self.reduction(features)
-        costs = repeat_last(self._costs(*pair_up(reduced, self.segments)), self.segments)
+        costs = repeat_last(self._compute_costs(*pair_up(reduced, self.segments)), self.segments)
         return self.fusion(torch.cat([reduced, self.cost(costs.to(reduced.dtype))], 1))
 
-    def _costs(self, first: Tensor, second: Tensor) -> Tensor:
+    def _compute_costs(self, first: Tensor, second: Tensor) -> Tensor:
         if self.similarity == "cosine":
             first, second = normalize_features(first), normalize_features(second)
         costs = correlate(first, second, patch=self.patch, dilation=self.dilation)
@@ -135,7 +135,7 @@ def contrastive_loss(
         return F.cross_entropy(p @ q.T / temperature, own)
 
 
-class Negatives(NamedTuple):
+class NegativeCounts(NamedTuple):
     """How many truths of each kind a predicted feature is told from.
 
     Attributes:
@@ -149,10 +149,10 @@ class Negatives(NamedTuple):
     easy: int
 
 
-def count_negatives(videos: int, places: int, frames: int) -> Negatives:
+def count_negatives(videos: int, places: int, frames: int) -> NegativeCounts:
     """The negatives of `contrastive_loss` for one position, by kind.
 
     >>> count_negatives(2, 3, 4)
-    Negatives(spatial=8, temporal=3, easy=12)
+    NegativeCounts(spatial=8, temporal=3, easy=12)
     """
-    return Negatives((places - 1) * frames, frames - 1, (videos - 1) * places * frames)
+    return NegativeCounts((places - 1) * frames, frames - 1, (videos - 1) * places * frames)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mrx.backbones.segments import as_clips, check_segments, frame_major
+from mrx.backbones.segments import check_segments, flatten_clips, unflatten_clips
 from mrx.errors import ShapeError
 from mrx.methods.spec import full_precision
 
@@ -45,7 +45,7 @@ class CorrespondenceProposal(nn.Module):
         super().__init__()
         if k < 1 or shrink < 1:
             raise ValueError(f"k={k}, shrink={shrink}: both must be at least 1")
-        check_segments(segments, least=2)
+        check_segments(segments, minimum=2)
         first, second = widths or (channels // 4, channels // 2)
         self.channels, self.segments, self.k, self.shrink = channels, segments, k, shrink
         self.mlp = nn.Sequential(
@@ -62,7 +62,7 @@ class CorrespondenceProposal(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Add what the proposed correspondences say."""
-        maps = frame_major(maps, self.segments)
+        maps = flatten_clips(maps, self.segments)
         h, w = maps.shape[2:]
         small = (h // self.shrink, w // self.shrink)
         if maps.shape[1] != self.channels or self.k > (self.segments - 1) * small[0] * small[1]:
@@ -71,19 +71,19 @@ class CorrespondenceProposal(nn.Module):
                 f"points in the other {self.segments - 1} frames, got {tuple(maps.shape)}"
                 + (f" at 1/{self.shrink} the size" if self.shrink > 1 else "")
             )
-        inside = resize(maps, *small) if self.shrink > 1 else maps
-        pairs = self._pairs(inside)
+        small_maps = resize_maps(maps, *small) if self.shrink > 1 else maps
+        pairs = self._pair_points(small_maps)
         found = self.mlp(pairs).amax(3)
         found = found.view(*found.shape[:2], self.segments, *small).transpose(1, 2).flatten(0, 1)
         change = self.project(found)
-        return maps + (resize(change, h, w) if self.shrink > 1 else change)
+        return maps + (resize_maps(change, h, w) if self.shrink > 1 else change)
 
-    def _pairs(self, maps: Tensor) -> Tensor:
+    def _pair_points(self, maps: Tensor) -> Tensor:
         """What is told of each point and neighbour, ``(B, 3 + 2 C, N, k)``."""
-        clips = as_clips(maps, self.segments)
+        clips = unflatten_clips(maps, self.segments)
         points = clips.transpose(1, 2).flatten(2)  # (B, C, N)
-        index = nearest_elsewhere(clips, self.k).flatten(1)
-        places = _positions(clips).expand(len(clips), -1, -1)
+        index = find_nearest_points(clips, self.k).flatten(1)
+        places = _compute_positions(clips).expand(len(clips), -1, -1)
         own = torch.cat([places, points], dim=1)
         other = own.gather(2, index[:, None].expand(-1, own.shape[1], -1))
         own = own[..., None].expand(-1, -1, -1, self.k)
@@ -92,13 +92,13 @@ class CorrespondenceProposal(nn.Module):
 
 
 @torch.no_grad()
-def nearest_elsewhere(clips: Tensor, k: int, *, most: int = _PAIRS_AT_ONCE) -> Tensor:
+def find_nearest_points(clips: Tensor, k: int, *, max_distances: int = _PAIRS_AT_ONCE) -> Tensor:
     """For each point the k most alike in other frames of its clip, in no given order.
 
     Args:
         clips: the maps
         k: how many
-        most: distances that are held at a time
+        max_distances: distances that are held at a time
 
     Shape:
         - clips: ``(B, T, C, H, W)``
@@ -111,7 +111,7 @@ def nearest_elsewhere(clips: Tensor, k: int, *, most: int = _PAIRS_AT_ONCE) -> T
         points = frames.flatten(1, 2)
         squares = points.square().sum(2)
         size = frames.shape[2]
-        rows = max(1, most // max(1, points.shape[:2].numel()))
+        rows = max(1, max_distances // max(1, points.shape[:2].numel()))
         found = []
         for t in range(frames.shape[1]):
             for block in torch.split(frames[:, t], rows, dim=1):
@@ -122,7 +122,7 @@ def nearest_elsewhere(clips: Tensor, k: int, *, most: int = _PAIRS_AT_ONCE) -> T
     return torch.cat(found, dim=1)
 
 
-def resize(maps: Tensor, height: int, width: int) -> Tensor:
+def resize_maps(maps: Tensor, height: int, width: int) -> Tensor:
     """Resize by bilinear sampling at ``i * old / new``, as TensorFlow 1 does.
 
     Shape:
@@ -140,7 +140,7 @@ def resize(maps: Tensor, height: int, width: int) -> Tensor:
     return maps
 
 
-def _positions(clips: Tensor) -> Tensor:
+def _compute_positions(clips: Tensor) -> Tensor:
     """``(t/T, y/H, x/W)`` of each point, ``(1, 3, N)``."""
     t, _, h, w = clips.shape[1:]
     axes = (torch.arange(size, device=clips.device, dtype=clips.dtype) / size for size in (t, h, w))

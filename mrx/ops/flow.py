@@ -6,12 +6,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mrx.ops.pyramid import pyramid
-from mrx.ops.texture import texture
-from mrx.ops.tvl1_solver import MakeLevel, PlainLevel, Rules, solve
+from mrx.ops.pyramid import build_pyramid
+from mrx.ops.texture import extract_texture
+from mrx.ops.tvl1_solver import LevelFactory, PlainLevel, SolverRules, solve_levels
 
 
-def flow(clip: Tensor, rules: Rules, level: MakeLevel = PlainLevel) -> Tensor:
+def estimate_flow(clip: Tensor, rules: SolverRules, level: LevelFactory = PlainLevel) -> Tensor:
     """The displacements between the neighbouring frames of each window, as one batch.
 
     Shape:
@@ -19,10 +19,12 @@ def flow(clip: Tensor, rules: Rules, level: MakeLevel = PlainLevel) -> Tensor:
         - output: ``(B, 2 (T - 1), H, W)``, x and y of each pair in turn
     """
     b, t = clip.shape[:2]
-    return _solve(clip.flatten(0, 1), torch.arange(b * t).view(b, t), rules, level)
+    return _solve_distinct_pairs(clip.flatten(0, 1), torch.arange(b * t).view(b, t), rules, level)
 
 
-def shared_flow(frames: Tensor, rules: Rules, level: MakeLevel = PlainLevel) -> Tensor:
+def estimate_shared_flow(
+    frames: Tensor, rules: SolverRules, level: LevelFactory = PlainLevel
+) -> Tensor:
     """The same of windows that may share frames, as views of the same memory, each done once.
 
     Shape:
@@ -31,27 +33,29 @@ def shared_flow(frames: Tensor, rules: Rules, level: MakeLevel = PlainLevel) -> 
     """
     distinct: dict[int, Tensor] = {frame.data_ptr(): frame for window in frames for frame in window}
     if not distinct:
-        return flow(frames.float(), rules, level)
-    numbers = {place: number for number, place in enumerate(distinct)}
-    windows = [[numbers[frame.data_ptr()] for frame in window] for window in frames]
+        return estimate_flow(frames.float(), rules, level)
+    image_indices = {place: number for number, place in enumerate(distinct)}
+    windows = [[image_indices[frame.data_ptr()] for frame in window] for window in frames]
     images = torch.stack(list(distinct.values())).float()
-    return _solve(images, torch.tensor(windows), rules, level)
+    return _solve_distinct_pairs(images, torch.tensor(windows), rules, level)
 
 
-def _solve(images: Tensor, windows: Tensor, rules: Rules, level: MakeLevel) -> Tensor:
+def _solve_distinct_pairs(
+    images: Tensor, windows: Tensor, rules: SolverRules, level: LevelFactory
+) -> Tensor:
     """The flow of windows (B, T) of numbers of images (N, 1, H, W); equal pairs are solved once."""
     if rules.texture:
-        images = texture(images, rules)
-    levels = pyramid(images, zoom=rules.zoom, most=rules.levels, smooth=rules.blur)
-    neighbours = torch.stack([windows[:, :-1], windows[:, 1:]], dim=-1).flatten(0, 1)
-    pairs, places = torch.unique(neighbours, dim=0, return_inverse=True)
+        images = extract_texture(images, rules)
+    levels = build_pyramid(images, zoom=rules.zoom, max_levels=rules.levels, smooth=rules.blur)
+    neighbor_pairs = torch.stack([windows[:, :-1], windows[:, 1:]], dim=-1).flatten(0, 1)
+    pairs, places = torch.unique(neighbor_pairs, dim=0, return_inverse=True)
     first, second = ([size[side] for size in levels] for side in pairs.to(images.device).unbind(1))
-    found = solve(first, second, rules, level)
+    pair_flows = solve_levels(first, second, rules, level)
     b, t = windows.shape
-    return found[places.to(images.device)].view(b, 2 * (t - 1), *images.shape[2:])
+    return pair_flows[places.to(images.device)].view(b, 2 * (t - 1), *images.shape[2:])
 
 
-def neighbours(clip: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def map_neighbors(clip: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Something of the neighbouring frames of each window, pair by pair.
 
     A pair that windows share, as views of the same memory, is computed once.
@@ -60,13 +64,13 @@ def neighbours(clip: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Ten
         - clip: ``(B, T, ...)``
         - output: ``(B, C (T - 1), H, W)``, where `compute` gives ``(1, C, H, W)`` of two frames
     """
-    known: dict[tuple[int, int], Tensor] = {}
-    found = []
+    maps_by_pair: dict[tuple[int, int], Tensor] = {}
+    window_maps = []
     for window in clip:
         places = [(a.data_ptr(), b.data_ptr()) for a, b in pairwise(window)]
         pairs = dict(zip(places, pairwise(window), strict=True))
-        before, known = known, {}
+        previous_maps, maps_by_pair = maps_by_pair, {}
         for place, pair in pairs.items():
-            known[place] = before[place] if place in before else compute(*pair)
-        found.append(torch.cat([known[place] for place in places], dim=1))
-    return torch.cat(found)
+            maps_by_pair[place] = previous_maps[place] if place in previous_maps else compute(*pair)
+        window_maps.append(torch.cat([maps_by_pair[place] for place in places], dim=1))
+    return torch.cat(window_maps)

@@ -3,7 +3,7 @@
 Formulas of MotionSqueeze (Kwon et al., Neural Motion Feature Learning for Video Understanding,
 ECCV 2020), as its released code has them. A cell is a position of the maps. Displacements are in
 cells, x right and y down, from the first frame to the second; the released code divides them by
-`reach`, to -1..1. Everything is computed in float32 at least, under autocast too.
+`max_displacement`, to -1..1. Everything is computed in float32 at least, under autocast too.
 """
 
 import math
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from mrx.errors import ShapeError
 
-Tie = Literal["first", "smallest"]
+TieRule = Literal["first", "smallest"]
 
 _EPSILON = 1e-6
-_TIE = 1e-5  # equal features correlate equally up to this, in float32
-_HIGH, _WIDE = 4, 32  # cells of a block; timed on maps of 14 to 128 cells a side
-_HIGH_ON_A_GPU = 32  # which waits for launches, not for products
-_MOST = 2**22  # values held at once, for as many pairs as fit: 16 MB of float32
-_VECTORS = 64  # cells that are added up at once, or a multiple of those
-_WASTE = 10  # products for each one kept, from which on shifting is faster
+_TIE_TOLERANCE = 1e-5  # equal features correlate equally up to this, in float32
+_BLOCK_ROWS, _BLOCK_COLUMNS = 4, 32  # cells of a block; timed on maps of 14 to 128 cells a side
+_GPU_BLOCK_ROWS = 32  # which waits for launches, not for products
+_MAX_VALUES = 2**22  # values held at once, for as many pairs as fit: 16 MB of float32
+_VECTOR_CELLS = 64  # cells that are added up at once, or a multiple of those
+_MAX_WASTE = 10  # products for each one kept, from which on shifting is faster
 
 
 def normalize_features(features: Tensor) -> Tensor:
@@ -40,13 +40,13 @@ def normalize_features(features: Tensor) -> Tensor:
     return values / (values.square().sum(1, keepdim=True) + _EPSILON).sqrt()
 
 
-def reach(*, patch: int, dilation: int = 1) -> int:
+def max_displacement(*, patch: int, dilation: int = 1) -> int:
     """The largest displacement, in cells; the released code's unit.
 
     Raises:
         ValueError: the patch is even, or one of the two is below 1
 
-    >>> reach(patch=15), reach(patch=7, dilation=2)
+    >>> max_displacement(patch=15), max_displacement(patch=7, dilation=2)
     (7, 6)
     """
     if patch < 1 or patch % 2 == 0:
@@ -78,14 +78,14 @@ def correlate(
         second: features of the frame that they lead to
         patch: displacements along each axis, odd
         dilation: cells from one displacement to the next
-        rows: of the first frame, if not all; see `strips`
+        rows: of the first frame, if not all; see `split_rows`
 
     Shape:
         - first, second: ``(N, C, H, W)``
         - output: ``(N, patch * patch, H, W)``, dy outer, dx inner; of `rows` only, if given
 
     Raises:
-        ValueError: see `reach`
+        ValueError: see `max_displacement`
         ShapeError: the maps are of two shapes, or have no cells
 
     >>> row = torch.tensor([1.0, 2.0, 3.0]).view(1, 1, 1, 3)
@@ -94,22 +94,24 @@ def correlate(
             [1., 4., 9.],
             [2., 6., 0.]])
     """
-    reach(patch=patch, dilation=dilation)
-    check_pair(first, second)
+    max_displacement(patch=patch, dilation=dilation)
+    check_map_pair(first, second)
     h, w = first.shape[2:]
     rows = range(h) if rows is None else rows
     # Cells whose coordinates leave the same rest meet only each other: they are maps by themselves.
-    apart = min(dilation, max(h, w))
+    phases = min(dilation, max(h, w))
     dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
     with torch.autocast(first.device.type, enabled=False):
-        source, target = (_take_apart(maps.to(dtype), apart) for maps in (first, second))
-        wanted = range(rows.start // apart, -(-rows.stop // apart))
-        maps = _put_together(_correlate(source, target, patch, wanted), apart)
-    before = wanted.start * apart
-    return maps[:, :, rows.start - before : rows.stop - before, :w]
+        source, target = (_split_phases(maps.to(dtype), phases) for maps in (first, second))
+        phase_rows = range(rows.start // phases, -(-rows.stop // phases))
+        maps = _merge_phases(_correlate_in_chunks(source, target, patch, phase_rows), phases)
+    skipped_rows = phase_rows.start * phases
+    return maps[:, :, rows.start - skipped_rows : rows.stop - skipped_rows, :w]
 
 
-def strips(maps: Tensor, *, patch: int, dilation: int = 1, most: int = _MOST) -> list[range]:
+def split_rows(
+    maps: Tensor, *, patch: int, dilation: int = 1, max_values: int = _MAX_VALUES
+) -> list[range]:
     """The rows of maps, so many at a time that their correlation has at most so many values.
 
     Each begins with a block of `correlate` and a multiple of 64 cells, where vectors of numbers
@@ -120,16 +122,16 @@ def strips(maps: Tensor, *, patch: int, dilation: int = 1, most: int = _MOST) ->
     Shape:
         - maps: ``(N, C, H, W)``, with cells
 
-    >>> strips(torch.zeros(1, 2, 20, 8), patch=3, most=800)
+    >>> split_rows(torch.zeros(1, 2, 20, 8), patch=3, max_values=800)
     [range(0, 8), range(8, 16), range(16, 20)]
     """
     n, _, h, w = maps.shape
-    block = math.lcm(dilation * _block_height(maps), _VECTORS // math.gcd(_VECTORS, w))
-    high = max(1, most // max(1, n * patch**2 * w * block)) * block
-    return [range(top, min(h, top + high)) for top in range(0, h, high)]
+    block = math.lcm(dilation * _block_height(maps), _VECTOR_CELLS // math.gcd(_VECTOR_CELLS, w))
+    strip_height = max(1, max_values // max(1, n * patch**2 * w * block)) * block
+    return [range(top, min(h, top + strip_height)) for top in range(0, h, strip_height)]
 
 
-def check_pair(first: Tensor, second: Tensor) -> None:
+def check_map_pair(first: Tensor, second: Tensor) -> None:
     """Refuse maps that cannot be matched with each other."""
     if first.ndim != 4 or first.shape != second.shape or 0 in first.shape[1:]:
         shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
@@ -145,7 +147,7 @@ def soft_argmax(
     dilation: int = 1,
     sigma: float,
     temperature: float,
-    tie: Tie = "first",
+    tie: TieRule = "first",
 ) -> Tensor:
     """The displacement around the peak, weighed by a softmax: the kernel soft-argmax.
 
@@ -165,20 +167,20 @@ def soft_argmax(
 
     Shape:
         - correlation: ``(N, patch * patch, H, W)``
-        - output: ``(N, 2, H, W)``: x, y, in cells; over `reach`, the released code's -1..1
+        - output: ``(N, 2, H, W)``: x, y, in cells; over `max_displacement`, the released code's -1..1
     """
-    reach(patch=patch, dilation=dilation)
+    max_displacement(patch=patch, dilation=dilation)
     if correlation.ndim != 4 or correlation.shape[1] != patch * patch:
         shape = tuple(correlation.shape)
         raise ShapeError(f"patch={patch}: needs maps (N, {patch * patch}, H, W), got {shape}")
     values = correlation.to(torch.promote_types(correlation.dtype, torch.float32))
     steps = torch.arange(patch, dtype=values.dtype, device=values.device) - patch // 2
     peak = _find_peak(values.detach(), steps, tie)
-    fall = [
+    gaussians = [
         (-(steps.view(-1, 1, 1) - steps[index][:, None]).square() / (2 * sigma**2)).exp()
         for index in (peak // patch, peak % patch)
     ]
-    down, across = fall  # the Gaussian's factors, (N, patch, H, W) each
+    down, across = gaussians  # the Gaussian's factors, (N, patch, H, W) each
     square = values.reshape(len(values), patch, patch, *values.shape[2:])
     logits = square * (temperature * down)[:, :, None] * across[:, None]
     weights = logits.flatten(1, 2).softmax(1).view(square.shape)
@@ -187,7 +189,7 @@ def soft_argmax(
     return torch.stack([x, y], 1)
 
 
-def confidence(correlation: Tensor) -> Tensor:
+def peak_confidence(correlation: Tensor) -> Tensor:
     """The height of the peak, at least 0: for features of length 1 a cosine in 0..1.
 
     Shape:
@@ -214,7 +216,7 @@ def pair_up(features: Tensor, segments: int) -> tuple[Tensor, Tensor]:
     >>> first.flatten().tolist(), second.flatten().tolist()
     ([0, 1, 3, 4], [1, 2, 4, 5])
     """
-    _check_segments(segments)
+    _check_segment_count(segments)
     if features.ndim != 4 or len(features) % segments:
         shape = tuple(features.shape)
         raise ShapeError(f"matching takes features (B * {segments}, C, H, W), got {shape}")
@@ -234,7 +236,7 @@ def repeat_last(maps: Tensor, segments: int) -> Tensor:
     >>> repeat_last(torch.arange(4).view(4, 1, 1, 1), 3).flatten().tolist()
     [0, 1, 1, 2, 3, 3]
     """
-    _check_segments(segments)
+    _check_segment_count(segments)
     if len(maps) % (segments - 1):
         shape = tuple(maps.shape)
         raise ShapeError(
@@ -244,69 +246,75 @@ def repeat_last(maps: Tensor, segments: int) -> Tensor:
     return torch.cat([clips, clips[:, -1:]], 1).flatten(0, 1)
 
 
-def _check_segments(segments: int) -> None:
+def _check_segment_count(segments: int) -> None:
     if segments < 2:
         raise ShapeError(f"segments={segments}: a pair needs at least 2 frames")
 
 
-def _find_peak(values: Tensor, steps: Tensor, tie: Tie) -> Tensor:
+def _find_peak(values: Tensor, steps: Tensor, tie: TieRule) -> Tensor:
     """The channel of the largest value, ``(N, H, W)``."""
     largest, first = values.max(1, keepdim=True)
     if tie == "first":
         return first[:, 0]
     distance = steps.square()[:, None] + steps.square()
-    near = values >= largest - _TIE
+    near = values >= largest - _TIE_TOLERANCE
     return torch.where(near, distance.view(-1, 1, 1), torch.inf).argmin(1)
 
 
-def _take_apart(maps: Tensor, apart: int) -> Tensor:
+def _split_phases(maps: Tensor, phases: int) -> Tensor:
     """Each rest of the coordinates as a map: to ``(N * apart², C, ceil(H / apart), ...)``."""
-    if apart == 1:
+    if phases == 1:
         return maps
     n, c, h, w = maps.shape
-    high, wide = -(-h // apart), -(-w // apart)
-    padded = F.pad(maps, [0, wide * apart - w, 0, high * apart - h])
-    split = padded.reshape(n, c, high, apart, wide, apart).permute(0, 3, 5, 1, 2, 4)
-    return split.reshape(n * apart**2, c, high, wide)
+    high, wide = -(-h // phases), -(-w // phases)
+    padded = F.pad(maps, [0, wide * phases - w, 0, high * phases - h])
+    split = padded.reshape(n, c, high, phases, wide, phases).permute(0, 3, 5, 1, 2, 4)
+    return split.reshape(n * phases**2, c, high, wide)
 
 
-def _put_together(maps: Tensor, apart: int) -> Tensor:
-    """What `_take_apart` undoes; the padding stays."""
-    if apart == 1:
+def _merge_phases(maps: Tensor, phases: int) -> Tensor:
+    """What `_split_phases` undoes; the padding stays."""
+    if phases == 1:
         return maps
     n, d, h, w = maps.shape
-    split = maps.reshape(n // apart**2, apart, apart, d, h, w).permute(0, 3, 4, 1, 5, 2)
-    return split.reshape(n // apart**2, d, h * apart, w * apart)
+    split = maps.reshape(n // phases**2, phases, phases, d, h, w).permute(0, 3, 4, 1, 5, 2)
+    return split.reshape(n // phases**2, d, h * phases, w * phases)
 
 
-def _correlate(source: Tensor, target: Tensor, patch: int, rows: range) -> Tensor:
-    """Of these rows, in the faster form, as many pairs at a time as `_MOST` allows."""
+def _correlate_in_chunks(source: Tensor, target: Tensor, patch: int, rows: range) -> Tensor:
+    """Of these rows, in the faster form, as many pairs at a time as `_MAX_VALUES` allows."""
     c, _, w = source.shape[1:]
     if _shifting_is_faster(source, patch):
-        form, held = _shifts, patch**2 * c * len(rows) * w
+        correlate_chunk, values_per_pair = _correlate_by_shifts, patch**2 * c * len(rows) * w
     else:
         high = _block_height(source)
-        form, held = _blocks, _reached(source, high=high, patch=patch) * (c + high * _WIDE)
-    most = max(1, _MOST // held)
-    parts = zip(torch.split(source, most), torch.split(target, most), strict=True)
-    return _join([form(some, others, patch, rows) for some, others in parts], 0)
+        correlate_chunk, values_per_pair = (
+            _correlate_by_blocks,
+            _count_reached_cells(source, block_rows=high, patch=patch)
+            * (c + high * _BLOCK_COLUMNS),
+        )
+    max_pairs = max(1, _MAX_VALUES // values_per_pair)
+    parts = zip(torch.split(source, max_pairs), torch.split(target, max_pairs), strict=True)
+    return _concatenate_parts(
+        [correlate_chunk(some, others, patch, rows) for some, others in parts], 0
+    )
 
 
 def _shifting_is_faster(maps: Tensor, patch: int) -> bool:
-    return _reached(maps, high=_HIGH, patch=patch) >= _WASTE * patch**2
+    return _count_reached_cells(maps, block_rows=_BLOCK_ROWS, patch=patch) >= _MAX_WASTE * patch**2
 
 
-def _reached(maps: Tensor, *, high: int, patch: int) -> int:
+def _count_reached_cells(maps: Tensor, *, block_rows: int, patch: int) -> int:
     """How many cells a block of this height reaches at most."""
     h, w = maps.shape[2:]
-    return min(h, high + patch - 1) * min(w, _WIDE + patch - 1)
+    return min(h, block_rows + patch - 1) * min(w, _BLOCK_COLUMNS + patch - 1)
 
 
 def _block_height(maps: Tensor) -> int:
-    return _HIGH if maps.device.type == "cpu" else _HIGH_ON_A_GPU
+    return _BLOCK_ROWS if maps.device.type == "cpu" else _GPU_BLOCK_ROWS
 
 
-def _shifts(source: Tensor, target: Tensor, patch: int, rows: range) -> Tensor:
+def _correlate_by_shifts(source: Tensor, target: Tensor, patch: int, rows: range) -> Tensor:
     w = source.shape[3]
     padded = F.pad(target, [patch // 2] * 4)
     strip = source[:, :, rows.start : rows.stop]
@@ -318,40 +326,52 @@ def _shifts(source: Tensor, target: Tensor, patch: int, rows: range) -> Tensor:
     return torch.stack(products, 1)
 
 
-def _blocks(source: Tensor, target: Tensor, patch: int, rows: range) -> Tensor:
+def _correlate_by_blocks(source: Tensor, target: Tensor, patch: int, rows: range) -> Tensor:
     w, high = source.shape[3], _block_height(source)
-    columns = [range(left, min(w, left + _WIDE)) for left in range(0, w, _WIDE)]
-    found = []
+    columns = [range(left, min(w, left + _BLOCK_COLUMNS)) for left in range(0, w, _BLOCK_COLUMNS)]
+    strip_maps = []
     for top in range(rows.start, rows.stop, high):
-        some = range(top, min(rows.stop, top + high))
-        found.append(_join([_block(source, target, patch, some, span) for span in columns], 3))
-    return _join(found, 2)
+        block_rows = range(top, min(rows.stop, top + high))
+        strip_maps.append(
+            _concatenate_parts(
+                [_correlate_block(source, target, patch, block_rows, span) for span in columns], 3
+            )
+        )
+    return _concatenate_parts(strip_maps, 2)
 
 
-def _block(source: Tensor, target: Tensor, patch: int, rows: range, columns: range) -> Tensor:
+def _correlate_block(
+    source: Tensor, target: Tensor, patch: int, rows: range, columns: range
+) -> Tensor:
     """The correlation of the cells in these rows and columns."""
     h, w = source.shape[2:]
-    high, wide = (_within(span, patch, size) for span, size in ((rows, h), (columns, w)))
-    here = source[:, :, rows.start : rows.stop, columns.start : columns.stop].flatten(2)
-    there = target[:, :, high.start : high.stop, wide.start : wide.stop].flatten(2)
-    products = torch.bmm(there.transpose(1, 2), here)
-    y, no_y = _targets(rows, high, patch, source.device)
-    x, no_x = _targets(columns, wide, patch, source.device)
+    reached_rows, reached_columns = (
+        _reachable_span(span, patch, size) for span, size in ((rows, h), (columns, w))
+    )
+    source_cells = source[:, :, rows.start : rows.stop, columns.start : columns.stop].flatten(2)
+    target_cells = target[
+        :, :, reached_rows.start : reached_rows.stop, reached_columns.start : reached_columns.stop
+    ].flatten(2)
+    products = torch.bmm(target_cells.transpose(1, 2), source_cells)
+    y, outside_y = _locate_targets(rows, reached_rows, patch, source.device)
+    x, outside_x = _locate_targets(columns, reached_columns, patch, source.device)
     # (patch, patch, rows, columns), and then (patch², cells)
-    index = (y * len(wide))[:, None, :, None] + x[None, :, None, :]
-    outside = no_y[:, None, :, None] | no_x[None, :, None, :]
+    index = (y * len(reached_columns))[:, None, :, None] + x[None, :, None, :]
+    outside = outside_y[:, None, :, None] | outside_x[None, :, None, :]
     shape = patch**2, len(rows) * len(columns)
     band = products.gather(1, index.view(shape).expand(len(products), -1, -1))
     kept = band.masked_fill(outside.view(shape), 0)
     return kept.view(len(kept), patch**2, len(rows), len(columns))
 
 
-def _within(span: range, patch: int, size: int) -> range:
+def _reachable_span(span: range, patch: int, size: int) -> range:
     """What these cells reach along an axis and is inside the map."""
     return range(max(0, span.start - patch // 2), min(size, span.stop + patch // 2))
 
 
-def _targets(span: range, inside: range, patch: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _locate_targets(
+    span: range, inside: range, patch: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Where each displacement leads from each cell, counted inside, and whether it leads out.
 
     Shape:
@@ -363,5 +383,5 @@ def _targets(span: range, inside: range, patch: int, device: torch.device) -> tu
     return place.clamp(0, last), (place < 0) | (place > last)
 
 
-def _join(parts: Sequence[Tensor], axis: int) -> Tensor:
+def _concatenate_parts(parts: Sequence[Tensor], axis: int) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), axis)

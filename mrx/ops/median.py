@@ -30,14 +30,14 @@ def median(values: list[Tensor]) -> Tensor:
     >>> median([torch.tensor(v) for v in (3.0, 1.0, 2.0)])
     tensor(2.)
     """
-    held, rest = values[: len(values) // 2 + 2], values[len(values) // 2 + 2 :]
-    while len(held) > 1:
-        held = _without_extremes(held) + rest[:1]
-        rest = rest[1:]
-    return held[0]
+    candidates, remaining = values[: len(values) // 2 + 2], values[len(values) // 2 + 2 :]
+    while len(candidates) > 1:
+        candidates = _drop_extremes(candidates) + remaining[:1]
+        remaining = remaining[1:]
+    return candidates[0]
 
 
-def _without_extremes(values: list[Tensor]) -> list[Tensor]:
+def _drop_extremes(values: list[Tensor]) -> list[Tensor]:
     """All values but the least and the greatest, in no order."""
     orders = (torch.minimum, torch.maximum), (torch.maximum, torch.minimum)
     for push, keep in orders:

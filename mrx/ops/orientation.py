@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ORIENTATIONS = 8
-_NOISE = 1.0
+_NUM_ORIENTATIONS = 8
+_NOISE_SIGMA = 1.0
 """Sigma of the blur before the gradient, in pixels."""
 
-_EPSILON = 1e-12  # of a squared gradient
-_LEVEL = 1e-6  # of a standard deviation
-_FEW = 16
+_SQUARE_EPSILON = 1e-12  # of a squared gradient
+_DEVIATION_EPSILON = 1e-6  # of a standard deviation
+_CHANNELS_AT_ONCE = 16
 
 
-class Cells(NamedTuple):
+class CellLayout(NamedTuple):
     """How a picture is cut into cells, and how far around it a cell's features look.
 
     Attributes:
@@ -32,11 +32,11 @@ class Cells(NamedTuple):
     side: int
 
 
-CELLS = {8: Cells(8, 3.0, 3), 4: Cells(4, 2.0, 5)}
+CELL_LAYOUTS = {8: CellLayout(8, 3.0, 3), 4: CellLayout(4, 2.0, 5)}
 """By stride; both were chosen by their error on moved photographs."""
 
 
-def luma(frames: Tensor) -> Tensor:
+def compute_luma(frames: Tensor) -> Tensor:
     """``0.299 R + 0.587 G + 0.114 B``, on the scale of the frames.
 
     Shape:
@@ -46,10 +46,10 @@ def luma(frames: Tensor) -> Tensor:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def gaussian(sigma: float) -> Tensor:
+def gaussian_taps(sigma: float) -> Tensor:
     """The taps of a Gaussian, in float64; they sum to 1. The radius is ``int(3 sigma + 0.5)``.
 
-    >>> [round(value, 3) for value in gaussian(0.5).tolist()]
+    >>> [round(value, 3) for value in gaussian_taps(0.5).tolist()]
     [0.0, 0.106, 0.787, 0.106, 0.0]
     """
     radius = int(3 * sigma + 0.5)
@@ -58,16 +58,16 @@ def gaussian(sigma: float) -> Tensor:
     return taps / taps.sum()
 
 
-def smoothing(size: int, sigma: float) -> Tensor:
-    """`gaussian` along an axis as a matrix, in float64; the edge is repeated.
+def smoothing_matrix(size: int, sigma: float) -> Tensor:
+    """`gaussian_taps` along an axis as a matrix, in float64; the edge is repeated.
 
     Shape:
         - output: ``(size, size)``, of rows that sum to 1
 
-    >>> [round(value, 3) for value in smoothing(3, 0.5)[0].tolist()]
+    >>> [round(value, 3) for value in smoothing_matrix(3, 0.5)[0].tolist()]
     [0.893, 0.106, 0.0]
     """
-    taps = gaussian(sigma)
+    taps = gaussian_taps(sigma)
     steps = torch.arange(len(taps)) - len(taps) // 2
     places = (torch.arange(size)[:, None] + steps).clamp(0, size - 1)
     return torch.zeros(size, size, dtype=torch.float64).scatter_add(
@@ -75,32 +75,32 @@ def smoothing(size: int, sigma: float) -> Tensor:
     )
 
 
-def smooth(maps: Tensor, sigma: float) -> Tensor:
+def blur_by_matrix(maps: Tensor, sigma: float) -> Tensor:
     """Blur by a Gaussian, the edge repeated, as products with matrices: for small maps.
 
     Shape:
         - maps: ``(..., H, W)``; output: the same
     """
-    down, across = (smoothing(size, sigma).to(maps) for size in maps.shape[-2:])
+    down, across = (smoothing_matrix(size, sigma).to(maps) for size in maps.shape[-2:])
     return down @ maps @ across.T
 
 
-def blur(images: Tensor, sigma: float) -> Tensor:
+def blur_by_taps(images: Tensor, sigma: float) -> Tensor:
     """Blur by a Gaussian, the edge repeated, tap by tap: for large images and a small sigma.
 
     Shape:
         - images: ``(N, C, H, W)``; output: the same
     """
-    return weigh(images, gaussian(sigma).tolist())
+    return correlate_separable(images, gaussian_taps(sigma).tolist())
 
 
-def weigh(images: Tensor, taps: list[float]) -> Tensor:
+def correlate_separable(images: Tensor, taps: list[float]) -> Tensor:
     """Correlate along both axes with an odd number of taps, the edge repeated.
 
     Shape:
         - images: ``(N, C, H, W)``; output: the same
 
-    >>> weigh(torch.tensor([[[[0.0, 3.0]]]]), [1 / 3, 1 / 3, 1 / 3])
+    >>> correlate_separable(torch.tensor([[[[0.0, 3.0]]]]), [1 / 3, 1 / 3, 1 / 3])
     tensor([[[[1., 2.]]]])
     """
     radius = len(taps) // 2
@@ -111,7 +111,7 @@ def weigh(images: Tensor, taps: list[float]) -> Tensor:
     return images
 
 
-def orientation_histograms(gray: Tensor, cells: Cells) -> Tensor:
+def orientation_histograms(gray: Tensor, cells: CellLayout) -> Tensor:
     """How strong the edges of each orientation are around each cell.
 
     The picture is blurred by 1 pixel; g are its central differences. Channel i of 8 is ``|g|
@@ -124,17 +124,17 @@ def orientation_histograms(gray: Tensor, cells: Cells) -> Tensor:
         - output: ``(N, 8 side², H // stride, W // stride)``, cells from the top left
     """
     height, width = (size // cells.stride for size in gray.shape[2:])
-    down, across = (_reading(size, cells).to(gray) for size in gray.shape[2:])
-    slopes = _slopes(blur(gray, _NOISE))
-    read = [down @ channel @ across.T for channel in _orientations(*slopes)]
-    histograms = torch.cat(read, dim=1)
+    down, across = (_cell_reading_matrix(size, cells).to(gray) for size in gray.shape[2:])
+    slopes = _compute_slopes(blur_by_taps(gray, _NOISE_SIGMA))
+    cell_channels = [down @ channel @ across.T for channel in _iterate_orientations(*slopes)]
+    histograms = torch.cat(cell_channels, dim=1)
     shifts = range(cells.side)
     return torch.cat(
         [histograms[..., i : i + height, j : j + width] for i in shifts for j in shifts], dim=1
     )
 
 
-def standardize(features: Tensor) -> Tensor:
+def standardize_features(features: Tensor) -> Tensor:
     """Features less their mean, over their deviation, of all frames and cells that are given.
 
     For two frames the result depends on those two alone, however a video is cut.
@@ -142,38 +142,41 @@ def standardize(features: Tensor) -> Tensor:
     Shape:
         - features: ``(N, C, H, W)``; output: the same
 
-    >>> standardize(torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)).flatten()
+    >>> standardize_features(torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)).flatten()
     tensor([-0.7071,  0.7071])
     """
     # A few channels at a time: their values in one piece are a copy.
-    parts = [torch.std_mean(_flatten(part), dim=1) for part in torch.split(features, _FEW, 1)]
+    parts = [
+        torch.std_mean(_flatten_channels(part), dim=1)
+        for part in torch.split(features, _CHANNELS_AT_ONCE, 1)
+    ]
     deviation, mean = (torch.cat(values).view(-1, 1, 1) for values in zip(*parts, strict=True))
-    return (features - mean).div_(deviation + _LEVEL)
+    return (features - mean).div_(deviation + _DEVIATION_EPSILON)
 
 
-def _flatten(features: Tensor) -> Tensor:
+def _flatten_channels(features: Tensor) -> Tensor:
     """Each channel's values in one piece, ``(C, N * H * W)``."""
     return features.transpose(0, 1).flatten(1)
 
 
-def _slopes(image: Tensor) -> tuple[Tensor, Tensor]:
+def _compute_slopes(image: Tensor) -> tuple[Tensor, Tensor]:
     """Central differences to the right and downwards, the edge repeated."""
     padded = F.pad(image, [1] * 4, mode="replicate")
     rows, columns = padded[..., 1:-1, :], padded[..., 1:-1]
     return (rows[..., 2:] - rows[..., :-2]) / 2, (columns[..., 2:, :] - columns[..., :-2, :]) / 2
 
 
-def _orientations(across: Tensor, down: Tensor) -> Iterator[Tensor]:
+def _iterate_orientations(across: Tensor, down: Tensor) -> Iterator[Tensor]:
     """One channel after the other at every pixel; ``|g| cos(..)`` is a projection of g."""
-    square = across.square() + down.square() + _EPSILON
+    square = across.square() + down.square() + _SQUARE_EPSILON
     scale = square.rsqrt() / square
-    for i in range(_ORIENTATIONS):
-        angle = math.tau * i / _ORIENTATIONS
+    for i in range(_NUM_ORIENTATIONS):
+        angle = math.tau * i / _NUM_ORIENTATIONS
         along = math.cos(angle) * across + math.sin(angle) * down
         yield along.relu().square().square() * scale
 
 
-def _reading(size: int, cells: Cells) -> Tensor:
+def _cell_reading_matrix(size: int, cells: CellLayout) -> Tensor:
     """Blur along an axis and the mean of the middle two pixels of each cell, as one matrix.
 
     Shape:
@@ -182,5 +185,5 @@ def _reading(size: int, cells: Cells) -> Tensor:
     beyond = cells.side // 2
     first = torch.arange(-beyond, size // cells.stride + beyond) * cells.stride
     places = [(first + cells.stride // 2 + i).clamp(0, size - 1) for i in (-1, 0)]
-    matrix = smoothing(size, cells.sigma)
+    matrix = smoothing_matrix(size, cells.sigma)
     return (matrix[places[0]] + matrix[places[1]]) / 2

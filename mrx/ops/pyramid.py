@@ -10,19 +10,21 @@ SMALLEST_LEVEL = 16
 """No level has a side shorter than this, in pixels, unless the image itself has."""
 
 
-def sizes(height: int, width: int, *, zoom: float, most: int) -> list[tuple[int, int]]:
+def pyramid_sizes(
+    height: int, width: int, *, zoom: float, max_levels: int
+) -> list[tuple[int, int]]:
     """The sizes of the levels, the image's own first; each is the one above times `zoom`, rounded.
 
-    >>> sizes(64, 100, zoom=0.5, most=9)
+    >>> pyramid_sizes(64, 100, zoom=0.5, max_levels=9)
     [(64, 100), (32, 50), (16, 25)]
     """
-    found = [(height, width)]
-    while len(found) < most:
-        smaller = tuple(round(side * zoom) for side in found[-1])
-        if min(smaller) < SMALLEST_LEVEL or smaller == found[-1]:
+    chosen_sizes = [(height, width)]
+    while len(chosen_sizes) < max_levels:
+        smaller = tuple(round(side * zoom) for side in chosen_sizes[-1])
+        if min(smaller) < SMALLEST_LEVEL or smaller == chosen_sizes[-1]:
             break
-        found.append((smaller[0], smaller[1]))
-    return found
+        chosen_sizes.append((smaller[0], smaller[1]))
+    return chosen_sizes
 
 
 def blur_taps(zoom: float) -> list[float]:
@@ -42,7 +44,7 @@ def blur_sigma(zoom: float) -> float:
     return 0.6 * math.sqrt(1 / zoom**2 - 1)
 
 
-def blur(image: Tensor, taps: list[float]) -> Tensor:
+def blur_reflected(image: Tensor, taps: list[float]) -> Tensor:
     """Blur with a separable symmetric kernel, the border reflected without its edge pixel.
 
     Shape:
@@ -51,20 +53,20 @@ def blur(image: Tensor, taps: list[float]) -> Tensor:
     radius = len(taps) // 2
     for axis in (2, 3):
         size = image.shape[axis]
-        padded = image.index_select(axis, _reflected(size, radius).to(image.device))
+        padded = image.index_select(axis, _reflected_positions(size, radius).to(image.device))
         shifted = [padded.narrow(axis, i, size) * tap for i, tap in enumerate(taps)]
         image = torch.stack(shifted).sum(0)
     return image
 
 
-def _reflected(size: int, radius: int) -> Tensor:
+def _reflected_positions(size: int, radius: int) -> Tensor:
     """The places of a line from `radius` before it to `radius` after it."""
     period = max(2 * (size - 1), 1)
     places = torch.arange(-radius, size + radius) % period
     return torch.minimum(places, period - places)
 
 
-def shrink(image: Tensor, height: int, width: int, *, zoom: float) -> Tensor:
+def shrink_image(image: Tensor, height: int, width: int, *, zoom: float) -> Tensor:
     """Resize by linear interpolation at steps of exactly ``1 / zoom``, as ``cv2.resize`` with fx.
 
     The size is rounded, the step is not: that is what differs from `torch`'s interpolation.
@@ -73,11 +75,11 @@ def shrink(image: Tensor, height: int, width: int, *, zoom: float) -> Tensor:
         - image: ``(B, C, H, W)``; output: ``(B, C, height, width)``
     """
     for axis, size in ((2, height), (3, width)):
-        image = _linear(image, axis, size, 1 / zoom)
+        image = _resample_axis(image, axis, size, 1 / zoom)
     return image
 
 
-def enlarge(flow: Tensor, height: int, width: int, *, zoom: float) -> Tensor:
+def enlarge_flow(flow: Tensor, height: int, width: int, *, zoom: float) -> Tensor:
     """A coarse level's displacements for the next finer one: resized, and longer by ``1 / zoom``.
 
     Shape:
@@ -87,12 +89,12 @@ def enlarge(flow: Tensor, height: int, width: int, *, zoom: float) -> Tensor:
     return F.interpolate(flow, size, mode="bilinear", align_corners=False) / zoom
 
 
-def _linear(image: Tensor, axis: int, size: int, step: float) -> Tensor:
+def _resample_axis(image: Tensor, axis: int, size: int, step: float) -> Tensor:
     """Sample one axis at ``(i + 0.5) step - 0.5``, clamped to the image."""
     last = image.shape[axis] - 1
-    where = (torch.arange(size, dtype=torch.float64) + 0.5) * step - 0.5
-    low = where.floor().clamp(0, last)
-    share = (where - low).clamp(0, 1).to(image)
+    source_positions = (torch.arange(size, dtype=torch.float64) + 0.5) * step - 0.5
+    low = source_positions.floor().clamp(0, last)
+    share = (source_positions - low).clamp(0, 1).to(image)
     low = low.long().to(image.device)
     high = (low + 1).clamp(max=last)
     shape = [-1 if i == axis else 1 for i in range(image.ndim)]
@@ -100,14 +102,14 @@ def _linear(image: Tensor, axis: int, size: int, step: float) -> Tensor:
     return first + (second - first) * share.view(shape)
 
 
-def pyramid(image: Tensor, *, zoom: float, most: int, smooth: bool) -> list[Tensor]:
+def build_pyramid(image: Tensor, *, zoom: float, max_levels: int, smooth: bool) -> list[Tensor]:
     """An image at all its sizes, the largest first; each is made from the one above.
 
     Shape:
         - image: ``(B, C, H, W)``
     """
     levels = [image]
-    for height, width in sizes(*image.shape[2:], zoom=zoom, most=most)[1:]:
-        above = blur(levels[-1], blur_taps(zoom)) if smooth else levels[-1]
-        levels.append(shrink(above, height, width, zoom=zoom))
+    for height, width in pyramid_sizes(*image.shape[2:], zoom=zoom, max_levels=max_levels)[1:]:
+        above = blur_reflected(levels[-1], blur_taps(zoom)) if smooth else levels[-1]
+        levels.append(shrink_image(above, height, width, zoom=zoom))
     return levels

@@ -87,9 +87,9 @@ def _solve_dual(gram: Tensor, targets: Tensor, strength: float, tolerance: float
         active = sign.abs()
         system = identity + 2 * strength * active[:, :, None] * gram
         dual = torch.linalg.solve(system, 2 * strength * active * (targets + tolerance * sign))
-        rest = (gram @ dual[:, :, None])[:, :, 0] - targets
-        following = rest.sign() * (rest.abs() > tolerance)
-        if torch.equal(following, sign):
+        residual = (gram @ dual[:, :, None])[:, :, 0] - targets
+        next_sign = residual.sign() * (residual.abs() > tolerance)
+        if torch.equal(next_sign, sign):
             break
-        sign = following
+        sign = next_sign
     return dual

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Scale = Literal["released", "paper"]
+KernelScale = Literal["released", "paper"]
 
 
 class LoG(NamedTuple):
@@ -25,7 +25,7 @@ class LoG(NamedTuple):
     second: Tensor
 
 
-def laplacian_of_gaussian(size: int, sigma: float, *, scale: Scale = "released") -> LoG:
+def laplacian_of_gaussian(size: int, sigma: float, *, scale: KernelScale = "released") -> LoG:
     """Sample the Laplacian of Gaussian at whole pixels, in float64.
 
     With r² = x² + y² and s = sigma: ``-1/(π s⁴) (1 - r²/(2 s²)) exp(-r²/(2 s²))``. The scale
@@ -105,7 +105,7 @@ def central_difference(image: Tensor) -> Tensor:
     >>> central_difference(torch.tensor([[[[0.0, 2.0, 8.0]]]]))[0, 0]
     tensor([[1., 4., 3.]])
     """
-    return torch.cat([_apart(image, axis, 1) / 2 for axis in (3, 2)], dim=1)
+    return torch.cat([_symmetric_difference(image, axis, 1) / 2 for axis in (3, 2)], dim=1)
 
 
 def five_point_difference(image: Tensor) -> Tensor:
@@ -117,13 +117,16 @@ def five_point_difference(image: Tensor) -> Tensor:
         - image: ``(B, 1, H, W)``
         - output: ``(B, 2, H, W)``, x then y
     """
-    slopes = ((8 * _apart(image, axis, 1) - _apart(image, axis, 2)) / 12 for axis in (3, 2))
+    slopes = (
+        (8 * _symmetric_difference(image, axis, 1) - _symmetric_difference(image, axis, 2)) / 12
+        for axis in (3, 2)
+    )
     return torch.cat(list(slopes), dim=1)
 
 
-def _apart(image: Tensor, axis: int, reach: int) -> Tensor:
+def _symmetric_difference(image: Tensor, axis: int, distance: int) -> Tensor:
     """The pixel so far ahead along an axis less the one as far behind, the edge repeated."""
     size = image.shape[axis]
     places = torch.arange(size, device=image.device)
-    ahead = image.index_select(axis, (places + reach).clamp(max=size - 1))
-    return ahead - image.index_select(axis, (places - reach).clamp(min=0))
+    ahead = image.index_select(axis, (places + distance).clamp(max=size - 1))
+    return ahead - image.index_select(axis, (places - distance).clamp(min=0))

@@ -14,22 +14,24 @@ import torch
 from torch import Tensor
 
 from mrx.ops.median import median_blur
-from mrx.ops.pyramid import enlarge
+from mrx.ops.pyramid import enlarge_flow
 from mrx.ops.stencils import central_difference, five_point_difference
-from mrx.ops.warp import Border, inside, sample_cubic
+from mrx.ops.warp import BorderMode, is_inside, sample_cubic
 
-GUARD = 1.1920929e-7
+GRADIENT_GUARD = 1.1920929e-7
 """A squared gradient up to this is none: its pixel takes no data step."""
 
-_TINY = 1e-24  # below any square that float32 tells from zero: keeps the root's slope finite
+_ROOT_EPSILON = (
+    1e-24  # below any square that float32 tells from zero: keeps the root's slope finite
+)
 
-Gradient = Literal["central", "mixed"]
-MedianAt = Literal["warp", "round"]
-_CHOICES = {"median_at": MedianAt, "gradient": Gradient, "border": Border}
+GradientKind = Literal["central", "mixed"]
+MedianPlace = Literal["warp", "round"]
+_RULE_CHOICES = {"median_at": MedianPlace, "gradient": GradientKind, "border": BorderMode}
 
 
 @dataclass(frozen=True)
-class Rules:
+class SolverRules:
     """All that decides a solution.
 
     Attributes:
@@ -64,10 +66,10 @@ class Rules:
     inner: int
     epsilon: float
     median: int
-    median_at: MedianAt
-    gradient: Gradient
+    median_at: MedianPlace
+    gradient: GradientKind
     cubic: float
-    border: Border
+    border: BorderMode
     masked: bool
     texture: float
     texture_gain: float
@@ -84,15 +86,18 @@ class Rules:
             *((name, lambda value: 0 <= value < math.inf, "at least 0") for name in amounts),
             ("texture", lambda value: value <= 1, "at most 1"),
             ("cubic", lambda value: -2 <= value <= 0, "in -2..0"),
-            *((n, get_args(k).__contains__, " or ".join(get_args(k))) for n, k in _CHOICES.items()),
+            *(
+                (n, get_args(k).__contains__, " or ".join(get_args(k)))
+                for n, k in _RULE_CHOICES.items()
+            ),
         ]
-        for name, holds, words in limits:
+        for name, is_valid, words in limits:
             value = getattr(self, name)
-            if not holds(value):
+            if not is_valid(value):
                 raise ValueError(f"{name}={value}: must be {words}")
 
 
-class Level(Protocol):
+class SolverLevel(Protocol):
     """The work at one size of the images; the kernels have faster ones.
 
     Shape:
@@ -100,7 +105,7 @@ class Level(Protocol):
         - flow: ``(B, 2, H, W)``, where to start
     """
 
-    def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: Rules) -> None: ...
+    def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: SolverRules) -> None: ...
 
     def warp(self) -> None:
         """One linearisation, iterated."""
@@ -109,12 +114,12 @@ class Level(Protocol):
         """The displacements so far."""
 
 
-MakeLevel = Callable[[Tensor, Tensor, Tensor, Rules], Level]
+LevelFactory = Callable[[Tensor, Tensor, Tensor, SolverRules], SolverLevel]
 """A class of levels, called with the images before and after, the flow and the rules."""
 
 
-def solve(
-    before: Sequence[Tensor], after: Sequence[Tensor], rules: Rules, level: MakeLevel
+def solve_levels(
+    before: Sequence[Tensor], after: Sequence[Tensor], rules: SolverRules, level: LevelFactory
 ) -> Tensor:
     """The flow from one image to the other, from the smallest level to the largest.
 
@@ -130,42 +135,44 @@ def solve(
     flow = None
     for first, second in zip(reversed(before), reversed(after), strict=True):
         b, _, h, w = first.shape
-        start = (
-            first.new_zeros(b, 2, h, w) if flow is None else enlarge(flow, h, w, zoom=rules.zoom)
+        start_flow = (
+            first.new_zeros(b, 2, h, w)
+            if flow is None
+            else enlarge_flow(flow, h, w, zoom=rules.zoom)
         )
-        work = level(first, second, start, rules)
+        solver_level = level(first, second, start_flow, rules)
         for _ in range(rules.warps):
-            work.warp()
-        flow = work.flow()
+            solver_level.warp()
+        flow = solver_level.flow()
     if flow is None:
         raise ValueError("there is no level to solve")
     return flow
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearResidual:
     """The data term around a displacement: ``rest + gradient . u`` is the residual.
 
     Shape:
         - gradient: ``(B, 2, H, W)``
-        - rest: ``(B, 1, H, W)``
+        - offset: ``(B, 1, H, W)``
         - inverse: ``(B, 1, H, W)``, of the gradient's square; 0 where there is none
     """
 
     gradient: Tensor
-    rest: Tensor
+    offset: Tensor
     inverse: Tensor
 
 
-def linearize(
+def linearize_residual(
     before: Tensor,
     after: Tensor,
     slopes: tuple[Tensor, Tensor],
     flow: Tensor,
-    rules: Rules,
+    rules: SolverRules,
     *,
     sample: Callable[..., Tensor] = sample_cubic,
-) -> Linear:
+) -> LinearResidual:
     """Warp the later image and its gradient, and linearise the residual there.
 
     Args:
@@ -187,23 +194,23 @@ def linearize(
     if rules.gradient == "mixed":
         gradient = (gradient + slopes[0]) / 2
     if rules.masked:
-        gradient = gradient * inside(flow)
+        gradient = gradient * is_inside(flow)
     square = gradient.square().sum(1, keepdim=True)
-    flat = square <= GUARD
-    inverse = torch.where(flat, 0.0, 1 / torch.where(flat, 1.0, square))
-    rest = image - (gradient * flow).sum(1, keepdim=True) - before
-    return Linear(gradient, rest, inverse)
+    is_flat = square <= GRADIENT_GUARD
+    inverse = torch.where(is_flat, 0.0, 1 / torch.where(is_flat, 1.0, square))
+    offset = image - (gradient * flow).sum(1, keepdim=True) - before
+    return LinearResidual(gradient, offset, inverse)
 
 
-def gradients(before: Tensor, after: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
-    """Both images' gradients, as `linearize` takes them; the earlier one's is only for `mixed`."""
+def compute_gradients(before: Tensor, after: Tensor, rules: SolverRules) -> tuple[Tensor, Tensor]:
+    """Both images' gradients, as `linearize_residual` takes them; the earlier one's is only for `mixed`."""
     if rules.gradient == "mixed":
         return five_point_difference(before), five_point_difference(after)
     slope = central_difference(after)
     return slope, slope
 
 
-def divergence(dual: Tensor) -> Tensor:
+def dual_divergence(dual: Tensor) -> Tensor:
     """The divergence of dual fields, by backward differences; they are zero before the frame.
 
     Shape:
@@ -231,16 +238,16 @@ def forward_difference(field: Tensor) -> Tensor:
     return torch.stack([across, down], dim=2)
 
 
-def data_step(flow: Tensor, term: Linear, *, limit: float) -> Tensor:
+def take_data_step(flow: Tensor, term: LinearResidual, *, limit: float) -> Tensor:
     """Move along the gradient to where the residual is 0, or as far as the limit allows.
 
     The limit is ``strength * theta``. This one clamp is the three cases of the paper.
     """
-    residual = term.rest + (term.gradient * flow).sum(1, keepdim=True)
+    residual = term.offset + (term.gradient * flow).sum(1, keepdim=True)
     return flow + (-residual * term.inverse).clamp(-limit, limit) * term.gradient
 
 
-def dual_step(dual: Tensor, flow: Tensor, *, rate: float) -> Tensor:
+def take_dual_step(dual: Tensor, flow: Tensor, *, rate: float) -> Tensor:
     """One fixed-point step of the dual fields; the rate is ``tau / theta``.
 
     Shape:
@@ -248,16 +255,16 @@ def dual_step(dual: Tensor, flow: Tensor, *, rate: float) -> Tensor:
         - flow: ``(B, 2, H, W)``
     """
     slope = forward_difference(flow)
-    length = (slope.square().sum(2, keepdim=True) + _TINY).sqrt()
+    length = (slope.square().sum(2, keepdim=True) + _ROOT_EPSILON).sqrt()
     return (dual + rate * slope) / (1 + rate * length)
 
 
 class PlainLevel:
     """A level by the formulas above: any device, any precision, and gradients flow through it."""
 
-    def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: Rules) -> None:
+    def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: SolverRules) -> None:
         self.before, self.after, self.rules = before, after, rules
-        self._slopes = gradients(before, after, rules)
+        self._slopes = compute_gradients(before, after, rules)
         self._flow = flow
         self._dual = flow.new_zeros(len(flow), 2, 2, *flow.shape[2:])
 
@@ -270,31 +277,31 @@ class PlainLevel:
         rules = self.rules
         if rules.median_at == "warp":
             self._flow = median_blur(self._flow, rules.median)
-        term = linearize(self.before, self.after, self._slopes, self._flow, rules)
+        term = linearize_residual(self.before, self.after, self._slopes, self._flow, rules)
         moving = torch.ones(len(self._flow), dtype=torch.bool, device=self._flow.device)
         for _ in range(rules.outer):
             if rules.median_at == "round":
-                calm = median_blur(self._flow, rules.median)
-                self._flow = _where(moving, calm, self._flow)
+                filtered = median_blur(self._flow, rules.median)
+                self._flow = _select_pairs(moving, filtered, self._flow)
             for _ in range(rules.inner):
-                moving = moving & self._iterate(term, moving)
+                moving = moving & self._run_iteration(term, moving)
                 if rules.epsilon and not moving.any():
                     return
 
-    def _iterate(self, term: Linear, moving: Tensor) -> Tensor:
+    def _run_iteration(self, term: LinearResidual, moving: Tensor) -> Tensor:
         """One iteration of the pairs that move; which of them moved far enough to go on."""
         rules = self.rules
-        flow = data_step(self._flow, term, limit=rules.strength * rules.theta)
-        flow = flow + rules.theta * divergence(self._dual)
-        dual = dual_step(self._dual, flow, rate=rules.tau / rules.theta)
+        flow = take_data_step(self._flow, term, limit=rules.strength * rules.theta)
+        flow = flow + rules.theta * dual_divergence(self._dual)
+        dual = take_dual_step(self._dual, flow, rate=rules.tau / rules.theta)
         if not rules.epsilon:
             self._flow, self._dual = flow, dual
             return moving
         change = (flow - self._flow).detach().square().sum((1, 2, 3))
-        self._flow = _where(moving, flow, self._flow)
-        self._dual = _where(moving, dual, self._dual)
+        self._flow = _select_pairs(moving, flow, self._flow)
+        self._dual = _select_pairs(moving, dual, self._dual)
         return change > rules.epsilon**2 * flow.shape[2] * flow.shape[3]
 
 
-def _where(chosen: Tensor, values: Tensor, others: Tensor) -> Tensor:
+def _select_pairs(chosen: Tensor, values: Tensor, others: Tensor) -> Tensor:
     return torch.where(chosen.view(-1, *[1] * (values.ndim - 1)), values, others)

@@ -10,19 +10,19 @@ from torch import Tensor
 
 from mrx.ops.stencils import central_difference
 
-Pad = Literal["zero", "reflect"]
-Outside = Literal["extrapolate", "clamp"]
-Pair = tuple[Tensor, Tensor]
+PadMode = Literal["zero", "reflect"]
+OutsideMode = Literal["extrapolate", "clamp"]
+TensorPair = tuple[Tensor, Tensor]
 
-EPSILON = 1e-12
-_CORNER = (
+SQUARE_EPSILON = 1e-12
+_KERNEL_CORNER = (
     (0.000874, 0.006976, 0.01386),
     (0.006976, 0.0557, 0.110656),
     (0.01386, 0.110656, 0.219833),
 )
 
 
-class Taps(NamedTuple):
+class DifferenceTaps(NamedTuple):
     """The trainable taps of every iteration; untrained they are all (-1, 1).
 
     Shape:
@@ -34,7 +34,7 @@ class Taps(NamedTuple):
     gradient: Tensor
 
 
-class Constants(NamedTuple):
+class SolverConstants(NamedTuple):
     """What stays the same through all iterations; each a tensor without axes, above 0.
 
     ``tau`` is the time step, ``strength`` the weight λ of the data term, ``theta`` its coupling.
@@ -45,15 +45,15 @@ class Constants(NamedTuple):
     theta: Tensor
 
 
-class Sampling(NamedTuple):
+class WarpSampling(NamedTuple):
     """How the second frame is sampled along the flow, see `warp`."""
 
-    outside: Outside
+    outside: OutsideMode
     shorten: bool
 
 
-def gray(frames: Tensor, *, whole: bool) -> Tensor:
-    """Luma ``(114 B + 587 G + 299 R) / 1000`` of values 0..255, rounded down where `whole`.
+def convert_to_gray(frames: Tensor, *, round_down: bool) -> Tensor:
+    """Luma ``(114 B + 587 G + 299 R) / 1000`` of values 0..255, rounded down where `round_down`.
 
     Of bytes the sum is exact, so the result is that of real numbers on every device. The
     derivative is that of the luma before it is rounded.
@@ -62,16 +62,18 @@ def gray(frames: Tensor, *, whole: bool) -> Tensor:
         - frames: ``(..., 3, H, W)``, R, G, B
         - output: ``(..., 1, H, W)``
 
-    >>> gray(torch.tensor([9.0, 9.0, 9.0]).view(3, 1, 1), whole=True).item()
+    >>> convert_to_gray(torch.tensor([9.0, 9.0, 9.0]).view(3, 1, 1), round_down=True).item()
     9.0
     """
     red, green, blue = (frames[..., i : i + 1, :, :] for i in range(3))
-    luma = (299 * red + 587 * green + 114 * blue) / 1000
+    luminance = (299 * red + 587 * green + 114 * blue) / 1000
     # Both differences are exact, so this is the floor, with the derivative of what it rounds.
-    return luma + (luma.detach().floor() - luma.detach()) if whole else luma
+    return (
+        luminance + (luminance.detach().floor() - luminance.detach()) if round_down else luminance
+    )
 
 
-def normalize_pair(first: Tensor, second: Tensor) -> Pair:
+def normalize_pair(first: Tensor, second: Tensor) -> TensorPair:
     """Stretch two images together so that their values fill 0..255; a constant pair stays.
 
     Shape:
@@ -95,12 +97,12 @@ def smoothing_kernel() -> Tensor:
     >>> smoothing_kernel().shape, round(smoothing_kernel().sum().item(), 5)
     (torch.Size([5, 5]), 1.0)
     """
-    corner = torch.tensor(_CORNER, dtype=torch.float64)
+    corner = torch.tensor(_KERNEL_CORNER, dtype=torch.float64)
     half = torch.cat([corner, corner[:2].flip(0)])
     return torch.cat([half, half[:, :2].flip(1)], dim=1)
 
 
-def smooth(image: Tensor, kernel: Tensor, pad: Pad) -> Tensor:
+def smooth_by_kernel(image: Tensor, kernel: Tensor, pad: PadMode) -> Tensor:
     """Smooth by a 5x5 kernel, with black or the reflected image (without its edge) around.
 
     Shape:
@@ -111,7 +113,7 @@ def smooth(image: Tensor, kernel: Tensor, pad: Pad) -> Tensor:
     return F.conv2d(padded, kernel[None, None])
 
 
-def warp(maps: Tensor, flow: Tensor, sampling: Sampling) -> Tensor:
+def warp(maps: Tensor, flow: Tensor, sampling: WarpSampling) -> Tensor:
     """Sample maps at ``x + flow(x)``, bilinearly.
 
     `outside` the frame, ``clamp`` takes the nearest edge. ``extrapolate`` is what the official code
@@ -123,16 +125,16 @@ def warp(maps: Tensor, flow: Tensor, sampling: Sampling) -> Tensor:
         - flow: ``(N, 2, H, W)``, x and y, in pixels
 
     >>> image, flow = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.full((1, 2, 2, 2), 0.5)
-    >>> warp(image, flow, Sampling("clamp", shorten=False))[0, 0]
+    >>> warp(image, flow, WarpSampling("clamp", shorten=False))[0, 0]
     tensor([[2.5000, 3.0000],
             [3.5000, 4.0000]])
     """
     h, w = maps.shape[-2:]
-    share_x, share_y = ((w - 1) / w, (h - 1) / h) if sampling.shorten else (1.0, 1.0)
+    scale_x, scale_y = ((w - 1) / w, (h - 1) / h) if sampling.shorten else (1.0, 1.0)
     columns = torch.arange(w, device=flow.device, dtype=flow.dtype)
     rows = torch.arange(h, device=flow.device, dtype=flow.dtype)[:, None]
-    across = _neighbours(columns + share_x * flow[:, 0], w, sampling.outside)
-    down = _neighbours(rows + share_y * flow[:, 1], h, sampling.outside)
+    across = _interpolation_neighbors(columns + scale_x * flow[:, 0], w, sampling.outside)
+    down = _interpolation_neighbors(rows + scale_y * flow[:, 1], h, sampling.outside)
     flat, total = maps.flatten(2), torch.zeros_like(maps)
     for row, height in down:
         for column, width in across:
@@ -141,7 +143,9 @@ def warp(maps: Tensor, flow: Tensor, sampling: Sampling) -> Tensor:
     return total
 
 
-def _neighbours(position: Tensor, size: int, outside: Outside) -> tuple[Pair, Pair]:
+def _interpolation_neighbors(
+    position: Tensor, size: int, outside: OutsideMode
+) -> tuple[TensorPair, TensorPair]:
     """The indices before and after a position on an axis, each with its weight."""
     if outside == "clamp":
         position = position.clamp(0, size - 1)
@@ -151,7 +155,7 @@ def _neighbours(position: Tensor, size: int, outside: Outside) -> tuple[Pair, Pa
     return (before.long(), after - position), (after.long(), position - before)
 
 
-def forward_gradient(flow: Tensor, taps: Tensor) -> Pair:
+def forward_gradient(flow: Tensor, taps: Tensor) -> TensorPair:
     """Differences to the next pixel, ``t0 u[x] + t1 u[x+1]``, along x and y; 0 at the end.
 
     Shape:
@@ -163,13 +167,13 @@ def forward_gradient(flow: Tensor, taps: Tensor) -> Pair:
     >>> forward_gradient(torch.tensor([1.0, 4.0, 9.0]).expand(1, 2, 1, 3), taps)[0][0, 0]
     tensor([[3., 5., 0.]])
     """
-    (x0, x1), (y0, y1) = _per_axis(taps)
+    (x0, x1), (y0, y1) = _split_taps(taps)
     along_x = x0 * flow[..., :-1] + x1 * flow[..., 1:]
     along_y = y0 * flow[..., :-1, :] + y1 * flow[..., 1:, :]
     return F.pad(along_x, (0, 1)), F.pad(along_y, (0, 0, 0, 1))
 
 
-def divergence(dual_x: Tensor, dual_y: Tensor, taps: Tensor) -> Tensor:
+def tap_divergence(dual_x: Tensor, dual_y: Tensor, taps: Tensor) -> Tensor:
     """Differences from the pixel before, ``t0 p[x-1] + t1 p[x]``, along x and y, summed.
 
     What is before the first pixel and what is at the last count as 0.
@@ -179,23 +183,23 @@ def divergence(dual_x: Tensor, dual_y: Tensor, taps: Tensor) -> Tensor:
         - taps: ``(2, 2, 2)``: component, axis, tap
 
     >>> dual = torch.tensor([1.0, 4.0, 9.0]).expand(1, 2, 1, 3)
-    >>> divergence(dual, 0 * dual, torch.tensor([-1.0, 1.0]).expand(2, 2, 2))[0, 0]
+    >>> tap_divergence(dual, 0 * dual, torch.tensor([-1.0, 1.0]).expand(2, 2, 2))[0, 0]
     tensor([[ 1.,  3., -4.]])
     """
-    (x0, x1), (y0, y1) = _per_axis(taps)
+    (x0, x1), (y0, y1) = _split_taps(taps)
     inner_x, inner_y = dual_x[..., :-1], dual_y[..., :-1, :]
     along_x = F.pad(x0 * inner_x, (1, 0)) + F.pad(x1 * inner_x, (0, 1))
     along_y = F.pad(y0 * inner_y, (0, 0, 1, 0)) + F.pad(y1 * inner_y, (0, 0, 0, 1))
     return along_x + along_y
 
 
-def _per_axis(taps: Tensor) -> list[Pair]:
+def _split_taps(taps: Tensor) -> list[TensorPair]:
     """For x and y the two taps, each ``(2, 1, 1)``: one for each component of the flow."""
     views = [tap.view(-1, 1, 1) for axis in taps.unbind(1) for tap in axis.unbind(1)]
     return [(views[0], views[1]), (views[2], views[3])]
 
 
-def dual_step(dual: Pair, gradient: Pair, ratio: Tensor) -> Pair:
+def update_dual(dual: TensorPair, gradient: TensorPair, ratio: Tensor) -> TensorPair:
     """``(p + k g) / (1 + k √(|g|² + 1e-12))``, k = tau / theta (TVNet supplement, eq. 1).
 
     The number under the root keeps the derivative finite where the gradient is 0 (eq. 2).
@@ -205,12 +209,12 @@ def dual_step(dual: Pair, gradient: Pair, ratio: Tensor) -> Pair:
         - ratio: k, without axes
     """
     (dual_x, dual_y), (along_x, along_y) = dual, gradient
-    length = (along_x.square() + along_y.square() + EPSILON).sqrt()
+    length = (along_x.square() + along_y.square() + SQUARE_EPSILON).sqrt()
     damping = 1 + ratio * length
     return (dual_x + ratio * along_x) / damping, (dual_y + ratio * along_y) / damping
 
 
-class Linear(NamedTuple):
+class LinearError(NamedTuple):
     """The brightness error of a warp as a linear function of the flow: ``error + slope · u``.
 
     Shape:
@@ -224,7 +228,7 @@ class Linear(NamedTuple):
     inverse: Tensor
 
 
-def linearize(first: Tensor, warped: Tensor, flow: Tensor) -> Linear:
+def linearize_error(first: Tensor, warped: Tensor, flow: Tensor) -> LinearError:
     """The brightness error around a flow.
 
     Shape:
@@ -233,13 +237,17 @@ def linearize(first: Tensor, warped: Tensor, flow: Tensor) -> Linear:
         - flow: ``(N, 2, H, W)``
     """
     slope = warped[:, 1:]
-    error = warped[:, :1] - (slope * flow).sum(1, keepdim=True) - first + EPSILON
-    return Linear(slope, error, -1 / (slope.square().sum(1, keepdim=True) + EPSILON))
+    error = warped[:, :1] - (slope * flow).sum(1, keepdim=True) - first + SQUARE_EPSILON
+    return LinearError(slope, error, -1 / (slope.square().sum(1, keepdim=True) + SQUARE_EPSILON))
 
 
-def iteration(
-    flow: Tensor, dual: Pair, data: Linear, taps: tuple[Tensor, Tensor], constants: Constants
-) -> tuple[Tensor, Pair, Tensor]:
+def run_iteration(
+    flow: Tensor,
+    dual: TensorPair,
+    data: LinearError,
+    taps: tuple[Tensor, Tensor],
+    constants: SolverConstants,
+) -> tuple[Tensor, TensorPair, Tensor]:
     """One iteration: data step by clipping, u = v + theta div p, dual step of the new u.
 
     Shape:
@@ -252,72 +260,82 @@ def iteration(
     """
     tau, strength, theta = constants
     limit = strength * theta
-    slant = data.slope * flow
-    error = slant[:, :1] + slant[:, 1:] + data.error
+    slope_flow = data.slope * flow
+    error = slope_flow[:, :1] + slope_flow[:, 1:] + data.error
     # Clipping is the threshold of the papers in one line; no branch divides by a zero.
-    share = torch.clamp(error * data.inverse, -limit, limit)
-    flow = flow + share * data.slope + theta * divergence(*dual, taps[0])
-    return flow, dual_step(dual, forward_gradient(flow, taps[1]), tau / theta), error
+    step_size = torch.clamp(error * data.inverse, -limit, limit)
+    flow = flow + step_size * data.slope + theta * tap_divergence(*dual, taps[0])
+    return flow, update_dual(dual, forward_gradient(flow, taps[1]), tau / theta), error
 
 
-def iterate(
-    flow: Tensor, dual: Pair, data: Linear, taps: Taps, constants: Constants
-) -> tuple[Tensor, Pair, Tensor]:
-    """All iterations of a warp: `iteration` for each ``(2, 2, 2)`` of taps ``(I, 2, 2, 2)``."""
+def iterate_warp(
+    flow: Tensor,
+    dual: TensorPair,
+    data: LinearError,
+    taps: DifferenceTaps,
+    constants: SolverConstants,
+) -> tuple[Tensor, TensorPair, Tensor]:
+    """All iterations of a warp: `run_iteration` for each ``(2, 2, 2)`` of taps ``(I, 2, 2, 2)``."""
     error = data.error
     for pair in zip(taps.divergence, taps.gradient, strict=True):
-        flow, dual, error = iteration(flow, dual, data, pair, constants)
+        flow, dual, error = run_iteration(flow, dual, data, pair, constants)
     return flow, dual, error
 
 
-def iterate_plainly(
-    flow: Tensor, dual: Pair, data: Linear, taps: Taps, constants: Constants
-) -> tuple[Tensor, Pair, Tensor]:
-    """The twin of `iterate` for taps (-1, 1) and no derivatives: in place, the same bits.
+def iterate_in_place(
+    flow: Tensor,
+    dual: TensorPair,
+    data: LinearError,
+    taps: DifferenceTaps,
+    constants: SolverConstants,
+) -> tuple[Tensor, TensorPair, Tensor]:
+    """The twin of `iterate_warp` for taps (-1, 1) and no derivatives: in place, the same bits.
 
     Of the taps only their number counts.
     """
     tau, strength, theta = constants
     limit, ratio, coupling = (x.item() for x in (strength * theta, tau / theta, theta))
     flow, (dual_x, dual_y) = flow.clone(), (part.clone() for part in dual)
-    along_x, along_y, spare = (torch.zeros_like(flow) for _ in range(3))
-    error, share = torch.empty_like(data.error), torch.empty_like(data.error)
+    along_x, along_y, scratch = (torch.zeros_like(flow) for _ in range(3))
+    error, step_size = torch.empty_like(data.error), torch.empty_like(data.error)
     for _ in taps.divergence:
-        torch.mul(data.slope, flow, out=spare)
-        torch.add(spare[:, :1], spare[:, 1:], out=error).add_(data.error)
-        torch.mul(error, data.inverse, out=share).clamp_(-limit, limit)
-        flow.add_(torch.mul(share, data.slope, out=spare))
-        spare.copy_(dual_x)[..., 1:].sub_(dual_x[..., :-1])
+        torch.mul(data.slope, flow, out=scratch)
+        torch.add(scratch[:, :1], scratch[:, 1:], out=error).add_(data.error)
+        torch.mul(error, data.inverse, out=step_size).clamp_(-limit, limit)
+        flow.add_(torch.mul(step_size, data.slope, out=scratch))
+        scratch.copy_(dual_x)[..., 1:].sub_(dual_x[..., :-1])
         along_y.copy_(dual_y)[..., 1:, :].sub_(dual_y[..., :-1, :])
-        flow.add_(spare.add_(along_y).mul_(coupling))
+        flow.add_(scratch.add_(along_y).mul_(coupling))
         torch.sub(flow[..., 1:], flow[..., :-1], out=along_x[..., :-1])
         torch.sub(flow[..., 1:, :], flow[..., :-1, :], out=along_y[..., :-1, :])
         along_y[..., -1, :] = 0
-        torch.mul(along_x, along_x, out=spare).add_(along_y * along_y).add_(EPSILON).sqrt_()
-        spare.mul_(ratio).add_(1)
-        dual_x.add_(along_x.mul_(ratio)).div_(spare)
-        dual_y.add_(along_y.mul_(ratio)).div_(spare)
+        torch.mul(along_x, along_x, out=scratch).add_(along_y * along_y).add_(
+            SQUARE_EPSILON
+        ).sqrt_()
+        scratch.mul_(ratio).add_(1)
+        dual_x.add_(along_x.mul_(ratio)).div_(scratch)
+        dual_y.add_(along_y.mul_(ratio)).div_(scratch)
     return flow, (dual_x, dual_y), error
 
 
-def level_sizes(height: int, width: int, *, most: int, zoom: float) -> list[tuple[int, int]]:
+def level_sizes(height: int, width: int, *, max_levels: int, zoom: float) -> list[tuple[int, int]]:
     """Sizes (H, W) of the pyramid's levels from the finest, at most so many.
 
     ``1 + ln(√(H² + W²) / 4) / ln(1 / zoom)`` rounded down, at least 1, as long as both sides keep
     2 pixels. Each side is ``side * zoom^level`` rounded half up.
 
-    >>> level_sizes(96, 128, most=3, zoom=0.5)
+    >>> level_sizes(96, 128, max_levels=3, zoom=0.5)
     [(96, 128), (48, 64), (24, 32)]
-    >>> level_sizes(5, 4, most=5, zoom=0.5)
+    >>> level_sizes(5, 4, max_levels=5, zoom=0.5)
     [(5, 4)]
     """
-    room = 1 + math.log(math.hypot(height, width) / 4) / math.log(1 / zoom)
-    shares = [zoom**level for level in range(1, min(max(int(room), 1), most))]
-    sizes = [(int(height * share + 0.5), int(width * share + 0.5)) for share in shares]
+    level_limit = 1 + math.log(math.hypot(height, width) / 4) / math.log(1 / zoom)
+    scales = [zoom**level for level in range(1, min(max(int(level_limit), 1), max_levels))]
+    sizes = [(int(height * share + 0.5), int(width * share + 0.5)) for share in scales]
     return [(height, width), *(size for size in sizes if min(size) > 1)]
 
 
-def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize bilinearly from corner to corner, without a filter.
 
     Shape:
@@ -328,17 +346,17 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(image, size, mode="bilinear", align_corners=True)
 
 
-def unrolled_flow(
+def unroll_flow(
     first: Tensor,
     second: Tensor,
-    taps: Taps,
-    constants: Constants,
+    taps: DifferenceTaps,
+    constants: SolverConstants,
     *,
     zoom: float,
-    sampling: Sampling,
-    field: Tensor | None = None,
-    loop: Callable[..., tuple[Tensor, Pair, Tensor]] = iterate,
-) -> Pair:
+    sampling: WarpSampling,
+    initial_field: Tensor | None = None,
+    run_warp: Callable[..., tuple[Tensor, TensorPair, Tensor]] = iterate_warp,
+) -> TensorPair:
     """The flow from the first image to the second, from the coarsest level to the finest.
 
     The shape of the taps says how many levels, warps and iterations there are at most. Levels are
@@ -347,28 +365,28 @@ def unrolled_flow(
 
     Shape:
         - first, second: ``(N, 1, H, W)``, smoothed, 0..255
-        - field: ``(2, h, w)``, the flow to start from, in pixels of its own grid; None is 0
+        - initial_field: ``(2, h, w)``, the flow to start from, in pixels of its own grid; None is 0
         - outputs: flow ``(N, 2, H, W)`` in pixels, x right and y down, and the brightness error
           before the last iteration, ``(N, 1, H, W)``
     """
-    sizes = level_sizes(*first.shape[-2:], most=len(taps.divergence), zoom=zoom)
+    sizes = level_sizes(*first.shape[-2:], max_levels=len(taps.divergence), zoom=zoom)
     flow = error = first.new_zeros(len(first), 2, *sizes[-1])
-    if field is not None:
-        flow = flow + _fit(field, sizes[-1])
+    if initial_field is not None:
+        flow = flow + _fit_field(initial_field, sizes[-1])
     for level in reversed(range(len(sizes))):
         if level < len(sizes) - 1:
-            flow = resize(flow, sizes[level]) / zoom
-        start, end = resize(first, sizes[level]), resize(second, sizes[level])
+            flow = resize_bilinear(flow, sizes[level]) / zoom
+        start, end = resize_bilinear(first, sizes[level]), resize_bilinear(second, sizes[level])
         maps = torch.cat([end, central_difference(end)], dim=1)
         dual = torch.zeros_like(flow), torch.zeros_like(flow)
         for kernels in zip(taps.divergence[level], taps.gradient[level], strict=True):
-            data = linearize(start, warp(maps, flow, sampling), flow)
-            flow, dual, error = loop(flow, dual, data, Taps(*kernels), constants)
+            data = linearize_error(start, warp(maps, flow, sampling), flow)
+            flow, dual, error = run_warp(flow, dual, data, DifferenceTaps(*kernels), constants)
     return flow, error
 
 
-def _fit(field: Tensor, size: tuple[int, int]) -> Tensor:
+def _fit_field(field: Tensor, size: tuple[int, int]) -> Tensor:
     """A field resized to a level, its displacements by the ratio of sizes."""
     h, w = field.shape[-2:]
     ratio = field.new_tensor([size[1] / w, size[0] / h]).view(2, 1, 1)
-    return resize(field[None], size) * ratio
+    return resize_bilinear(field[None], size) * ratio

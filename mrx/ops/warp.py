@@ -5,16 +5,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Border = Literal["zero", "clamp"]
+BorderMode = Literal["zero", "clamp"]
 
 
-def positions(flow: Tensor) -> tuple[Tensor, Tensor]:
+def displaced_positions(flow: Tensor) -> tuple[Tensor, Tensor]:
     """Where each pixel lies after its displacement: columns and rows.
 
     Shape:
         - flow: ``(B, 2, H, W)``; outputs: ``(B, H, W)`` each
 
-    >>> positions(torch.full((1, 2, 1, 3), 0.5))[0]
+    >>> displaced_positions(torch.full((1, 2, 1, 3), 0.5))[0]
     tensor([[[0.5000, 1.5000, 2.5000]]])
     """
     h, w = flow.shape[2:]
@@ -23,14 +23,14 @@ def positions(flow: Tensor) -> tuple[Tensor, Tensor]:
     return columns + flow[:, 0], rows[:, None] + flow[:, 1]
 
 
-def inside(flow: Tensor) -> Tensor:
+def is_inside(flow: Tensor) -> Tensor:
     """Whether each pixel still lies in the frame after its displacement, its border included.
 
     Shape:
         - flow: ``(B, 2, H, W)``; output: ``(B, 1, H, W)`` bool
     """
     h, w = flow.shape[2:]
-    x, y = positions(flow)
+    x, y = displaced_positions(flow)
     return ((x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1))[:, None]
 
 
@@ -42,14 +42,16 @@ def cubic_weights(fraction: Tensor, a: float) -> tuple[Tensor, Tensor, Tensor, T
     >>> [round(float(w), 4) for w in cubic_weights(torch.tensor(0.5), -0.5)]
     [-0.0625, 0.5625, 0.5625, -0.0625]
     """
-    near, rest = fraction, 1 - fraction
-    first = ((a * (near + 1) - 5 * a) * (near + 1) + 8 * a) * (near + 1) - 4 * a
-    second = ((a + 2) * near - (a + 3)) * near * near + 1
-    third = ((a + 2) * rest - (a + 3)) * rest * rest + 1
+    left_distance, right_distance = fraction, 1 - fraction
+    first = ((a * (left_distance + 1) - 5 * a) * (left_distance + 1) + 8 * a) * (
+        left_distance + 1
+    ) - 4 * a
+    second = ((a + 2) * left_distance - (a + 3)) * left_distance * left_distance + 1
+    third = ((a + 2) * right_distance - (a + 3)) * right_distance * right_distance + 1
     return first, second, third, 1 - first - second - third
 
 
-def sample_cubic(planes: Tensor, flow: Tensor, *, a: float, border: Border) -> Tensor:
+def sample_cubic(planes: Tensor, flow: Tensor, *, a: float, border: BorderMode) -> Tensor:
     """Sample planes at ``x + flow`` by a cubic of 16 taps, in pixel coordinates.
 
     A flow of whole pixels takes the pixels themselves, exactly. Taps beyond the frame are zero, or
@@ -61,7 +63,7 @@ def sample_cubic(planes: Tensor, flow: Tensor, *, a: float, border: Border) -> T
         - output: ``(B, C, H, W)``
     """
     _, c, h, w = planes.shape
-    x, y = positions(flow)
+    x, y = displaced_positions(flow)
     # Beyond four pixels outside, all taps are of the border, and whole numbers could overflow.
     x, y = x.clamp(-4, w + 3), y.clamp(-4, h + 3)
     left, top = x.detach().floor(), y.detach().floor()
@@ -74,9 +76,9 @@ def sample_cubic(planes: Tensor, flow: Tensor, *, a: float, border: Border) -> T
             column = left.long() + (i - 1)
             weight = across[i] * down[j]
             if border == "zero":
-                held = (row >= 0) & (row < h) & (column >= 0) & (column < w)
-                weight = weight * held
-            place = row.clamp(0, h - 1) * w + column.clamp(0, w - 1)
-            taps = flat.gather(2, place.flatten(1)[:, None].expand(-1, c, -1))
+                inside_frame = (row >= 0) & (row < h) & (column >= 0) & (column < w)
+                weight = weight * inside_frame
+            pixel_index = row.clamp(0, h - 1) * w + column.clamp(0, w - 1)
+            taps = flat.gather(2, pixel_index.flatten(1)[:, None].expand(-1, c, -1))
             total = total + weight[:, None] * taps.view_as(planes)
     return total

@@ -3,46 +3,50 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from mrx.pipeline.tasks import Piece
+from mrx.pipeline.tasks import WindowBatch
 
 
 @dataclass
-class _Bucket:
-    since: float
-    pieces: list[Piece] = field(default_factory=list)
-    windows: int = 0
+class _BatchGroup:
+    opened_at: float
+    batches: list[WindowBatch] = field(default_factory=list)
+    num_windows: int = 0
 
 
-class Buckets:
+class BatchGrouper:
     """Batches of at most so many windows, in the order in which their pieces came."""
 
     def __init__(self) -> None:
-        self._open: dict[tuple[Any, ...], _Bucket] = {}
+        self._open_groups: dict[tuple[Any, ...], _BatchGroup] = {}
 
-    def add(self, piece: Piece, most: int, now: float) -> list[list[Piece]]:
-        """Add a piece of at most `most` windows; the batches that are full now."""
-        full = []
-        count = len(piece)
-        bucket = self._open.get(piece.bucket)
-        if bucket and bucket.windows + count > most:
-            full.append(self._open.pop(piece.bucket).pieces)
-        bucket = self._open.setdefault(piece.bucket, _Bucket(now))
-        bucket.pieces.append(piece)
-        bucket.windows += count
-        if bucket.windows >= most:
-            full.append(self._open.pop(piece.bucket).pieces)
-        return full
+    def add_batch(
+        self, batch: WindowBatch, max_windows: int, now: float
+    ) -> list[list[WindowBatch]]:
+        """Add a piece of at most `max_windows` windows; the batches that are full now."""
+        full_groups = []
+        count = len(batch)
+        group = self._open_groups.get(batch.group_key)
+        if group and group.num_windows + count > max_windows:
+            full_groups.append(self._open_groups.pop(batch.group_key).batches)
+        group = self._open_groups.setdefault(batch.group_key, _BatchGroup(now))
+        group.batches.append(batch)
+        group.num_windows += count
+        if group.num_windows >= max_windows:
+            full_groups.append(self._open_groups.pop(batch.group_key).batches)
+        return full_groups
 
-    def older(self, than: float) -> list[list[Piece]]:
+    def take_older(self, opened_before: float) -> list[list[WindowBatch]]:
         """Take the batches that were begun before a time, full or not."""
-        old = [key for key, bucket in self._open.items() if bucket.since <= than]
-        return [self._open.pop(key).pieces for key in old]
+        old_keys = [
+            key for key, bucket in self._open_groups.items() if bucket.opened_at <= opened_before
+        ]
+        return [self._open_groups.pop(key).batches for key in old_keys]
 
     @property
-    def pieces(self) -> int:
+    def num_waiting(self) -> int:
         """How many pieces wait."""
-        return sum(len(bucket.pieces) for bucket in self._open.values())
+        return sum(len(bucket.batches) for bucket in self._open_groups.values())
 
-    def rest(self) -> list[list[Piece]]:
+    def take_all(self) -> list[list[WindowBatch]]:
         """Take all that is left."""
-        return self.older(float("inf"))
+        return self.take_older(float("inf"))

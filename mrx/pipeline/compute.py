@@ -4,103 +4,113 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mrx.errors import InputError
-from mrx.pipeline.sync_device import Direct, Made
-from mrx.pipeline.tasks import Piece
+from mrx.pipeline.sync_device import ComputedMaps, SyncDevice
+from mrx.pipeline.tasks import WindowBatch
 from mrx.pipeline.timing import is_out_of_memory
 
-Result = tuple[Piece, Made | None]
-Work = Callable[[Sequence[Piece]], list[Made]]
+BatchResult = tuple[WindowBatch, ComputedMaps | None]
+ComputeFunction = Callable[[Sequence[WindowBatch]], list[ComputedMaps]]
 
 
-class Computer:
+class BatchComputer:
     """Give pieces to a device, and take what becomes of them one batch later.
 
     Args:
         device: what computes
-        most: windows at once, until the device's memory says otherwise; None for no limit
+        max_windows: windows at once, until the device's memory says otherwise; None for no limit
     """
 
-    def __init__(self, device: Direct, most: int | None) -> None:
+    def __init__(self, device: SyncDevice, max_windows: int | None) -> None:
         self.device = device
-        self._most = most
-        self._halved: dict[str, int] = {}
-        self._flying: tuple[Sequence[Piece], Any] | None = None
+        self._max_windows = max_windows
+        self._reduced_limits: dict[str, int] = {}
+        self._in_flight: tuple[Sequence[WindowBatch], Any] | None = None
 
-    def most(self, method: str) -> int | None:
+    def get_window_limit(self, method: str) -> int | None:
         """How many windows of a method go at once."""
-        return self._halved.get(method, self._most)
+        return self._reduced_limits.get(method, self._max_windows)
 
     @property
-    def flying(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether a batch is at work."""
-        return self._flying is not None
+        return self._in_flight is not None
 
-    def put(self, pieces: Sequence[Piece]) -> list[Result]:
+    def submit_group(self, batches: Sequence[WindowBatch]) -> list[BatchResult]:
         """Begin with a batch of one bucket; the results of the batch before.
 
         A result of None is a piece whose video has failed.
         """
-        dead: list[Result] = [(piece, None) for piece in pieces if piece.ticket.failure]
-        pieces = [piece for piece in pieces if not piece.ticket.failure]
-        if not pieces:
-            return [*self.land(), *dead]
-        begun, fault = self._launch(pieces)
-        landed = self.land()
-        if fault and landed and is_out_of_memory(fault.__cause__):
-            self._make_room(fault)  # the batch before was in the way, perhaps it alone
-            begun, fault = self._launch(pieces)
-        self._flying = begun
-        failed = self._recover(pieces, fault) if fault else []
-        return [*landed, *failed, *dead]
+        failed_before: list[BatchResult] = [
+            (batch, None) for batch in batches if batch.task.failure
+        ]
+        batches = [piece for piece in batches if not piece.task.failure]
+        if not batches:
+            return [*self.collect_results(), *failed_before]
+        launched, fault = self._try_launch(batches)
+        previous = self.collect_results()
+        if fault and previous and is_out_of_memory(fault.__cause__):
+            self._free_memory(fault)  # the batch before was in the way, perhaps it alone
+            launched, fault = self._try_launch(batches)
+        self._in_flight = launched
+        retried = self._retry_smaller(batches, fault) if fault else []
+        return [*previous, *retried, *failed_before]
 
-    def land(self) -> list[Result]:
+    def collect_results(self) -> list[BatchResult]:
         """The results of the batch that was begun last."""
-        flying, self._flying = self._flying, None
-        if flying is None:
+        in_flight, self._in_flight = self._in_flight, None
+        if in_flight is None:
             return []
-        pieces, launched = flying
-        return self._try(pieces, lambda _: self.device.finish(launched))
+        batches, launched = in_flight
+        return self._try_group(batches, lambda _: self.device.finish_group(launched))
 
-    def _launch(
-        self, pieces: Sequence[Piece]
-    ) -> tuple[tuple[Sequence[Piece], Any] | None, InputError | None]:
+    def _try_launch(
+        self, batches: Sequence[WindowBatch]
+    ) -> tuple[tuple[Sequence[WindowBatch], Any] | None, InputError | None]:
         """What is at work now, or why it is not."""
         try:
-            return (pieces, self.device.launch(pieces)), None
+            return (batches, self.device.launch_group(batches)), None
         except InputError as error:
             return None, error
 
-    def _try(self, pieces: Sequence[Piece], work: Work) -> list[Result]:
+    def _try_group(
+        self, batches: Sequence[WindowBatch], compute: ComputeFunction
+    ) -> list[BatchResult]:
         try:
-            return list(zip(pieces, work(pieces), strict=True))
+            return list(zip(batches, compute(batches), strict=True))
         except InputError as error:
             fault = error
-        return self._recover(pieces, fault)
+        return self._retry_smaller(batches, fault)
 
-    def _recover(self, pieces: Sequence[Piece], fault: InputError) -> list[Result]:
+    def _retry_smaller(
+        self, batches: Sequence[WindowBatch], fault: InputError
+    ) -> list[BatchResult]:
         """Smaller batches where memory was too small, each piece alone where one of them failed."""
-        count = sum(len(piece) for piece in pieces)
+        count = sum(len(piece) for piece in batches)
         if is_out_of_memory(fault.__cause__) and count > 1:
-            self._make_room(fault)
-            pieces = self._halve(pieces, count)
-        elif len(pieces) == 1:
-            pieces[0].ticket.fail(fault)
-            return [(pieces[0], None)]
-        return [result for piece in pieces for result in self._try([piece], self.device.compute)]
+            self._free_memory(fault)
+            batches = self._split_in_half(batches, count)
+        elif len(batches) == 1:
+            batches[0].task.record_failure(fault)
+            return [(batches[0], None)]
+        return [
+            result
+            for batch in batches
+            for result in self._try_group([batch], self.device.compute_group)
+        ]
 
-    def _make_room(self, fault: InputError) -> None:
+    def _free_memory(self, fault: InputError) -> None:
         """Let go of what a failed batch left on the device: its error's frames hold it."""
         for error in (fault, fault.__cause__):
             if error is not None:
                 error.__traceback__ = None
         self.device.make_room()
 
-    def _halve(self, pieces: Sequence[Piece], count: int) -> list[Piece]:
-        method, half = pieces[0].lane.method.name, count // 2
-        if not self._halved:
-            pieces[0].ticket.video.tally.warn(
+    def _split_in_half(self, batches: Sequence[WindowBatch], count: int) -> list[WindowBatch]:
+        method, half = batches[0].method_run.method.name, count // 2
+        if not self._reduced_limits:
+            batches[0].task.video.tally.warn(
                 f"not enough memory on the device for {count} windows of {method} at once: "
                 f"from here on {half} or fewer"
             )
-        self._halved[method] = half
-        return [part for piece in pieces for part in piece.split(half)]
+        self._reduced_limits[method] = half
+        return [part for batch in batches for part in batch.split_windows(half)]

@@ -16,26 +16,26 @@ import torch
 
 from mrx import kernels
 from mrx.decode import Video, nvdec
-from mrx.errors import Cancelled, DecodeError, InputError, OutputError, UsageError
-from mrx.job import Job, Row, Source, Worked, cores
-from mrx.pipeline.compute import Computer
-from mrx.pipeline.hardware import choose_device, versions
-from mrx.pipeline.method_run import Lane
-from mrx.pipeline.sequential import in_turn
-from mrx.pipeline.stream_device import CudaStreams, Overlapped
-from mrx.pipeline.sync_device import Direct
-from mrx.pipeline.tasks import Piece, Ticket
-from mrx.pipeline.threaded import Feeder
-from mrx.pipeline.timing import Busy
-from mrx.shards.chunks import Packed
-from mrx.shards.resume import Held, adopt, look
-from mrx.shards.writer import Entry, ShardWriter
-from mrx.windows.plan import count
-from mrx.windows.stack import GATHER_BYTES, Stack
+from mrx.errors import DecodeError, InputError, OutputError, RunCancelled, UsageError
+from mrx.job import Job, ManifestRow, Source, WorkerTimes, count_cores
+from mrx.pipeline.compute import BatchComputer
+from mrx.pipeline.hardware import choose_device, read_library_versions
+from mrx.pipeline.method_run import MethodRun
+from mrx.pipeline.sequential import run_sequentially
+from mrx.pipeline.stream_device import CudaStreams, StreamDevice
+from mrx.pipeline.sync_device import SyncDevice
+from mrx.pipeline.tasks import VideoTask, WindowBatch
+from mrx.pipeline.threaded import ThreadedRunner
+from mrx.pipeline.timing import StageTimer
+from mrx.shards.chunks import PackedMaps
+from mrx.shards.resume import OutputState, inspect_output, salvage_dead_workers
+from mrx.shards.writer import ShardWriter, VideoEntry
+from mrx.windows.plan import count_windows
+from mrx.windows.stack import GATHER_BYTES, WindowStacker
 
 LIGHT_BATCH_VALUES = 2**19  # the maps of more would leave the CPU's cache before they are stored
-DEVICE_WINDOWS = 64  # at once, where a device has to be kept busy
-MOST_THREADS = 16
+DEVICE_BATCH_WINDOWS = 64  # at once, where a device has to be kept busy
+MAX_DECODE_THREADS = 16
 
 
 class Extraction:
@@ -44,13 +44,13 @@ class Extraction:
     Args:
         job: what the run was asked to do
         device: where this process computes, if not where the job says
-        workers: how many processes share the cores
-        cancelled: asked between batches; True drops the videos in flight
-        progress: told how many more frames went through
-        sealed: told the path of each finished shard, and the keys in it
+        num_workers: how many processes share the cores
+        is_cancelled: asked between batches; True drops the videos in flight
+        on_progress: told how many more frames went through
+        on_sealed: told the path of each finished shard, and the keys in it
 
     Attributes:
-        threads: how many videos are decoded at once beside the computing; 0 is one after another
+        decode_threads: how many videos are decoded at once beside the computing; 0 is one after another
     """
 
     def __init__(
@@ -58,153 +58,171 @@ class Extraction:
         job: Job,
         *,
         device: str | None = None,
-        workers: int = 1,
-        cancelled: Callable[[], bool] = lambda: False,
-        progress: Callable[[int], None] = lambda frames: None,
-        sealed: Callable[[Path, list[str]], None] = lambda path, keys: None,
+        num_workers: int = 1,
+        is_cancelled: Callable[[], bool] = lambda: False,
+        on_progress: Callable[[int], None] = lambda frames: None,
+        on_sealed: Callable[[Path, list[str]], None] = lambda path, keys: None,
     ) -> None:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
         self.job = job
-        there = [choose_device(name) for name in job.devices]  # absence is told before any work
-        if len(set(there)) < len(there):
+        devices = [choose_device(name) for name in job.devices]  # absence is told before any work
+        if len(set(devices)) < len(devices):
             names = ", ".join(job.devices)
-            raise UsageError(f"devices {names} are {', '.join(map(str, there))}: name each once")
+            raise UsageError(f"devices {names} are {', '.join(map(str, devices))}: name each once")
         self.device = choose_device(device or job.devices[0])
-        self.lanes = [Lane.build(job, name, self.device) for name in job.methods]
-        if job.stack is not None and not any("stack" in lane.parameters for lane in self.lanes):
+        self.method_runs = [MethodRun.from_job(job, name, self.device) for name in job.methods]
+        if job.stack is not None and not any(
+            "stack" in lane.parameters for lane in self.method_runs
+        ):
             names = ", ".join(job.methods)
             raise UsageError(f"stack={job.stack}: no method among these has stacks: {names}")
-        self.settings = job.settings({lane.method.name: lane.settings() for lane in self.lanes})
-        kernels.backend()  # refuses a wrong choice before any work
-        nvdec.require(job.decoding, self.device)
-        self.threads = _decode_threads(job, self.device, workers)
-        self.busy = Busy()
-        self._cancelled = cancelled
-        self._progress = progress
-        self._sealed = sealed
-        self._shard: ShardWriter | None = None
-        self._full: list[ShardWriter] = []
-        self._begun = False
+        self.settings = job.collect_settings(
+            {
+                method_run.method.name: method_run.collect_settings()
+                for method_run in self.method_runs
+            }
+        )
+        kernels.choose_backend()  # refuses a wrong choice before any work
+        nvdec.require_nvdec(job.decoding, self.device)
+        self.decode_threads = _choose_decode_threads(job, self.device, num_workers)
+        self.timer = StageTimer()
+        self._is_cancelled = is_cancelled
+        self._on_progress = on_progress
+        self._on_sealed = on_sealed
+        self._current_shard: ShardWriter | None = None
+        self._full_shards: list[ShardWriter] = []
+        self._has_begun = False
 
-    def look(self) -> Held:
+    def inspect_output(self) -> OutputState:
         """What the output holds already; refuses an output that other settings made."""
-        return look(self.job, self.settings)
+        return inspect_output(self.job, self.settings)
 
-    def adopt(self, pids: Collection[int]) -> list[str]:
+    def adopt_shards(self, pids: Collection[int]) -> list[str]:
         """Save what workers that died had finished; the keys of it."""
-        return adopt(self.job, pids)
+        return salvage_dead_workers(self.job, pids)
 
-    def run(self, sources: Iterable[Source]) -> Iterator[Row]:
+    def run(self, sources: Iterable[Source]) -> Iterator[ManifestRow]:
         """Extract videos. Whatever is wrong with one ends as its row, not as an error."""
         if self.job.dry_run:
-            return (self._estimate(source) for source in sources)
-        usual = None if self.device.type == "cpu" else DEVICE_WINDOWS
-        computer = Computer(_way_to(self.device, self.busy), self.job.batch or usual)
-        if self.threads:
-            return Feeder(self, computer, self.threads).run(sources)
-        return in_turn(self, computer, sources)
+            return (self._estimate_row(source) for source in sources)
+        default_batch = None if self.device.type == "cpu" else DEVICE_BATCH_WINDOWS
+        computer = BatchComputer(
+            _build_device(self.device, self.timer), self.job.batch or default_batch
+        )
+        if self.decode_threads:
+            return ThreadedRunner(self, computer, self.decode_threads).run(sources)
+        return run_sequentially(self, computer, sources)
 
-    def worked(self, seconds: float) -> Worked:
+    def report_times(self, seconds: float) -> WorkerTimes:
         """Where the time of so many seconds went."""
-        return Worked(str(self.device), self.threads, seconds, dict(self.busy.seconds))
+        return WorkerTimes(str(self.device), self.decode_threads, seconds, dict(self.timer.seconds))
 
     def close(self) -> None:
         """Seal the open shards."""
-        shard, self._shard = self._shard, None
-        with self.busy.at("write"):
-            while shards := [*self._full, *([shard] if shard else [])]:
-                self._full, shard = shards[1:], None
-                self._seal(shards[0])
+        shard, self._current_shard = self._current_shard, None
+        with self.timer.time_stage("write"):
+            while shards := [*self._full_shards, *([shard] if shard else [])]:
+                self._full_shards, shard = shards[1:], None
+                self._seal_shard(shards[0])
 
-    def check(self) -> None:
-        """Raise `Cancelled` where the run was told to stop."""
-        if self._cancelled():
-            raise Cancelled("the run was stopped")
+    def check_cancelled(self) -> None:
+        """Raise `RunCancelled` where the run was told to stop."""
+        if self._is_cancelled():
+            raise RunCancelled("the run was stopped")
 
-    def ticket(self, source: Source) -> Ticket:
+    def begin_video(self, source: Source) -> VideoTask:
         """Begin a video; the first opens a shard, so that a bad output is found before any work."""
-        if not self._begun and not self.job.dry_run:
+        if not self._has_begun and not self.job.dry_run:
             self._open_shard()
-        self._begun = True
-        return Ticket(source, Video(source, self.job.decoding, self.device))
+        self._has_begun = True
+        return VideoTask(source, Video(source, self.job.decoding, self.device))
 
-    def decode(self, ticket: Ticket) -> Iterator[Piece]:
+    def decode_windows(self, task: VideoTask) -> Iterator[WindowBatch]:
         """Every frame of a video once; its windows for each method."""
-        video: Video = ticket.video
+        video: Video = task.video
         segmented = bool(self.job.windowing.segments)
-        with self.busy.at("decode"):
-            frames = video.count() if segmented else None
-        stacks = [self._stack(lane, frames) for lane in self.lanes]
-        wanted = {p for s in stacks for p in s.wanted()} if segmented else None
-        colors = sorted({lane.module.color for lane in self.lanes})
-        for chunk in self.busy.each("decode", video.read(colors, wanted)):
-            for lane, stack in zip(self.lanes, stacks, strict=True):
-                if reason := lane.too_small(video.tally.facts):
-                    ticket.small[lane.method.name] = reason
+        with self.timer.time_stage("decode"):
+            frames = video.count_frames() if segmented else None
+        stackers = [self._make_stacker(lane, frames) for lane in self.method_runs]
+        wanted_positions = (
+            {p for s in stackers for p in s.list_wanted_positions()} if segmented else None
+        )
+        colors = sorted({lane.module.color for lane in self.method_runs})
+        for chunk in self.timer.time_items("decode", video.read_frames(colors, wanted_positions)):
+            for method_run, stack in zip(self.method_runs, stackers, strict=True):
+                if reason := method_run.why_too_small(video.tally.facts):
+                    task.small_methods[method_run.method.name] = reason
                     continue
-                for clips in self.busy.each("decode", stack.push(chunk[lane.module.color])):
-                    yield from Piece(ticket, lane, clips).split(self.job.batch)
-            self._progress(len(chunk[colors[0]]))
-        for lane, stack in zip(self.lanes, stacks, strict=True):
-            for clips in self.busy.each("decode", stack.finish()):
-                yield from Piece(ticket, lane, clips).split(self.job.batch)
+                for clips in self.timer.time_items(
+                    "decode", stack.push_frames(chunk[method_run.module.color])
+                ):
+                    yield from WindowBatch(task, method_run, clips).split_windows(self.job.batch)
+            self._on_progress(len(chunk[colors[0]]))
+        for method_run, stack in zip(self.method_runs, stackers, strict=True):
+            for clips in self.timer.time_items("decode", stack.finish_stream()):
+                yield from WindowBatch(task, method_run, clips).split_windows(self.job.batch)
 
-    def write(self, piece: Piece, packed: Packed) -> None:
+    def write_maps(self, batch: WindowBatch, packed: PackedMaps) -> None:
         """Put maps into the shard; the first of a video begin its place there."""
-        ticket, lane = piece.ticket, piece.lane
-        name = lane.method.name
-        with self.busy.at("write"), self._letting_go():
-            if ticket.entry is None:
-                ticket.entry = self._open_shard().begin(ticket.source.key)
-            entry: Entry = ticket.entry
+        task, method_run = batch.task, batch.method_run
+        name = method_run.method.name
+        with self.timer.time_stage("write"), self._abandon_on_error():
+            if task.entry is None:
+                task.entry = self._open_shard().begin_entry(task.source.key)
+            entry: VideoEntry = task.entry
             if name not in entry:
-                entry.open(name, shape=packed.shape, encoding=lane.encoding, filters=lane.filters)
-            entry.put(name, packed)
+                entry.create_dataset(
+                    name,
+                    shape=packed.shape,
+                    encoding=method_run.encoding,
+                    filters=method_run.dataset_options,
+                )
+            entry.append_maps(name, packed)
 
-    def conclude(self, ticket: Ticket) -> Row:
+    def finish_video(self, task: VideoTask) -> ManifestRow:
         """Commit a video, or drop it; its row."""
         outcome: dict[str, Any] = {}
-        with self._letting_go():
+        with self._abandon_on_error():
             try:
-                if ticket.failure is None:
-                    with self.busy.at("write"):
-                        outcome = self._commit(ticket)
+                if task.failure is None:
+                    with self.timer.time_stage("write"):
+                        outcome = self._commit_video(task)
             except InputError as error:
-                ticket.fail(error)
-            with self.busy.at("write"):
-                if ticket.entry and not ticket.entry.ended:
-                    ticket.entry.drop()
-                self._seal_full()
-        return _row(ticket, ticket.failure or outcome)
+                task.record_failure(error)
+            with self.timer.time_stage("write"):
+                if task.entry and not task.entry.is_ended:
+                    task.entry.drop_video()
+                self._seal_full_shards()
+        return _make_video_row(task, task.failure or outcome)
 
-    def forget(self, tickets: Sequence[Ticket]) -> None:
+    def drop_videos(self, tasks: Sequence[VideoTask]) -> None:
         """Drop videos in flight: the run ends."""
-        for ticket in tickets:
-            if ticket.entry and ticket.entry.shard in (self._shard, *self._full):
-                ticket.entry.drop()
+        for task in tasks:
+            if task.entry and task.entry.shard in (self._current_shard, *self._full_shards):
+                task.entry.drop_video()
 
-    def _stack(self, lane: Lane, frames: int | None) -> Stack:
+    def _make_stacker(self, method_run: MethodRun, frames: int | None) -> WindowStacker:
         """The windows of a lane; heavy methods take many at once, and share work among them."""
-        small = self.device.type == "cpu" and lane.method.cost == "light"
-        most = LIGHT_BATCH_VALUES if small else GATHER_BYTES
-        return Stack(lane.rule, frames=frames, batch_values=most)
+        is_light = self.device.type == "cpu" and method_run.method.cost == "light"
+        batch_values = LIGHT_BATCH_VALUES if is_light else GATHER_BYTES
+        return WindowStacker(method_run.rule, frames=frames, batch_values=batch_values)
 
-    def _commit(self, ticket: Ticket) -> dict[str, Any]:
+    def _commit_video(self, task: VideoTask) -> dict[str, Any]:
         """Commit what was computed, or say why there is nothing."""
-        tally, entry = ticket.video.tally, ticket.entry
-        if damage := tally.damage():
+        tally, entry = task.video.tally, task.entry
+        if damage := tally.describe_damage():
             if tally.on_error == "fail":
                 raise DecodeError(damage)
             tally.warn(damage)
-        counts = entry.counts() if entry else {}
+        counts = entry.count_items() if entry else {}
         short = {
-            lane.method.name: f"too short ({tally.selected} frames, needs {lane.rule.needs})"
-            for lane in self.lanes
-            if lane.method.name not in counts
+            method_run.method.name: f"too short ({tally.frames_selected} frames, needs {method_run.rule.min_frames})"
+            for method_run in self.method_runs
+            if method_run.method.name not in counts
         }
-        missing = {**short, **ticket.small}
-        if not counts:
+        missing = {**short, **task.small_methods}
+        if not (entry and counts):
             reasons = (
                 missing.values() if len(missing) == 1 else [f"{k}: {v}" for k, v in missing.items()]
             )
@@ -212,93 +230,97 @@ class Extraction:
         for name, reason in missing.items():
             tally.warn(f"no {name}: {reason}")
         attributes = {
-            **tally.attributes(),
+            **tally.to_attributes(),
             "warnings": tally.warnings,
-            **_source_attributes(ticket.source),
+            **_source_attributes(task.source),
         }
-        described = {n.method.name: n.attributes(tally.facts) for n in self.lanes}
-        size = entry.commit(attributes, described)
+        method_attributes = {
+            n.method.name: n.collect_attributes(tally.facts) for n in self.method_runs
+        }
+        size = entry.commit_video(attributes, method_attributes)
         return {"status": "ok", "n_out": counts, "bytes": size}
 
     def _open_shard(self) -> ShardWriter:
-        if self._shard is None:
-            self._shard = ShardWriter(self.job, self.settings, versions())
-        return self._shard
+        if self._current_shard is None:
+            self._current_shard = ShardWriter(self.job, self.settings, read_library_versions())
+        return self._current_shard
 
     @contextmanager
-    def _letting_go(self) -> Iterator[None]:
+    def _abandon_on_error(self) -> Iterator[None]:
         """Let go of all shards where the output cannot be written to."""
         try:
             yield
         except OutputError:
-            self._abandon()
+            self._abandon_shards()
             raise
 
-    def _abandon(self) -> None:
-        shards = [*self._full, *([self._shard] if self._shard else [])]
-        self._shard, self._full = None, []
+    def _abandon_shards(self) -> None:
+        shards = [*self._full_shards, *([self._current_shard] if self._current_shard else [])]
+        self._current_shard, self._full_shards = None, []
         for shard in shards:
-            shard.abandon()
+            shard.abandon_shard()
 
-    def _seal_full(self) -> None:
+    def _seal_full_shards(self) -> None:
         """Seal the shards that have their size, once no video in flight has its place there."""
-        if self._shard and self._shard.is_full(self.job.storage):
-            self._full.append(self._shard)
-            self._shard = None
-        for shard in [shard for shard in self._full if not shard.open_entries]:
-            self._full.remove(shard)
-            self._seal(shard)
+        if self._current_shard and self._current_shard.is_full(self.job.storage):
+            self._full_shards.append(self._current_shard)
+            self._current_shard = None
+        for shard in [shard for shard in self._full_shards if not shard.open_entries]:
+            self._full_shards.remove(shard)
+            self._seal_shard(shard)
 
-    def _seal(self, shard: ShardWriter) -> None:
+    def _seal_shard(self, shard: ShardWriter) -> None:
         try:
-            final = shard.seal()
+            final = shard.seal_shard()
         except OutputError:
-            shard.abandon()
+            shard.abandon_shard()
             raise
         if final:
-            self._sealed(final, shard.keys)
+            self._on_sealed(final, shard.keys)
 
-    def _estimate(self, source: Source) -> Row:
+    def _estimate_row(self, source: Source) -> ManifestRow:
         """What an extraction would give, from the headers alone."""
-        ticket = self.ticket(source)
+        task = self.begin_video(source)
         try:
-            with self.busy.at("decode"):
-                frames, width, height = ticket.video.estimate()
+            with self.timer.time_stage("decode"):
+                frames, width, height = task.video.estimate_shape()
         except InputError as error:
-            ticket.fail(error)
-            return _row(ticket, ticket.failure or {})
-        counts = {lane.method.name: count(frames, lane.rule) for lane in self.lanes}
+            task.record_failure(error)
+            return _make_video_row(task, task.failure or {})
+        counts = {lane.method.name: count_windows(frames, lane.rule) for lane in self.method_runs}
         size = 0
-        for lane in self.lanes:
-            channels, rows, columns = lane.module.output_shape(height, width)
-            items = counts[lane.method.name] * channels * rows * columns
-            size += items * lane.encoding.itemsize
-        return _row(ticket, {"status": "planned", "frames": frames, "n_out": counts, "bytes": size})
+        for method_run in self.method_runs:
+            channels, rows, columns = method_run.module.output_shape(height, width)
+            items = counts[method_run.method.name] * channels * rows * columns
+            size += items * method_run.encoding.itemsize
+        return _make_video_row(
+            task, {"status": "planned", "frames": frames, "n_out": counts, "bytes": size}
+        )
 
 
-def _row(ticket: Ticket, outcome: dict[str, Any]) -> Row:
-    source, tally = ticket.source, ticket.video.tally
-    return Row(
+def _make_video_row(task: VideoTask, outcome: dict[str, Any]) -> ManifestRow:
+    source, tally = task.source, task.video.tally
+    return ManifestRow(
         key=source.key,
         path=source.public_path,
         size=source.size,
         mtime=source.mtime,
         start=source.start,
         end=source.end,
-        seconds=round(time.monotonic() - ticket.began, 3),
+        seconds=round(time.monotonic() - task.began_at, 3),
         warnings=tuple(tally.warnings),
-        **{"frames": tally.selected, **outcome},
+        **{"frames": tally.frames_selected, **outcome},
     )
 
 
-def _way_to(device: torch.device, busy: Busy) -> Direct:
+def _build_device(device: torch.device, busy: StageTimer) -> SyncDevice:
     """How windows get to a device: at once with its computing where it has streams for that."""
     if device.type in ("cpu", "mps"):
-        return Direct(device, busy)
-    return Overlapped(device, busy, CudaStreams(device))
+        return SyncDevice(device, busy)
+    return StreamDevice(device, busy, CudaStreams(device))
 
 
-def _decode_threads(job: Job, device: torch.device, workers: int) -> int:
+def _choose_decode_threads(job: Job, device: torch.device, num_workers: int) -> int:
     """Videos decoded at once: as the job says, else none beside a CPU, which has enough to do.
 
     Beside a device: the cores, shared among the workers.
@@ -307,7 +329,7 @@ def _decode_threads(job: Job, device: torch.device, workers: int) -> int:
         return job.decode_threads
     if device.type == "cpu":
         return 0
-    return min(max(1, cores() // max(workers, len(job.devices))), MOST_THREADS)
+    return min(max(1, count_cores() // max(num_workers, len(job.devices))), MAX_DECODE_THREADS)
 
 
 def _source_attributes(source: Source) -> dict[str, Any]:

@@ -4,46 +4,50 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from mrx.errors import Cancelled, InputError
-from mrx.job import Row, Source
-from mrx.pipeline.compute import Computer
-from mrx.pipeline.tasks import Piece, Stages, Ticket
+from mrx.errors import InputError, RunCancelled
+from mrx.job import ManifestRow, Source
+from mrx.pipeline.compute import BatchComputer
+from mrx.pipeline.tasks import PipelineStages, VideoTask, WindowBatch
 
 
-def in_turn(stages: Stages, computer: Computer, sources: Iterable[Source]) -> Iterator[Row]:
+def run_sequentially(
+    stages: PipelineStages, computer: BatchComputer, sources: Iterable[Source]
+) -> Iterator[ManifestRow]:
     """Bring every source through the stages; the row of each.
 
     Raises:
         MrxError: what no video is to blame for; the video in flight is dropped
     """
     for source in sources:
-        ticket = stages.ticket(source)
+        task = stages.begin_video(source)
         try:
             with torch.inference_mode():
-                _bring(stages, computer, ticket)
-            row = stages.conclude(ticket)
+                _process_video(stages, computer, task)
+            row = stages.finish_video(task)
         except BaseException:
-            stages.forget([ticket])
+            stages.drop_videos([task])
             raise
         yield row
 
 
-def _pass(stages: Stages, computer: Computer, piece: Piece) -> None:
+def _pass_batch(stages: PipelineStages, computer: BatchComputer, batch: WindowBatch) -> None:
     """Compute, pack and write; nothing of it is held when the next piece wants memory."""
-    for part, made in [*computer.put([piece]), *computer.land()]:
-        if made is not None:
-            stages.write(part, made.pack())
+    for part, maps in [*computer.submit_group([batch]), *computer.collect_results()]:
+        if maps is not None:
+            stages.write_maps(part, maps.pack())
 
 
-def _bring(stages: Stages, computer: Computer, ticket: Ticket) -> None:
+def _process_video(stages: PipelineStages, computer: BatchComputer, task: VideoTask) -> None:
     try:
-        for piece in stages.decode(ticket):
-            stages.check()
-            for part in piece.split(computer.most(piece.lane.method.name)):
-                _pass(stages, computer, part)
-            if ticket.failure:
+        for batch in stages.decode_windows(task):
+            stages.check_cancelled()
+            for part in batch.split_windows(
+                computer.get_window_limit(batch.method_run.method.name)
+            ):
+                _pass_batch(stages, computer, part)
+            if task.failure:
                 return
-    except Cancelled:
+    except RunCancelled:
         raise
     except InputError as error:
-        ticket.fail(error)
+        task.record_failure(error)

@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from mrx.pipeline.tasks import Piece
-from mrx.pipeline.timing import Busy
-from mrx.pipeline.transfer import join, move
+from mrx.pipeline.tasks import WindowBatch
+from mrx.pipeline.timing import StageTimer
+from mrx.pipeline.transfer import join_windows, move_windows
 from mrx.records import Clips, Motion
-from mrx.shards.chunks import Packed, pack, pack_encoded
-from mrx.shards.encoding import encode_there
+from mrx.shards.chunks import PackedMaps, pack_encoded, pack_motion
+from mrx.shards.encoding import encode_on_device
 
 
 @dataclass(frozen=True)
-class Made:
+class ComputedMaps:
     """The maps of a piece, still to be packed, by whichever thread calls `pack`.
 
     Attributes:
@@ -24,86 +24,92 @@ class Made:
     """
 
     nbytes: int
-    pack: Callable[[], Packed]
+    pack: Callable[[], PackedMaps]
 
 
-class Direct:
+class SyncDevice:
     """Any device, one step after another; the CPU itself is one.
 
     Args:
         device: where methods compute
-        busy: told how long each stage took
+        timer: told how long each stage took
     """
 
-    def __init__(self, device: torch.device, busy: Busy) -> None:
+    def __init__(self, device: torch.device, timer: StageTimer) -> None:
         self.device = device
-        self.busy = busy
+        self.timer = timer
 
-    def hold(self, clips: Clips) -> Clips:
+    def hold_windows(self, clips: Clips) -> Clips:
         """Windows as they are to wait for the device."""
         return clips
 
     def make_room(self) -> None:
         """Give back memory that is only kept for later."""
 
-    def held(self, clips: Clips) -> int:
+    def count_held_bytes(self, clips: Clips) -> int:
         """Bytes that held windows keep from being used again."""
         return clips.data.untyped_storage().nbytes()
 
-    def launch(self, pieces: Sequence[Piece]) -> Any:
-        """Begin with pieces of one bucket; `finish` gives what becomes of them."""
-        return self.compute(pieces)
+    def launch_group(self, batches: Sequence[WindowBatch]) -> Any:
+        """Begin with pieces of one bucket; `finish_group` gives what becomes of them."""
+        return self.compute_group(batches)
 
-    def finish(self, launched: Any) -> list[Made]:
+    def finish_group(self, launched: Any) -> list[ComputedMaps]:
         """The maps of each piece that was launched."""
-        made: list[Made] = launched
-        return made
+        computed: list[ComputedMaps] = launched
+        return computed
 
-    def compute(self, pieces: Sequence[Piece]) -> list[Made]:
+    def compute_group(self, batches: Sequence[WindowBatch]) -> list[ComputedMaps]:
         """The maps of each piece; all are of one bucket."""
-        lane = pieces[0].lane
-        with self.busy.at("transfer"):
-            windows = join([move(piece.clips.data, self.device) for piece in pieces])
-        with self.busy.at("compute"):
-            maps = lane.module.extract(windows).float()
+        method_run = batches[0].method_run
+        with self.timer.time_stage("transfer"):
+            windows = join_windows(
+                [move_windows(batch.clips.data, self.device) for batch in batches]
+            )
+        with self.timer.time_stage("compute"):
+            maps = method_run.module.extract(windows).float()
             if self.device.type != "cpu":
-                raw, numbers = encode_there(maps, lane.encoding)
+                raw, numbers = encode_on_device(maps, method_run.encoding)
         if self.device.type == "cpu":
-            parts = zip(pieces, spans(pieces), strict=True)
-            return [self._made(piece, maps[part]) for piece, part in parts]
-        with self.busy.at("transfer"):
+            parts = zip(batches, slice_batches(batches), strict=True)
+            return [self._wrap_maps(piece, maps[part]) for piece, part in parts]
+        with self.timer.time_stage("transfer"):
             raw, numbers = raw.cpu(), numbers.cpu()
-        return self.unpack(pieces, raw, numbers)
+        return self.split_group(batches, raw, numbers)
 
-    def _made(self, piece: Piece, maps: torch.Tensor) -> Made:
+    def _wrap_maps(self, batch: WindowBatch, maps: torch.Tensor) -> ComputedMaps:
         """Maps of the CPU."""
-        lane, clips = piece.lane, piece.clips
+        method_run, clips = batch.method_run, batch.clips
 
-        def packed() -> Packed:
-            with self.busy.at("pack"):
+        def pack_maps() -> PackedMaps:
+            with self.timer.time_stage("pack"):
                 motion = Motion(maps.contiguous(), clips.index, clips.time)
-                return pack(motion, lane.encoding, lane.filters)
+                return pack_motion(motion, method_run.encoding, method_run.dataset_options)
 
-        return Made(maps.nbytes, packed)
+        return ComputedMaps(maps.nbytes, pack_maps)
 
-    def unpack(
-        self, pieces: Sequence[Piece], raw: torch.Tensor, numbers: torch.Tensor
-    ) -> list[Made]:
+    def split_group(
+        self, batches: Sequence[WindowBatch], raw: torch.Tensor, numbers: torch.Tensor
+    ) -> list[ComputedMaps]:
         """What a device has encoded, as the maps of each piece."""
-        parts = zip(pieces, spans(pieces), strict=True)
-        return [self._encoded(piece, raw[part], numbers[part]) for piece, part in parts]
+        parts = zip(batches, slice_batches(batches), strict=True)
+        return [self._wrap_encoded(batch, raw[part], numbers[part]) for batch, part in parts]
 
-    def _encoded(self, piece: Piece, raw: torch.Tensor, numbers: torch.Tensor) -> Made:
-        lane, clips = piece.lane, piece.clips
+    def _wrap_encoded(
+        self, batch: WindowBatch, raw: torch.Tensor, numbers: torch.Tensor
+    ) -> ComputedMaps:
+        method_run, clips = batch.method_run, batch.clips
 
-        def packed() -> Packed:
-            with self.busy.at("pack"):
-                return pack_encoded(raw, numbers, clips, lane.encoding, lane.filters)
+        def pack_maps() -> PackedMaps:
+            with self.timer.time_stage("pack"):
+                return pack_encoded(
+                    raw, numbers, clips, method_run.encoding, method_run.dataset_options
+                )
 
-        return Made(raw.nbytes, packed)
+        return ComputedMaps(raw.nbytes, pack_maps)
 
 
-def spans(pieces: Sequence[Piece]) -> list[slice]:
+def slice_batches(batches: Sequence[WindowBatch]) -> list[slice]:
     """Where each piece's windows stand in the batch."""
-    ends = accumulate((len(piece) for piece in pieces), initial=0)
+    ends = accumulate((len(batch) for batch in batches), initial=0)
     return [slice(begin, end) for begin, end in pairwise(ends)]

@@ -27,22 +27,22 @@ from typing import Literal
 
 import torch
 
-from mrx.errors import Cancelled, InputError
-from mrx.job import Row, Source
-from mrx.pipeline.batches import Buckets
-from mrx.pipeline.compute import Computer, Result
-from mrx.pipeline.queues import Gone, Pipe
-from mrx.pipeline.tasks import Piece, Stages, Ticket
-from mrx.shards.chunks import Packed
+from mrx.errors import InputError, RunCancelled
+from mrx.job import ManifestRow, Source
+from mrx.pipeline.batches import BatchGrouper
+from mrx.pipeline.compute import BatchComputer, BatchResult
+from mrx.pipeline.queues import BoundedPipe, PipeClosed
+from mrx.pipeline.tasks import PipelineStages, VideoTask, WindowBatch
+from mrx.shards.chunks import PackedMaps
 
 PIECES_BYTES = 256 * 2**20
 RESULTS_BYTES = 256 * 2**20
 FLUSH_SECONDS = 0.05  # a batch that is not full by then goes as it is
 JOIN_SECONDS = 5.0
-Word = Literal["done", "row"]
+PipeSignal = Literal["done", "row"]
 
 
-class Feeder:
+class ThreadedRunner:
     """Bring sources through the stages, several at once.
 
     Args:
@@ -51,194 +51,202 @@ class Feeder:
         threads: how many videos are decoded at once
     """
 
-    def __init__(self, stages: Stages, computer: Computer, threads: int) -> None:
+    def __init__(self, stages: PipelineStages, computer: BatchComputer, threads: int) -> None:
         self.stages = stages
         self.computer = computer
         self.threads = threads
-        self._pieces: Pipe[Piece | Ticket | Word] = Pipe(PIECES_BYTES)
-        self._results: Pipe[_Packing | Ticket | Word] = Pipe(RESULTS_BYTES)
-        self._rows: queue.SimpleQueue[Row | Word] = queue.SimpleQueue()
-        self._buckets = Buckets()
-        self._flight: set[Ticket] = set()
-        self._decoding: set[Ticket] = set()
+        self._batch_pipe: BoundedPipe[WindowBatch | VideoTask | PipeSignal] = BoundedPipe(
+            PIECES_BYTES
+        )
+        self._result_pipe: BoundedPipe[_PendingMaps | VideoTask | PipeSignal] = BoundedPipe(
+            RESULTS_BYTES
+        )
+        self._row_queue: queue.SimpleQueue[ManifestRow | PipeSignal] = queue.SimpleQueue()
+        self._grouper = BatchGrouper()
+        self._in_flight: set[VideoTask] = set()
+        self._decoding: set[VideoTask] = set()
         self._sources: Iterator[Source] = iter(())
-        self._taking = threading.Lock()
+        self._source_lock = threading.Lock()
         self._packers = ThreadPoolExecutor(threads, "mrx-pack")
         self._failure: BaseException | None = None
 
-    def run(self, sources: Iterable[Source]) -> Iterator[Row]:
+    def run(self, sources: Iterable[Source]) -> Iterator[ManifestRow]:
         """The row of each source, in the order in which they end.
 
         Raises:
             MrxError: what no video is to blame for; videos in flight are dropped
         """
         self._sources = iter(sources)
-        writer = self._start(self._write)
+        writer = self._start_thread(self._write_results)
         for _ in range(self.threads):
-            self._start(self._decode)
-        ended: BaseException | None = None
+            self._start_thread(self._decode_videos)
+        reason: BaseException | None = None
         try:
-            yield from self._compute()
-        except (Gone, Cancelled) as error:
-            ended = self._failure or error
+            yield from self._compute_groups()
+        except (PipeClosed, RunCancelled) as error:
+            reason = self._failure or error
         finally:
-            self._close()
+            self._close_pipes()
             writer.join(JOIN_SECONDS)
             self._packers.shutdown(wait=False, cancel_futures=True)
-            self.stages.forget(list(self._flight))
-        if ended is not None:
-            yield from self._told()  # what is in the shard is told, however the run ends
-            raise ended
+            self.stages.drop_videos(list(self._in_flight))
+        if reason is not None:
+            yield from self._drain_rows()  # what is in the shard is told, however the run ends
+            raise reason
 
-    def _start(self, work: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=self._guarded, args=(work,), daemon=True)
+    def _start_thread(self, work: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=self._run_guarded, args=(work,), daemon=True)
         thread.start()
         return thread
 
-    def _guarded(self, work: Callable[[], None]) -> None:
+    def _run_guarded(self, work: Callable[[], None]) -> None:
         """The life of a thread; what it cannot handle ends the run."""
         torch.set_num_threads(1)
         try:
             work()
-        except Gone:
+        except PipeClosed:
             pass
         except BaseException as error:  # noqa: BLE001 - raised again where the rows are taken
             self._failure = self._failure or error
-            self._close()
+            self._close_pipes()
 
-    def _close(self) -> None:
-        self._pieces.close()
-        self._results.close()
-        self._rows.put("done")
+    def _close_pipes(self) -> None:
+        self._batch_pipe.close()
+        self._result_pipe.close()
+        self._row_queue.put("done")
 
-    def _decode(self) -> None:
+    def _decode_videos(self) -> None:
         """One video after another, until there are none left."""
-        while ticket := self._next():
+        while task := self._begin_next_video():
             try:
-                for piece in self.stages.decode(ticket):
-                    self.stages.check()
-                    clips = self.computer.device.hold(piece.clips)
-                    size = self.computer.device.held(clips)
-                    self._pieces.put(replace(piece, clips=clips, held=size), size)
-                    if ticket.failure:
+                for batch in self.stages.decode_windows(task):
+                    self.stages.check_cancelled()
+                    clips = self.computer.device.hold_windows(batch.clips)
+                    size = self.computer.device.count_held_bytes(clips)
+                    self._batch_pipe.put(replace(batch, clips=clips, held_bytes=size), size)
+                    if task.failure:
                         break
-            except Cancelled:
+            except RunCancelled:
                 raise
             except InputError as error:
-                ticket.fail(error)
-            self._pieces.put(ticket)
-            self._decoding.discard(ticket)
-        self._pieces.put("done")
+                task.record_failure(error)
+            self._batch_pipe.put(task)
+            self._decoding.discard(task)
+        self._batch_pipe.put("done")
 
-    def _next(self) -> Ticket | None:
-        with self._taking:
+    def _begin_next_video(self) -> VideoTask | None:
+        with self._source_lock:
             source = next(self._sources, None)
             if source is None:
                 return None
-            ticket = self.stages.ticket(source)
-            self._flight.add(ticket)
-            self._decoding.add(ticket)
-            return ticket
+            task = self.stages.begin_video(source)
+            self._in_flight.add(task)
+            self._decoding.add(task)
+            return task
 
-    def _compute(self) -> Iterator[Row]:
+    def _compute_groups(self) -> Iterator[ManifestRow]:
         """Batches to the device as they fill; rows as they end."""
-        left = self.threads
-        while left:
-            self.stages.check()
-            item = self._pieces.get(self._patience())
+        num_decoding = self.threads
+        while num_decoding:
+            self.stages.check_cancelled()
+            item = self._batch_pipe.get(self._choose_wait_seconds())
             now = time.monotonic()
-            batches = [] if item else self._buckets.rest()
-            if isinstance(item, Piece):
-                batches = self._add(item, now)
-            elif isinstance(item, Ticket):
-                item.decoded = True
+            groups = [] if item else self._grouper.take_all()
+            if isinstance(item, WindowBatch):
+                groups = self._group_batch(item, now)
+            elif isinstance(item, VideoTask):
+                item.is_decoded = True
                 self._pass_on(item)
             elif item == "done":
-                left -= 1
-            self._through([*batches, *self._buckets.older(now - FLUSH_SECONDS)])
+                num_decoding -= 1
+            self._submit_groups([*groups, *self._grouper.take_older(now - FLUSH_SECONDS)])
             if item is None:
-                self._land()
-            yield from self._told()
-        self._through(self._buckets.rest())
-        self._land()
-        self._results.put("done")
-        while isinstance(row := self._rows.get(), Row):
+                self._collect_results()
+            yield from self._drain_rows()
+        self._submit_groups(self._grouper.take_all())
+        self._collect_results()
+        self._result_pipe.put("done")
+        while isinstance(row := self._row_queue.get(), ManifestRow):
             yield row
         if self._failure:
-            raise Gone
+            raise PipeClosed
 
-    def _patience(self) -> float:
+    def _choose_wait_seconds(self) -> float:
         """How long to wait for more: not at all where something is begun and nothing comes."""
-        begun = self._buckets.pieces or self.computer.flying
-        return 0.0 if begun and not self._decoding else FLUSH_SECONDS
+        has_work = self._grouper.num_waiting or self.computer.is_busy
+        return 0.0 if has_work and not self._decoding else FLUSH_SECONDS
 
-    def _add(self, piece: Piece, now: float) -> list[list[Piece]]:
-        piece.ticket.pending += len(piece)
-        most = self.computer.most(piece.lane.method.name)
-        if most is None:
-            return [[piece]]
-        return [batch for part in piece.split(most) for batch in self._buckets.add(part, most, now)]
+    def _group_batch(self, batch: WindowBatch, now: float) -> list[list[WindowBatch]]:
+        batch.task.pending_windows += len(batch)
+        max_windows = self.computer.get_window_limit(batch.method_run.method.name)
+        if max_windows is None:
+            return [[batch]]
+        return [
+            group
+            for part in batch.split_windows(max_windows)
+            for group in self._grouper.add_batch(part, max_windows, now)
+        ]
 
-    def _through(self, batches: list[list[Piece]]) -> None:
+    def _submit_groups(self, groups: list[list[WindowBatch]]) -> None:
         """Batches to the device, each taken from it when the next has been given."""
         with torch.inference_mode():
-            for batch in batches:
-                self._take(self.computer.put(batch))
+            for group in groups:
+                self._queue_results(self.computer.submit_group(group))
 
-    def _land(self) -> None:
+    def _collect_results(self) -> None:
         """What the device has at work, when there is nothing to give it meanwhile."""
         with torch.inference_mode():
-            self._take(self.computer.land())
+            self._queue_results(self.computer.collect_results())
 
-    def _take(self, results: list[Result]) -> None:
-        for piece, made in results:
-            self._pieces.release(piece.held)
-            ticket = piece.ticket
-            ticket.pending -= len(piece)
-            if made is not None:
-                packed = self._packers.submit(made.pack)
-                self._results.put(_Packing(piece, packed, made.nbytes), made.nbytes)
-            self._pass_on(ticket)
+    def _queue_results(self, results: list[BatchResult]) -> None:
+        for batch, maps in results:
+            self._batch_pipe.release_bytes(batch.held_bytes)
+            task = batch.task
+            task.pending_windows -= len(batch)
+            if maps is not None:
+                future = self._packers.submit(maps.pack)
+                self._result_pipe.put(_PendingMaps(batch, future, maps.nbytes), maps.nbytes)
+            self._pass_on(task)
 
-    def _pass_on(self, ticket: Ticket) -> None:
+    def _pass_on(self, task: VideoTask) -> None:
         """Let the writer end a video that has nothing more to come."""
-        if ticket.decoded and not ticket.pending:
-            self._results.put(ticket)
+        if task.is_decoded and not task.pending_windows:
+            self._result_pipe.put(task)
 
-    def _told(self) -> Iterator[Row]:
+    def _drain_rows(self) -> Iterator[ManifestRow]:
         """The rows that are there."""
-        while not self._rows.empty():
-            if isinstance(row := self._rows.get(), Row):
+        while not self._row_queue.empty():
+            if isinstance(row := self._row_queue.get(), ManifestRow):
                 yield row
 
-    def _write(self) -> None:
+    def _write_results(self) -> None:
         """What was computed into the shard, in the order in which it comes."""
-        while (item := self._results.get()) != "done":
-            if isinstance(item, Ticket):
-                row = self.stages.conclude(item)
-                self._flight.discard(item)
-                self._rows.put(row)
-                self._pieces.put("row")
-            elif isinstance(item, _Packing):
-                self._store(item)
-        self._rows.put("done")
+        while (item := self._result_pipe.get()) != "done":
+            if isinstance(item, VideoTask):
+                row = self.stages.finish_video(item)
+                self._in_flight.discard(item)
+                self._row_queue.put(row)
+                self._batch_pipe.put("row")
+            elif isinstance(item, _PendingMaps):
+                self._store_maps(item)
+        self._row_queue.put("done")
 
-    def _store(self, packing: "_Packing") -> None:
-        piece = packing.piece
+    def _store_maps(self, packing: "_PendingMaps") -> None:
+        batch = packing.batch
         try:
-            packed = packing.packed.result()
-            if not piece.ticket.failure:
-                self.stages.write(piece, packed)
+            packed = packing.future.result()
+            if not batch.task.failure:
+                self.stages.write_maps(batch, packed)
         except InputError as error:
-            piece.ticket.fail(error)
+            batch.task.record_failure(error)
         finally:
-            self._results.release(packing.size)
+            self._result_pipe.release_bytes(packing.nbytes)
 
 
 @dataclass(frozen=True)
-class _Packing:
+class _PendingMaps:
     """Maps on their way to the writer, packed by then."""
 
-    piece: Piece
-    packed: Future[Packed]
-    size: int
+    batch: WindowBatch
+    future: Future[PackedMaps]
+    nbytes: int

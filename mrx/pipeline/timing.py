@@ -11,37 +11,40 @@ import torch
 from mrx.errors import DeviceFault, MrxError, StageError
 
 T = TypeVar("T")
-LASTING = ("CUDA error", "HIP error")  # what torch says of a fault that later calls meet again
-STAGES = ("decode", "transfer", "compute", "pack", "write")
+LASTING_FAULTS = (
+    "CUDA error",
+    "HIP error",
+)  # what torch says of a fault that later calls meet again
+STAGE_NAMES = ("decode", "transfer", "compute", "pack", "write")
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether a device had too little memory, which smaller batches may mend."""
-    told = isinstance(error, RuntimeError) and "out of memory" in str(error)
-    return told or isinstance(error, torch.cuda.OutOfMemoryError)
+    says_so = isinstance(error, RuntimeError) and "out of memory" in str(error)
+    return says_so or isinstance(error, torch.cuda.OutOfMemoryError)
 
 
-class Busy:
+class StageTimer:
     """Seconds that each stage worked, over all its threads. Waiting does not count."""
 
     def __init__(self) -> None:
-        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.seconds = dict.fromkeys(STAGE_NAMES, 0.0)
         self._lock = threading.Lock()
 
-    def add(self, stage: str, seconds: float) -> None:
+    def add_seconds(self, stage: str, seconds: float) -> None:
         """Count work that was timed elsewhere."""
         with self._lock:
             self.seconds[stage] += seconds
 
-    def at(self, stage: str, *, timed: bool = True) -> "_Work":
+    def time_stage(self, stage: str, *, timed: bool = True) -> "_TimedStage":
         """Work of a stage: it is timed, and what nobody foresaw becomes a `StageError`."""
-        return _Work(self, stage, timed=timed)
+        return _TimedStage(self, stage, timed=timed)
 
-    def each(self, stage: str, items: Iterable[T]) -> Iterator[T]:
+    def time_items(self, stage: str, items: Iterable[T]) -> Iterator[T]:
         """The items, with the time that making them takes counted for a stage."""
         iterator = iter(items)
         while True:
-            with self.at(stage):
+            with self.time_stage(stage):
                 try:
                     item = next(iterator)
                 except StopIteration:
@@ -49,13 +52,13 @@ class Busy:
             yield item
 
 
-class _Work:
+class _TimedStage:
     """A piece of a stage's work, as a context; a class, as it is entered for every map."""
 
-    __slots__ = ("_began", "_busy", "_stage", "_timed")
+    __slots__ = ("_began", "_is_timed", "_stage", "_timer")
 
-    def __init__(self, busy: Busy, stage: str, *, timed: bool) -> None:
-        self._busy, self._stage, self._timed = busy, stage, timed
+    def __init__(self, timer: StageTimer, stage: str, *, timed: bool) -> None:
+        self._timer, self._stage, self._is_timed = timer, stage, timed
 
     def __enter__(self) -> None:
         self._began = time.perf_counter()
@@ -66,10 +69,10 @@ class _Work:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._timed:
-            self._busy.add(self._stage, time.perf_counter() - self._began)
+        if self._is_timed:
+            self._timer.add_seconds(self._stage, time.perf_counter() - self._began)
         if not isinstance(error, Exception) or isinstance(error, MrxError):
             return
-        if str(error).startswith(LASTING) and not is_out_of_memory(error):
+        if str(error).startswith(LASTING_FAULTS) and not is_out_of_memory(error):
             raise DeviceFault(f"the device failed in {self._stage}: {error}") from error
         raise StageError(self._stage, error) from error

@@ -15,7 +15,7 @@ Picture = NDArray[np.uint8]
 
 UNKNOWN = (80, 80, 80)
 """What NaN, infinity, and 1e9 or more, as Middlebury marks unknown flow, are drawn as."""
-MOST = 1e9
+UNKNOWN_LIMIT = 1e9
 
 
 def to_floats(values: Values) -> NDArray[Any]:
@@ -43,23 +43,23 @@ def draw_each(
     if maps.ndim < axes or 0 in maps.shape[-2:]:
         raise ShapeError(f"a picture needs maps of at least {axes} axes, got {maps.shape}")
     leading, shape = maps.shape[:-axes], maps.shape[-axes:]
-    pictures = [draw(one) for one in maps.reshape(-1, *shape)]
+    pictures = [draw(single_map) for single_map in maps.reshape(-1, *shape)]
     return np.asarray(pictures, np.uint8).reshape(*leading, *shape[-2:], 3)
 
 
-def known(values: NDArray[Any]) -> NDArray[np.bool_]:
+def is_known(values: NDArray[Any]) -> NDArray[np.bool_]:
     """Where values are finite, and below 1e9."""
-    return np.abs(values) < MOST
+    return np.abs(values) < UNKNOWN_LIMIT
 
 
-def paint_unknown(picture: Picture, here: NDArray[np.bool_]) -> Picture:
+def paint_unknown(picture: Picture, known_mask: NDArray[np.bool_]) -> Picture:
     """Paint over, in place, what is not known."""
-    if not here.all():
-        picture[~here] = UNKNOWN
+    if not known_mask.all():
+        picture[~known_mask] = UNKNOWN
     return picture
 
 
-def check_positive(name: str, value: float) -> float:
+def check_positive_number(name: str, value: float) -> float:
     """A number that must be above 0, and finite."""
     if not 0 < value < np.inf:
         raise UsageError(f"{name}={value}: must be above 0, and finite")
@@ -86,7 +86,7 @@ def frame_to_rgb(frame: Values) -> Picture:
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3))).copy()
 
 
-def enlarge(values: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+def enlarge_cells(values: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """The value of the cell that each pixel of a larger map ``(..., H, W)`` lies in.
 
     Cells of whole pixels start at the top left, and the last ones reach to the frame's end.
@@ -94,11 +94,11 @@ def enlarge(values: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     if values.shape[-2:] == (height, width):
         return values
     sizes = zip((height, width), values.shape[-2:], strict=True)
-    rows, columns = (_cells(pixels, cells) for pixels, cells in sizes)
+    rows, columns = (_map_pixels_to_cells(pixels, cells) for pixels, cells in sizes)
     return values[..., rows[:, None], columns]
 
 
-def _cells(pixels: int, cells: int) -> NDArray[np.intp]:
+def _map_pixels_to_cells(pixels: int, cells: int) -> NDArray[np.intp]:
     """The cell that each pixel lies in."""
     stride = pixels // cells
     if pixels < (cells + 1) * stride:

@@ -8,51 +8,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrx.errors import ShapeError, UsageError
-from mrx.render.arrays import Picture, Values, check_positive, to_floats
-from mrx.render.diverging import diverging_table, diverging_to_rgb, largest
-from mrx.render.text import BLACK, HEIGHT, WHITE, draw_text, text_size, to_text
+from mrx.render.arrays import Picture, Values, check_positive_number, to_floats
+from mrx.render.diverging import diverging_table, diverging_to_rgb, find_max_magnitude
+from mrx.render.text import BLACK, TEXT_HEIGHT, WHITE, draw_text, format_number, measure_text
 
-Kind = Literal["diverging", "signed"]
-EDGE = (90, 90, 90)
+BarKind = Literal["diverging", "signed"]
+EDGE_COLOR = (90, 90, 90)
 
 
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
+def choose_ticks(low: float, high: float, max_ticks: int = 6) -> list[float]:
     """Round numbers in low..high at equal distances of 1, 2 or 5 times a power of ten.
 
-    >>> ticks(-37.2, 278.4)
+    >>> choose_ticks(-37.2, 278.4)
     [0.0, 50.0, 100.0, 150.0, 200.0, 250.0]
-    >>> ticks(-0.3, 0.31)
+    >>> choose_ticks(-0.3, 0.31)
     [-0.2, 0.0, 0.2]
     """
-    if not low < high or most < 2:
-        raise UsageError(f"low={low}, high={high}, most={most}: nothing to place ticks on")
-    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    if not low < high or max_ticks < 2:
+        raise UsageError(f"low={low}, high={high}, most={max_ticks}: nothing to place ticks on")
+    power = 10.0 ** math.floor(math.log10((high - low) / max_ticks))
     for factor in (1, 2, 5, 10):
         step = factor * power
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-        if last - first < most:
+        if last - first < max_ticks:
             break
     return [float(f"{place * step:.12g}") + 0.0 for place in range(first, last + 1)]
 
 
-def offsets(taps: int, *, most: int = 7) -> list[int]:
+def choose_tap_offsets(taps: int, *, max_offsets: int = 7) -> list[int]:
     """The taps of a kernel that get a number, counted from its middle one.
 
-    >>> offsets(9), offsets(3)
+    >>> choose_tap_offsets(9), choose_tap_offsets(3)
     ([-4, -2, 0, 2, 4], [-1, 0, 1])
     """
     half = taps // 2
-    step = next(s for n in range(64) for s in (10**n, 2 * 10**n, 5 * 10**n) if taps <= s * most)
+    step = next(
+        s for n in range(64) for s in (10**n, 2 * 10**n, 5 * 10**n) if taps <= s * max_offsets
+    )
     return [place for place in range(-half, taps - half) if place % step == 0]
 
 
 def color_bar(
     bound: float,
     *,
-    kind: Kind = "diverging",
+    kind: BarKind = "diverging",
     length: int = 256,
     below: int = 0,
-    text: int = HEIGHT,
+    text: int = TEXT_HEIGHT,
 ) -> Picture:
     """An upright bar of colors on white, with round numbers and its ends' at the right.
 
@@ -66,29 +68,36 @@ def color_bar(
     Shape:
         - output: ``(H, W, 3)`` uint8
     """
-    check_positive("bound", bound)
+    check_positive_number("bound", bound)
     if kind not in ("diverging", "signed"):
         raise UsageError(f"kind={kind}: choose from diverging, signed")
-    apart = 3 * bound * text / length  # of a line and a half
-    inner = ticks(-bound, bound, max(3, length // (2 * text)))
-    values = [-bound, *(value for value in inner if bound - abs(value) > apart), bound]
-    words = {value: to_text(value) for value in values}
-    wide, mark, pad, line = text, max(3, text // 3), text // 2, max(1, text // HEIGHT)
-    right = max(text_size(word, text)[1] for word in words.values())
-    picture = np.full((length + 2 * pad + below, wide + 2 * mark + right + 1, 3), 255, np.uint8)
+    min_distance = 3 * bound * text / length  # of a line and a half
+    inner_ticks = choose_ticks(-bound, bound, max(3, length // (2 * text)))
+    values = [-bound, *(value for value in inner_ticks if bound - abs(value) > min_distance), bound]
+    labels = {value: format_number(value) for value in values}
+    bar_width, tick_length, pad, line_width = (
+        text,
+        max(3, text // 3),
+        text // 2,
+        max(1, text // TEXT_HEIGHT),
+    )
+    label_width = max(measure_text(word, text)[1] for word in labels.values())
+    picture = np.full(
+        (length + 2 * pad + below, bar_width + 2 * tick_length + label_width + 1, 3), 255, np.uint8
+    )
     levels = np.rint(np.linspace(254, 0, length)).astype(int)
     colors = diverging_table() if kind == "diverging" else np.arange(1, 256)[:, None]
-    picture[pad : pad + length, :wide] = colors[levels][:, None]
-    cv2.rectangle(picture, (0, pad), (wide - 1, pad + length - 1), EDGE, line)
-    for value, word in words.items():
+    picture[pad : pad + length, :bar_width] = colors[levels][:, None]
+    cv2.rectangle(picture, (0, pad), (bar_width - 1, pad + length - 1), EDGE_COLOR, line_width)
+    for value, word in labels.items():
         y = pad + round((length - 1) * (bound - value) / (2 * bound))
-        cv2.line(picture, (wide, y), (wide + mark - 1, y), EDGE, line)
-        draw_text(picture, word, (y - text // 2, wide + 2 * mark), height=text)
+        cv2.line(picture, (bar_width, y), (bar_width + tick_length - 1, y), EDGE_COLOR, line_width)
+        draw_text(picture, word, (y - text // 2, bar_width + 2 * tick_length), height=text)
     return picture
 
 
 def kernel_map(
-    values: Values, *, bound: float | None = None, cell: int = 32, text: int = HEIGHT
+    values: Values, *, bound: float | None = None, cell: int = 32, text: int = TEXT_HEIGHT
 ) -> Picture:
     """A kernel as a map of square cells in `diverging_to_rgb`'s colors, between its axes.
 
@@ -102,40 +111,51 @@ def kernel_map(
 
     Shape:
         - values: ``(H, W)``
-        - output: ``(H * cell + axis, W * cell + axis, 3)`` uint8, see `axis_below`
+        - output: ``(H * cell + axis, W * cell + axis, 3)`` uint8, see `axis_height`
     """
-    array = one_map(values)
-    drawn = diverging_to_rgb(array, bound=bound).repeat(cell, 0).repeat(cell, 1)
-    (height, width), pad = drawn.shape[:2], text // 2
-    down, across = (_middles(n, cell=cell, text=text) for n in array.shape)
-    left = text // 3 + max(text_size(word, text)[1] for word in down)
-    picture = np.full((height + 2 * pad + axis_below(text), left + width + pad, 3), 255, np.uint8)
-    picture[pad : pad + height, left : left + width] = drawn
-    cv2.rectangle(
-        picture, (left - 1, pad - 1), (left + width, pad + height), EDGE, max(1, text // HEIGHT)
+    array = to_single_map(values)
+    cells_picture = diverging_to_rgb(array, bound=bound).repeat(cell, 0).repeat(cell, 1)
+    (height, width), pad = cells_picture.shape[:2], text // 2
+    row_numbers, column_numbers = (
+        _compute_tap_pixels(n, cell=cell, text=text) for n in array.shape
     )
-    for word, y in down.items():
-        wide = text_size(word, text)[1]
-        draw_text(picture, word, (pad + y - text // 2, left - text // 3 - wide), height=text)
-    for word, x in across.items():
-        wide = text_size(word, text)[1]
-        draw_text(picture, word, (pad + height + text // 3, left + x - wide // 2), height=text)
+    left = text // 3 + max(measure_text(word, text)[1] for word in row_numbers)
+    picture = np.full((height + 2 * pad + axis_height(text), left + width + pad, 3), 255, np.uint8)
+    picture[pad : pad + height, left : left + width] = cells_picture
+    cv2.rectangle(
+        picture,
+        (left - 1, pad - 1),
+        (left + width, pad + height),
+        EDGE_COLOR,
+        max(1, text // TEXT_HEIGHT),
+    )
+    for word, y in row_numbers.items():
+        word_width = measure_text(word, text)[1]
+        draw_text(picture, word, (pad + y - text // 2, left - text // 3 - word_width), height=text)
+    for word, x in column_numbers.items():
+        word_width = measure_text(word, text)[1]
+        draw_text(
+            picture, word, (pad + height + text // 3, left + x - word_width // 2), height=text
+        )
     return picture
 
 
-def _middles(taps: int, *, cell: int, text: int) -> dict[str, int]:
+def _compute_tap_pixels(taps: int, *, cell: int, text: int) -> dict[str, int]:
     """Numbers of an axis, and the pixels of their cells' middles."""
-    most = max(2, taps * cell // (2 * text))
-    return {str(n): round((n + taps // 2 + 0.5) * cell) for n in offsets(taps, most=most)}
+    max_offsets = max(2, taps * cell // (2 * text))
+    return {
+        str(n): round((n + taps // 2 + 0.5) * cell)
+        for n in choose_tap_offsets(taps, max_offsets=max_offsets)
+    }
 
 
-def axis_below(text: int = HEIGHT) -> int:
+def axis_height(text: int = TEXT_HEIGHT) -> int:
     """Pixels under the cells of a map that its axis takes."""
     return text // 3 + text
 
 
 def weights_row(
-    values: Values, *, bound: float | None = None, cell: int = 32, text: int = HEIGHT
+    values: Values, *, bound: float | None = None, cell: int = 32, text: int = TEXT_HEIGHT
 ) -> Picture:
     """A few weights in a row, each a cell in `diverging_to_rgb`'s colors with its number in it.
 
@@ -146,22 +166,26 @@ def weights_row(
     array = to_floats(values)
     if array.ndim != 1 or not array.size:
         raise ShapeError(f"weights_row takes weights (W,), got {array.shape}")
-    words = [to_text(float(value)) for value in array]
-    wide = max(cell, *(text_size(word, text)[1] + text for word in words))
-    tall = max(cell, 2 * text)
-    colors = diverging_to_rgb(array[None], bound=bound or largest(array) or 1.0)
-    picture = colors.repeat(tall, 0).repeat(wide, 1)
+    words = [format_number(float(value)) for value in array]
+    cell_width = max(cell, *(measure_text(word, text)[1] + text for word in words))
+    cell_height = max(cell, 2 * text)
+    colors = diverging_to_rgb(array[None], bound=bound or find_max_magnitude(array) or 1.0)
+    picture = colors.repeat(cell_height, 0).repeat(cell_width, 1)
     for i, word in enumerate(words):
         ink = BLACK if colors[0, i] @ np.array([0.2, 0.7, 0.1]) > 110 else WHITE
-        start = (i * wide) + (wide - text_size(word, text)[1]) // 2
-        draw_text(picture, word, ((tall - text) // 2, start), height=text, color=ink)
+        start = (i * cell_width) + (cell_width - measure_text(word, text)[1]) // 2
+        draw_text(picture, word, ((cell_height - text) // 2, start), height=text, color=ink)
         cv2.rectangle(
-            picture, (i * wide, 0), ((i + 1) * wide - 1, tall - 1), EDGE, max(1, text // HEIGHT)
+            picture,
+            (i * cell_width, 0),
+            ((i + 1) * cell_width - 1, cell_height - 1),
+            EDGE_COLOR,
+            max(1, text // TEXT_HEIGHT),
         )
     return picture
 
 
-def one_map(values: Values) -> NDArray[np.floating]:
+def to_single_map(values: Values) -> NDArray[np.floating]:
     """One map ``(H, W)`` of known numbers."""
     array = to_floats(values)
     if array.ndim != 2 or 0 in array.shape:

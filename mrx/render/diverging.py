@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from mrx.render.arrays import (
     Picture,
     Values,
-    check_positive,
+    check_positive_number,
     draw_each,
-    known,
+    is_known,
     paint_unknown,
     to_floats,
 )
@@ -34,17 +34,17 @@ def diverging_to_rgb(values: Values, *, bound: float | None = None) -> Picture:
     [[27, 70, 156], [255, 255, 255], [140, 27, 33]]
     """
     if bound is not None:
-        check_positive("bound", bound)
-    return draw_each(lambda one: _draw(one, bound), to_floats(values), axes=2)
+        check_positive_number("bound", bound)
+    return draw_each(lambda one: _draw_diverging(one, bound), to_floats(values), axes=2)
 
 
 def diverging_table() -> Picture:
     """The 255 colors, ``(255, 3)``: a curve in OKLab, of which number 127 is white."""
-    return _table().copy()
+    return _compute_diverging_table().copy()
 
 
 @cache
-def _table() -> Picture:
+def _compute_diverging_table() -> Picture:
     t = np.linspace(-1, 1, 255)
     size = np.abs(t)
     lightness = 1 - 0.58 * size
@@ -53,19 +53,19 @@ def _table() -> Picture:
     return oklab_to_rgb(np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)]))
 
 
-def _draw(values: NDArray[np.floating], bound: float | None) -> Picture:
-    here = known(values)
-    values = np.where(here, values, 0)
-    bound = bound or largest(values) or 1.0
+def _draw_diverging(values: NDArray[np.floating], bound: float | None) -> Picture:
+    known_mask = is_known(values)
+    values = np.where(known_mask, values, 0)
+    bound = bound or find_max_magnitude(values) or 1.0
     levels = np.rint(np.clip(values * (127 / bound), -127, 127)).astype(int) + 127
-    return paint_unknown(_table()[levels], here)
+    return paint_unknown(_compute_diverging_table()[levels], known_mask)
 
 
-def largest(values: Values) -> float:
+def find_max_magnitude(values: Values) -> float:
     """The largest size among known values, 0 where there is none.
 
-    >>> largest(np.array([[1.0, -3.0, np.nan]]))
+    >>> find_max_magnitude(np.array([[1.0, -3.0, np.nan]]))
     3.0
     """
     array = to_floats(values)
-    return float(np.abs(array[known(array)]).max(initial=0))
+    return float(np.abs(array[is_known(array)]).max(initial=0))

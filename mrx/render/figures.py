@@ -8,35 +8,35 @@ import numpy as np
 
 from mrx.errors import UsageError
 from mrx.render.arrays import Picture, Values
-from mrx.render.axes import Kind, axis_below, color_bar, kernel_map, weights_row
-from mrx.render.diverging import largest
+from mrx.render.axes import BarKind, axis_height, color_bar, kernel_map, weights_row
+from mrx.render.diverging import find_max_magnitude
 from mrx.render.filter_grid import filters_to_rgb
 from mrx.render.grid import grid
 from mrx.render.surface import natural_limits, surface
-from mrx.render.text import draw_text, text_size
+from mrx.render.text import draw_text, measure_text
 
-_MOST_PIXELS = 10**8
-Row = list[Picture | None]
+_MAX_PIXELS = 10**8
+PictureRow = list[Picture | None]
 
 
 @dataclass(frozen=True)
-class Size:
+class PageSize:
     """How large everything on a page is: text, cells and gaps grow with its scale."""
 
     scale: float = 1.0
 
     @property
-    def text(self) -> int:
+    def text_height(self) -> int:
         """Pixels of a line of text."""
         return max(8, round(15 * self.scale))
 
     @property
-    def kernel(self) -> int:
+    def kernel_size(self) -> int:
         """Pixels of a kernel's map."""
         return max(160, round(300 * self.scale))
 
     @property
-    def filter(self) -> int:
+    def filter_size(self) -> int:
         """Pixels of one filter among many."""
         return max(8, round(48 * self.scale))
 
@@ -47,7 +47,7 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class KernelPanel:
     """A kernel in space and the taps in time that go with it.
 
     Shape:
@@ -61,7 +61,7 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Panel:
+class FilterPanel:
     """The filters of one convolution.
 
     Attributes:
@@ -75,21 +75,30 @@ class Panel:
     channel: int | None = None
 
 
-def kernels_page(kernels: Sequence[Kernel], size: Size) -> Picture:
+def draw_kernels_page(kernels: Sequence[KernelPanel], size: PageSize) -> Picture:
     """Kernels beside each other: as surface, as map and the taps, with one scale for all."""
-    if 16 * len(kernels) * size.kernel**2 > _MOST_PIXELS:
+    if 16 * len(kernels) * size.kernel_size**2 > _MAX_PIXELS:
         raise UsageError(f"--scale {size.scale:g}: that is too large a picture of kernels")
     spaces = [one.space for one in kernels]
-    bound, longest = (
-        max(map(largest, all_)) or 1.0 for all_ in (spaces, [k.time for k in kernels])
+    bound, time_bound = (
+        max(map(find_max_magnitude, weight_maps)) or 1.0
+        for weight_maps in (spaces, [k.time for k in kernels])
     )
-    limits, text, side = natural_limits(*spaces), size.text, round(1.3 * size.kernel)
-    cell = max(4, size.kernel // max(np.shape(spaces[0])))
-    surfaces: Row = [surface(s, limits=limits, bound=bound, size=side, text=text) for s in spaces]
-    maps: Row = [kernel_map(s, bound=bound, cell=cell, text=text) for s in spaces]
+    limits, text, surface_size = (
+        natural_limits(*spaces),
+        size.text_height,
+        round(1.3 * size.kernel_size),
+    )
+    cell = max(4, size.kernel_size // max(np.shape(spaces[0])))
+    surfaces: PictureRow = [
+        surface(s, limits=limits, bound=bound, size=surface_size, text=text) for s in spaces
+    ]
+    maps: PictureRow = [kernel_map(s, bound=bound, cell=cell, text=text) for s in spaces]
     length = np.shape(spaces[0])[0] * cell
-    maps.append(color_bar(bound, length=length, below=axis_below(text), text=text))
-    times: Row = [weights_row(one.time, bound=longest, cell=2 * text, text=text) for one in kernels]
+    maps.append(color_bar(bound, length=length, below=axis_height(text), text=text))
+    times: PictureRow = [
+        weights_row(one.time, bound=time_bound, cell=2 * text, text=text) for one in kernels
+    ]
     titles = [one.title for one in kernels]
     if len(kernels) == 1:
         in_time = grid([times], titles=["in time"], height=text)
@@ -99,51 +108,53 @@ def kernels_page(kernels: Sequence[Kernel], size: Size) -> Picture:
     return grid(rows, names=names, titles=[*titles, ""], margin=margin, height=text)
 
 
-def filters_page(panels: Sequence[Panel], size: Size, *, each: bool, same: bool) -> Picture:
+def draw_filters_page(
+    panels: Sequence[FilterPanel], size: PageSize, *, each: bool, same_scale: bool
+) -> Picture:
     """The filters of convolutions beside each other.
 
     Args:
         panels: the convolutions
         size: of everything
         each: every filter has a scale of its own, and there is no bar
-        same: one scale for all panels, and one bar; without it one for each panel
+        same_scale: one scale for all panels, and one bar; without it one for each panel
     """
-    _check_size(panels, size)
-    bounds = [largest(panel.weights) or 1.0 for panel in panels]
-    bounds = [max(bounds)] * len(bounds) if same else bounds
-    pictures: Row = []
-    captions: Row = []
+    _check_page_size(panels, size)
+    bounds = [find_max_magnitude(panel.weights) or 1.0 for panel in panels]
+    bounds = [max(bounds)] * len(bounds) if same_scale else bounds
+    pictures: PictureRow = []
+    captions: PictureRow = []
     titles: list[str] = []
     for i, (panel, bound) in enumerate(zip(panels, bounds, strict=True)):
-        drawn = _draw(panel, bound, size, each=each)
-        pictures.append(drawn)
-        captions.append(_line(_caption(panel, each=each), size.text))
+        panel_picture = _draw_panel(panel, bound, size, each=each)
+        pictures.append(panel_picture)
+        captions.append(_draw_text_line(_describe_panel(panel, each=each), size.text_height))
         titles.append(panel.title)
-        if not each and (not same or i == len(panels) - 1):
-            pictures.append(_bar(panel, bound, len(drawn), size))
+        if not each and (not same_scale or i == len(panels) - 1):
+            pictures.append(_draw_panel_bar(panel, bound, len(panel_picture), size))
             captions.append(None)
             titles.append("")
     margin = 2 * size.gap
-    return grid([pictures, captions], titles=titles, margin=margin, height=size.text)
+    return grid([pictures, captions], titles=titles, margin=margin, height=size.text_height)
 
 
-def _draw(panel: Panel, bound: float, size: Size, *, each: bool) -> Picture:
-    cell = _cell(panel, size)
+def _draw_panel(panel: FilterPanel, bound: float, size: PageSize, *, each: bool) -> Picture:
+    cell = _choose_cell_size(panel, size)
     return filters_to_rgb(panel.weights, bound=bound, each=each, cell=cell, gap=size.gap)
 
 
-def _cell(panel: Panel, size: Size) -> int:
-    return max(1, round(size.filter / max(np.shape(panel.weights)[-2:])))
+def _choose_cell_size(panel: FilterPanel, size: PageSize) -> int:
+    return max(1, round(size.filter_size / max(np.shape(panel.weights)[-2:])))
 
 
-def _bar(panel: Panel, bound: float, tall: int, size: Size) -> Picture:
-    length = max(6 * size.text, min(tall - 2 * size.text, size.kernel))
-    kind: Kind = "signed" if np.shape(panel.weights)[1] == 3 else "diverging"
-    bar = color_bar(bound, kind=kind, length=length, text=size.text)
-    return np.pad(bar, [(0, 0), (0, size.text), (0, 0)], constant_values=255)
+def _draw_panel_bar(panel: FilterPanel, bound: float, panel_height: int, size: PageSize) -> Picture:
+    length = max(6 * size.text_height, min(panel_height - 2 * size.text_height, size.kernel_size))
+    kind: BarKind = "signed" if np.shape(panel.weights)[1] == 3 else "diverging"
+    bar = color_bar(bound, kind=kind, length=length, text=size.text_height)
+    return np.pad(bar, [(0, 0), (0, size.text_height), (0, 0)], constant_values=255)
 
 
-def _caption(panel: Panel, *, each: bool) -> str:
+def _describe_panel(panel: FilterPanel, *, each: bool) -> str:
     """What a panel shows, in words."""
     count, inputs, *time, height, width = np.shape(panel.weights)
     strips = max(time, default=1) > 1
@@ -156,17 +167,17 @@ def _caption(panel: Panel, *, each: bool) -> str:
     return ", ".join([*words, "each at its own scale"] if each else words)
 
 
-def _line(words: str, text: int) -> Picture:
+def _draw_text_line(words: str, text: int) -> Picture:
     """A line of text as a picture."""
-    picture = np.full((text, text_size(words, text)[1], 3), 255, np.uint8)
+    picture = np.full((text, measure_text(words, text)[1], 3), 255, np.uint8)
     draw_text(picture, words, (0, 0), height=text)
     return picture
 
 
-def _check_size(panels: Sequence[Panel], size: Size) -> None:
+def _check_page_size(panels: Sequence[FilterPanel], size: PageSize) -> None:
     """Refuse what would take minutes and gigabytes."""
-    pixels = sum(math.prod(np.shape(p.weights)) * _cell(p, size) ** 2 for p in panels)
-    if pixels > _MOST_PIXELS:
+    pixels = sum(math.prod(np.shape(p.weights)) * _choose_cell_size(p, size) ** 2 for p in panels)
+    if pixels > _MAX_PIXELS:
         shapes = ", ".join(f"{p.title} {tuple(np.shape(p.weights))}" for p in panels)
         raise UsageError(
             f"{shapes}: a picture of more than {pixels / 1e6:.0f} million pixels; draw one input "

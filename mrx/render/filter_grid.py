@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from mrx.errors import ShapeError
 from mrx.render.arrays import Picture, Values, to_floats
-from mrx.render.diverging import diverging_to_rgb, largest
+from mrx.render.diverging import diverging_to_rgb, find_max_magnitude
 from mrx.render.grid import grid
 from mrx.render.signed import signed_to_rgb
 
-_EDGE = 190  # gray, around maps that are white at 0
+_EDGE_GRAY = 190  # gray, around maps that are white at 0
 
 
 def filters_to_rgb(
@@ -47,38 +47,47 @@ def filters_to_rgb(
         raise ShapeError(f"filters are (O, I, H, W) or (O, I, T, H, W), got {array.shape}")
     if array.ndim == 4:
         array = array[:, :, None]
-    bounds = [(largest(one) if each else bound) or largest(array) or 1.0 for one in array]
-    blocks = [_block(*pair, cell=cell, gap=gap) for pair in zip(array, bounds, strict=True)]
-    parts = array.shape[1] not in (1, 3) or array.shape[2] > 1
-    across = columns(len(blocks), *blocks[0].shape[:2])
-    rows = [blocks[start : start + across] for start in range(0, len(blocks), across)]
-    return grid(rows, margin=3 * gap if parts else gap)
+    bounds = [
+        (find_max_magnitude(one) if each else bound) or find_max_magnitude(array) or 1.0
+        for one in array
+    ]
+    blocks = [_draw_filter(*pair, cell=cell, gap=gap) for pair in zip(array, bounds, strict=True)]
+    has_parts = array.shape[1] not in (1, 3) or array.shape[2] > 1
+    num_columns = choose_columns(len(blocks), *blocks[0].shape[:2])
+    rows = [blocks[start : start + num_columns] for start in range(0, len(blocks), num_columns)]
+    return grid(rows, margin=3 * gap if has_parts else gap)
 
 
-def columns(count: int, height: int, width: int) -> int:
+def choose_columns(count: int, height: int, width: int) -> int:
     """Columns that make a page of so many blocks about square, without a short last row if it can.
 
-    >>> columns(64, 7, 7), columns(64, 7, 49), columns(24, 3, 3), columns(7, 1, 1)
+    >>> choose_columns(64, 7, 7), choose_columns(64, 7, 49), choose_columns(24, 3, 3), choose_columns(7, 1, 1)
     (8, 4, 4, 3)
     """
-    wanted = math.sqrt(count * height / width)
+    ideal_columns = math.sqrt(count * height / width)
 
-    def far(number: int) -> float:
-        return abs(math.log(number / wanted))
+    def log_distance(number: int) -> float:
+        return abs(math.log(number / ideal_columns))
 
-    even = min((n for n in range(1, count + 1) if count % n == 0), key=far)
-    return even if far(even) < math.log(1.7) else min(count, max(1, round(wanted)))
+    best_divisor = min((n for n in range(1, count + 1) if count % n == 0), key=log_distance)
+    return (
+        best_divisor
+        if log_distance(best_divisor) < math.log(1.7)
+        else min(count, max(1, round(ideal_columns)))
+    )
 
 
-def _block(one: NDArray[np.floating], bound: float, *, cell: int, gap: int) -> Picture:
+def _draw_filter(weights: NDArray[np.floating], bound: float, *, cell: int, gap: int) -> Picture:
     """One filter ``(I, T, H, W)``."""
-    if len(one) == 3:
-        maps = signed_to_rgb(one.transpose(1, 0, 2, 3), bound=bound)[None]
+    if len(weights) == 3:
+        maps = signed_to_rgb(weights.transpose(1, 0, 2, 3), bound=bound)[None]
     else:
-        maps = diverging_to_rgb(one, bound=bound)
+        maps = diverging_to_rgb(weights, bound=bound)
         maps = maps if maps.shape[1] > 1 else maps.swapaxes(0, 1)
-    large = maps.repeat(cell, 2).repeat(cell, 3)
-    if len(one) != 3:  # white at an edge would have no end
-        large = np.pad(large, [(0, 0)] * 2 + [(1, 1)] * 2 + [(0, 0)], constant_values=_EDGE)
-    whole = grid([list(row) for row in large], margin=gap)
-    return whole[gap:-gap, gap:-gap]
+    enlarged = maps.repeat(cell, 2).repeat(cell, 3)
+    if len(weights) != 3:  # white at an edge would have no end
+        enlarged = np.pad(
+            enlarged, [(0, 0)] * 2 + [(1, 1)] * 2 + [(0, 0)], constant_values=_EDGE_GRAY
+        )
+    strip = grid([list(row) for row in enlarged], margin=gap)
+    return strip[gap:-gap, gap:-gap]

@@ -6,9 +6,9 @@ import numpy as np
 
 from mrx.errors import ShapeError, UsageError
 from mrx.render.arrays import Picture
-from mrx.render.text import HEIGHT, draw_text, text_size
+from mrx.render.text import TEXT_HEIGHT, draw_text, measure_text
 
-_LINE = 1.25
+_LINE_SPACING = 1.25
 
 
 def grid(
@@ -17,7 +17,7 @@ def grid(
     names: Sequence[str] = (),
     titles: Sequence[str] = (),
     margin: int = 4,
-    height: int = HEIGHT,
+    height: int = TEXT_HEIGHT,
 ) -> Picture:
     """Put pictures on white, in rows and columns, with names at the left and titles on top.
 
@@ -36,32 +36,37 @@ def grid(
         - rows: of pictures ``(H, W, 3)`` uint8
         - output: ``(H', W', 3)`` uint8
     """
-    shapes = [[_size(picture) for picture in row] for row in rows]
+    shapes = [[_measure_picture(picture) for picture in row] for row in rows]
     columns = max(map(len, shapes), default=0)
     if not columns:
         raise ShapeError("a grid needs at least one picture")
-    _check(names, len(rows), what="names", of="rows")
-    _check(titles, columns, what="titles", of="columns")
+    _check_text_count(names, len(rows), texts_name="names", items_name="rows")
+    _check_text_count(titles, columns, texts_name="titles", items_name="columns")
     heights = [max((h for h, _ in row), default=0) for row in shapes]
     widths = [max(row[i][1] if i < len(row) else 0 for row in shapes) for i in range(columns)]
-    widths = [max(width, _width(title, height)) for width, title in _padded(widths, titles)]
-    side = max((_width(name, height) for name in names), default=0)
-    tops = _starts(
-        heights, margin=margin, first=margin + (round(_LINE * height) if any(titles) else 0)
+    widths = [
+        max(width, _measure_text_width(title, height))
+        for width, title in _pair_widths_with_titles(widths, titles)
+    ]
+    names_width = max((_measure_text_width(name, height) for name in names), default=0)
+    tops = _compute_starts(
+        heights, margin=margin, first=margin + (round(_LINE_SPACING * height) if any(titles) else 0)
     )
-    lefts = _starts(widths, margin=margin, first=margin + (side + margin if side else 0))
+    lefts = _compute_starts(
+        widths, margin=margin, first=margin + (names_width + margin if names_width else 0)
+    )
     page = np.full((tops[-1], lefts[-1], 3), 255, np.uint8)
-    for row, top, tall in zip(rows, tops, heights, strict=False):
-        for picture, left, wide in zip(row, lefts, widths, strict=False):
-            _put(page, picture, top + tall / 2, left + wide / 2)
-    for title, left, wide in zip(titles, lefts, widths, strict=False):
-        _write(page, title, margin + height / 2, left + wide / 2, height)
-    for name, top, tall in zip(names, tops, heights, strict=False):
-        _write(page, name, top + tall / 2, margin + side / 2, height)
+    for row, top, row_height in zip(rows, tops, heights, strict=False):
+        for picture, left, column_width in zip(row, lefts, widths, strict=False):
+            _paste_centered(page, picture, top + row_height / 2, left + column_width / 2)
+    for title, left, column_width in zip(titles, lefts, widths, strict=False):
+        _write_centered(page, title, margin + height / 2, left + column_width / 2, height)
+    for name, top, row_height in zip(names, tops, heights, strict=False):
+        _write_centered(page, name, top + row_height / 2, margin + names_width / 2, height)
     return page
 
 
-def _size(picture: Picture | None) -> tuple[int, int]:
+def _measure_picture(picture: Picture | None) -> tuple[int, int]:
     if picture is None:
         return 0, 0
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
@@ -69,25 +74,29 @@ def _size(picture: Picture | None) -> tuple[int, int]:
     return picture.shape[0], picture.shape[1]
 
 
-def _check(texts: Sequence[str], count: int, *, what: str, of: str) -> None:
+def _check_text_count(
+    texts: Sequence[str], count: int, *, texts_name: str, items_name: str
+) -> None:
     if texts and len(texts) != count:
-        raise UsageError(f"{what}: {len(texts)} for {count} {of}; give one for each, or none")
+        raise UsageError(
+            f"{texts_name}: {len(texts)} for {count} {items_name}; give one for each, or none"
+        )
 
 
-def _width(text: str, height: int) -> int:
-    return max(text_size(line, height)[1] for line in text.split("\n"))
+def _measure_text_width(text: str, height: int) -> int:
+    return max(measure_text(line, height)[1] for line in text.split("\n"))
 
 
-def _padded(widths: Sequence[int], titles: Sequence[str]) -> list[tuple[int, str]]:
+def _pair_widths_with_titles(widths: Sequence[int], titles: Sequence[str]) -> list[tuple[int, str]]:
     return list(zip(widths, titles or [""] * len(widths), strict=True))
 
 
-def _starts(sizes: Sequence[int], *, margin: int, first: int) -> list[int]:
+def _compute_starts(sizes: Sequence[int], *, margin: int, first: int) -> list[int]:
     """Where each of them starts, and after the last the whole length."""
     return [first, *(first + int(s) for s in np.cumsum([size + margin for size in sizes]))]
 
 
-def _put(page: Picture, picture: Picture | None, y: float, x: float) -> None:
+def _paste_centered(page: Picture, picture: Picture | None, y: float, x: float) -> None:
     """Put a picture with its middle at (y, x)."""
     if picture is None:
         return
@@ -95,10 +104,10 @@ def _put(page: Picture, picture: Picture | None, y: float, x: float) -> None:
     page[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
 
 
-def _write(page: Picture, text: str, y: float, x: float, height: int) -> None:
+def _write_centered(page: Picture, text: str, y: float, x: float, height: int) -> None:
     """Write lines with their middle at (y, x)."""
     lines = text.split("\n")
-    top = y - _LINE * height * len(lines) / 2 + (_LINE - 1) * height / 2
+    top = y - _LINE_SPACING * height * len(lines) / 2 + (_LINE_SPACING - 1) * height / 2
     for i, line in enumerate(lines):
-        start = int(x - text_size(line, height)[1] / 2)
-        draw_text(page, line, (int(top + i * _LINE * height), start), height=height)
+        start = int(x - measure_text(line, height)[1] / 2)
+        draw_text(page, line, (int(top + i * _LINE_SPACING * height), start), height=height)

@@ -11,7 +11,7 @@ from mrx.render.arrays import (
     Picture,
     Values,
     draw_each,
-    known,
+    is_known,
     paint_unknown,
     to_floats,
     to_maps,
@@ -31,7 +31,7 @@ def magnitude(maps: Values) -> NDArray[np.float32]:
     else:
         with np.errstate(over="ignore"):
             norm = np.sqrt(np.einsum("...chw,...chw->...hw", array, array))
-    return np.where(known(norm), norm, np.float32(np.nan))
+    return np.where(is_known(norm), norm, np.float32(np.nan))
 
 
 def heat_to_rgb(values: Values, *, low: float = 0.0, high: float | None = None) -> Picture:
@@ -50,7 +50,7 @@ def heat_to_rgb(values: Values, *, low: float = 0.0, high: float | None = None) 
     """
     if high is not None and not (np.isfinite([low, high]).all() and low < high):
         raise UsageError(f"low={low}, high={high}: must be finite, and low below high")
-    return draw_each(lambda one: _draw(one, low, high), to_floats(values), axes=2)
+    return draw_each(lambda one: _draw_heat(one, low, high), to_floats(values), axes=2)
 
 
 def confidence_to_rgb(confidence: Values, *, stride: int = 1) -> Picture:
@@ -73,11 +73,11 @@ def repeat_cells(pictures: Picture, stride: int) -> Picture:
 
 def heat_table() -> Picture:
     """The 256 colors of heat, ``(256, 3)``: a curve in OKLab whose lightness grows evenly."""
-    return _table().copy()
+    return _compute_heat_table().copy()
 
 
 @cache
-def _table() -> Picture:
+def _compute_heat_table() -> Picture:
     t = np.linspace(0, 1, 256)
     lightness = 0.20 + 0.77 * t
     hue = np.deg2rad(-65 + 172 * t**0.9)
@@ -98,25 +98,27 @@ def oklab_to_rgb(lab: NDArray[np.floating]) -> Picture:
     return np.rint(255 * coded.T).astype(np.uint8)
 
 
-def _draw(values: NDArray[np.floating], low: float, high: float | None) -> Picture:
-    here = known(values)
+def _draw_heat(values: NDArray[np.floating], low: float, high: float | None) -> Picture:
+    known_mask = is_known(values)
     if high is None:
         high = max(robust_maximum(values), np.nextafter(low, np.inf))
-    picture = cv2.applyColorMap(_levels(values, here, low, high), _table()[:, None])
-    return paint_unknown(np.asarray(picture, np.uint8), here)
+    picture = cv2.applyColorMap(
+        _scale_to_levels(values, known_mask, low, high), _compute_heat_table()[:, None]
+    )
+    return paint_unknown(np.asarray(picture, np.uint8), known_mask)
 
 
 def _draw_gray(values: NDArray[np.floating]) -> Picture:
-    here = known(values)
-    levels = _levels(values, here, 0, 1)
-    return paint_unknown(np.stack([levels] * 3, -1), here)
+    known_mask = is_known(values)
+    levels = _scale_to_levels(values, known_mask, 0, 1)
+    return paint_unknown(np.stack([levels] * 3, -1), known_mask)
 
 
-def _levels(
-    values: NDArray[np.floating], here: NDArray[np.bool_], low: float, high: float
+def _scale_to_levels(
+    values: NDArray[np.floating], known_mask: NDArray[np.bool_], low: float, high: float
 ) -> Picture:
     """Values in 0..255, with 0 for what is not known."""
-    if not here.all():
-        values = np.where(here, values, low)
+    if not known_mask.all():
+        values = np.where(known_mask, values, low)
     levels = (values - values.dtype.type(low)) * values.dtype.type(255 / (high - low))
     return np.rint(np.clip(levels, 0, 255, out=levels), out=levels).astype(np.uint8)

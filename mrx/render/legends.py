@@ -8,11 +8,11 @@ import numpy as np
 from mrx.errors import UsageError
 from mrx.render.arrays import Picture
 from mrx.render.heat import heat_table
-from mrx.render.text import HEIGHT, draw_text, text_size, to_text
+from mrx.render.text import TEXT_HEIGHT, draw_text, format_number, measure_text
 from mrx.render.wheel import colors_at, flow_to_hsv, flow_to_rgb
 
 Corner = Literal["top left", "top right", "bottom left", "bottom right"]
-Bar = Literal["heat", "signed", "gray", "hue"]
+LegendKind = Literal["heat", "signed", "gray", "hue"]
 
 _MARGIN = 4
 
@@ -31,22 +31,22 @@ def wheel_legend(
     Shape:
         - output: ``(H, W, 3)`` uint8, a little larger than the wheel
     """
-    fine = 4 * size
-    axis = (np.arange(fine) + 0.5) * 2 / fine - 1
+    fine_size = 4 * size
+    axis = (np.arange(fine_size) + 0.5) * 2 / fine_size - 1
     flow = np.stack(np.meshgrid(axis, axis))
     draw = flow_to_hsv if black else flow_to_rgb
     disc = draw(flow, max_flow=1)
     disc[np.hypot(*flow) > 1] = 255
-    center, radius = fine // 2, fine // 2 - 4
+    center, radius = fine_size // 2, fine_size // 2 - 4
     ink = (255, 255, 255) if black else (0, 0, 0)
     cv2.line(disc, (center, center), (center + radius, center), ink, 4)
     cv2.circle(disc, (center, center), 8, ink, -1)
     small = cv2.resize(disc, (size, size), interpolation=cv2.INTER_AREA)
-    return _under(np.asarray(small, np.uint8), f"radius {to_text(max_flow, units)}")
+    return _write_below(np.asarray(small, np.uint8), f"radius {format_number(max_flow, units)}")
 
 
 def bar_legend(
-    low: float, high: float, *, kind: Bar = "heat", units: str = "", length: int = 128
+    low: float, high: float, *, kind: LegendKind = "heat", units: str = "", length: int = 128
 ) -> Picture:
     """A bar of colors, on white, with the values of its two ends below.
 
@@ -75,7 +75,7 @@ def bar_legend(
     bar = np.empty((24 if kind == "hue" else 12, length, 3), np.uint8)
     bar[:] = row
     bar[[0, -1]] = bar[:, [0, -1]] = 128
-    return _under(bar, to_text(low), right=to_text(high, units))
+    return _write_below(bar, format_number(low), right=format_number(high, units))
 
 
 def arrow_legend(max_flow: float, *, units: str = "px", spacing: int = 20) -> Picture:
@@ -86,7 +86,7 @@ def arrow_legend(max_flow: float, *, units: str = "px", spacing: int = 20) -> Pi
     """
     picture = np.full((9, spacing + 4, 3), 255, np.uint8)
     cv2.arrowedLine(picture, (2, 4), (2 + spacing, 4), (0, 0, 0), 1, cv2.LINE_AA, tipLength=0.3)
-    return _under(picture, to_text(max_flow, units))
+    return _write_below(picture, format_number(max_flow, units))
 
 
 def inset(picture: Picture, *, legend: Picture, corner: Corner = "bottom right") -> Picture:
@@ -105,20 +105,20 @@ def inset(picture: Picture, *, legend: Picture, corner: Corner = "bottom right")
     return whole
 
 
-def _under(drawing: Picture, left: str, *, right: str = "") -> Picture:
+def _write_below(drawing: Picture, left: str, *, right: str = "") -> Picture:
     """A drawing with one word in the middle below, or two at its ends, and a margin around."""
     height, width = drawing.shape[:2]
     words = [word for word in (left, right) if word]
-    widths = [text_size(word)[1] for word in words]
-    inner = max(width, sum(widths) + 8 * (len(words) - 1))
-    size = (height + HEIGHT + 3 * _MARGIN, inner + 2 * _MARGIN, 3)
+    widths = [measure_text(word)[1] for word in words]
+    inner_width = max(width, sum(widths) + 8 * (len(words) - 1))
+    size = (height + TEXT_HEIGHT + 3 * _MARGIN, inner_width + 2 * _MARGIN, 3)
     picture = np.full(size, 255, np.uint8)
-    start = _MARGIN + (inner - width) // 2
+    start = _MARGIN + (inner_width - width) // 2
     picture[_MARGIN : _MARGIN + height, start : start + width] = drawing
     y = height + 2 * _MARGIN
     if not right:
-        draw_text(picture, left, (y, _MARGIN + (inner - widths[0]) // 2))
+        draw_text(picture, left, (y, _MARGIN + (inner_width - widths[0]) // 2))
     else:
         draw_text(picture, left, (y, _MARGIN))
-        draw_text(picture, right, (y, _MARGIN + inner - widths[1]))
+        draw_text(picture, right, (y, _MARGIN + inner_width - widths[1]))
     return picture

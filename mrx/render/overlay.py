@@ -10,19 +10,19 @@ from mrx.errors import ShapeError, UsageError
 from mrx.render.arrays import (
     Picture,
     Values,
-    check_positive,
-    enlarge,
+    check_positive_number,
+    enlarge_cells,
     frame_to_rgb,
-    known,
+    is_known,
     to_maps,
 )
 from mrx.render.color_scale import HEADROOM, robust_maximum
 from mrx.render.heat import magnitude
-from mrx.render.wheel import STILL, colors_at
+from mrx.render.wheel import STILL_PIXELS, colors_at
 
-_FRACTION = 3  # bits of a pixel that cv2 draws arrows to
-_LONGEST = 2.0  # spacings that an arrow beyond the bound may take
-_SHORTEST = 1.0  # pixels; what is shorter becomes a dot
+_FRACTION_BITS = 3  # bits of a pixel that cv2 draws arrows to
+_MAX_SPACINGS = 2.0  # spacings that an arrow beyond the bound may take
+_MIN_PIXELS = 1.0  # pixels; what is shorter becomes a dot
 
 
 def quiver(
@@ -55,12 +55,12 @@ def quiver(
     if picture.shape[:2] != size:
         raise ShapeError(f"the frame is {picture.shape[:2]}, the flow {size}: they must be equal")
     if max_flow is None:
-        max_flow = robust_maximum(magnitude(field), least=STILL, headroom=HEADROOM)
-    stretch = spacing / check_positive("max_flow", max_flow)
-    rows, columns = (_middles(length, spacing=spacing) for length in size)
+        max_flow = robust_maximum(magnitude(field), least=STILL_PIXELS, headroom=HEADROOM)
+    stretch = spacing / check_positive_number("max_flow", max_flow)
+    rows, columns = (_compute_cell_centers(length, spacing=spacing) for length in size)
     ends = field[:, rows[:, None], columns] * stretch
     y, x = (axis.ravel() for axis in np.meshgrid(rows, columns, indexing="ij"))
-    _draw_arrows(picture, x, y, ends.reshape(2, -1), _LONGEST * spacing)
+    _draw_arrows(picture, x, y, ends.reshape(2, -1), _MAX_SPACINGS * spacing)
     return picture
 
 
@@ -79,18 +79,20 @@ def overlay(frame: Values, picture: Picture, share: float | NDArray[Any] = 0.5) 
         - share: one number, or ``(H, W)``
         - output: ``(H, W, 3)`` uint8
     """
-    under = frame_to_rgb(frame)
-    height, width = under.shape[:2]
-    part = np.asarray(share, np.float32)
-    if not ((part >= 0) & (part <= 1)).all():
+    frame_picture = frame_to_rgb(frame)
+    height, width = frame_picture.shape[:2]
+    share_map = np.asarray(share, np.float32)
+    if not ((share_map >= 0) & (share_map <= 1)).all():
         raise UsageError("share: must lie in 0..1")
-    if part.ndim:
-        part = enlarge(part, height, width)[..., None]
-    upper = np.moveaxis(enlarge(np.moveaxis(picture, -1, 0), height, width), 0, -1)
-    return np.rint(under + (upper - under.astype(np.float32)) * part).astype(np.uint8)
+    if share_map.ndim:
+        share_map = enlarge_cells(share_map, height, width)[..., None]
+    upper = np.moveaxis(enlarge_cells(np.moveaxis(picture, -1, 0), height, width), 0, -1)
+    return np.rint(frame_picture + (upper - frame_picture.astype(np.float32)) * share_map).astype(
+        np.uint8
+    )
 
 
-def _middles(length: int, *, spacing: int) -> NDArray[np.intp]:
+def _compute_cell_centers(length: int, *, spacing: int) -> NDArray[np.intp]:
     """Middles of cells, as many as fit, but one at least, with equal margins."""
     count = max(1, length // spacing)
     return (length - (count - 1) * spacing) // 2 + spacing * np.arange(count)
@@ -101,26 +103,28 @@ def _draw_arrows(
     x: NDArray[np.intp],
     y: NDArray[np.intp],
     moves: NDArray[np.floating],
-    longest: float,
+    max_length: float,
 ) -> None:
     """Draw arrows from (x, y): first all outlines, then all colors."""
     length = np.hypot(*moves)
-    here = known(length)
-    x, y, moves, length = x[here], y[here], moves[:, here], length[here]
-    moves = moves * np.minimum(1, longest / np.maximum(length, _SHORTEST))
-    one = 1 << _FRACTION
-    starts = np.stack([x, y], 1) * one
-    ends = np.rint((np.stack([x, y]) + moves).T * one).astype(int)
+    known_mask = is_known(length)
+    x, y, moves, length = x[known_mask], y[known_mask], moves[:, known_mask], length[known_mask]
+    moves = moves * np.minimum(1, max_length / np.maximum(length, _MIN_PIXELS))
+    subpixels = 1 << _FRACTION_BITS
+    starts = np.stack([x, y], 1) * subpixels
+    ends = np.rint((np.stack([x, y]) + moves).T * subpixels).astype(int)
     turn = np.arctan2(moves[1], moves[0]) / (2 * np.pi) % 1
     colors = np.rint(255 * colors_at(turn)).astype(int)
     for thickness, outline in ((3, True), (1, False)):
         for start, end, size, color in zip(starts, ends, length, colors, strict=True):
             ink = (0, 0, 0) if outline else tuple(map(int, color))
-            if size < _SHORTEST:
+            if size < _MIN_PIXELS:
                 ink = ink if outline else (255, 255, 255)
-                cv2.circle(picture, start, one * thickness // 4, ink, -1, cv2.LINE_AA, _FRACTION)
+                cv2.circle(
+                    picture, start, subpixels * thickness // 4, ink, -1, cv2.LINE_AA, _FRACTION_BITS
+                )
                 continue
-            tip = min(0.35, 5 / min(size, longest))
+            tip = min(0.35, 5 / min(size, max_length))
             cv2.arrowedLine(
-                picture, start, end, ink, thickness, cv2.LINE_AA, _FRACTION, tipLength=tip
+                picture, start, end, ink, thickness, cv2.LINE_AA, _FRACTION_BITS, tipLength=tip
             )

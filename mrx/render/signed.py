@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from mrx.render.arrays import (
     Picture,
     Values,
-    check_positive,
+    check_positive_number,
     draw_each,
-    known,
+    is_known,
     paint_unknown,
     to_maps,
 )
@@ -31,17 +31,17 @@ def signed_to_rgb(maps: Values, *, bound: float | None = None) -> Picture:
         - output: ``(..., H, W, 3)`` uint8
     """
     if bound is not None:
-        check_positive("bound", bound)
+        check_positive_number("bound", bound)
     signed = to_maps(maps, channels=(1, 3), what="signed_to_rgb")
-    return draw_each(lambda one: _draw(one, bound), signed, axes=3)
+    return draw_each(lambda one: _draw_signed(one, bound), signed, axes=3)
 
 
-def _draw(maps: NDArray[np.floating], bound: float | None) -> Picture:
-    here = np.all(known(maps), axis=0)
-    if not here.all():
-        maps = np.where(here, maps, 0)
+def _draw_signed(maps: NDArray[np.floating], bound: float | None) -> Picture:
+    known_mask = np.all(is_known(maps), axis=0)
+    if not known_mask.all():
+        maps = np.where(known_mask, maps, 0)
     levels = maps * maps.dtype.type(127 / (bound or robust_maximum(maps)))
     levels = np.rint(np.clip(levels, -127, 127, out=levels), out=levels)
     planes = (levels + 128).astype(np.uint8)
     picture = cv2.merge(list(np.broadcast_to(planes, (3, *planes.shape[1:]))))
-    return paint_unknown(np.asarray(picture, np.uint8), here)
+    return paint_unknown(np.asarray(picture, np.uint8), known_mask)

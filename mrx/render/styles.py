@@ -12,22 +12,22 @@ from mrx.render.arrays import (
     Picture,
     Values,
     draw_each,
-    enlarge,
+    enlarge_cells,
     frame_to_rgb,
-    known,
+    is_known,
     to_floats,
 )
-from mrx.render.color_scale import HEADROOM, Scale, bound_of
+from mrx.render.color_scale import HEADROOM, Scale, resolve_bound
 from mrx.render.heat import confidence_to_rgb, heat_to_rgb, magnitude
 from mrx.render.legends import arrow_legend, bar_legend, wheel_legend
 from mrx.render.overlay import overlay, quiver
 from mrx.render.signed import signed_to_rgb
-from mrx.render.wheel import STILL, flow_to_hsv, flow_to_rgb, hue_to_rgb
+from mrx.render.wheel import STILL_PIXELS, flow_to_hsv, flow_to_rgb, hue_to_rgb
 
 Style = Literal["auto", "wheel", "hsv", "quiver", "magnitude", "signed", "overlay"]
-Kind = Literal["displacement", "color", "confidence", "change"]
+MapKind = Literal["displacement", "color", "confidence", "change"]
 
-STYLES: dict[Kind, tuple[Style, ...]] = {
+STYLES: dict[MapKind, tuple[Style, ...]] = {
     "displacement": ("wheel", "hsv", "quiver", "magnitude", "signed", "overlay"),
     "color": ("wheel", "magnitude", "signed", "overlay"),
     "change": ("magnitude", "signed", "overlay"),
@@ -35,11 +35,11 @@ STYLES: dict[Kind, tuple[Style, ...]] = {
 }
 """What each kind of maps can be drawn as; the first is what ``auto`` means."""
 
-_COLORS = ("red", "green", "blue")
-_VISIBLE = 0.75  # share of the strongest colors in an overlay
+_COLOR_CHANNELS = ("red", "green", "blue")
+_OVERLAY_SHARE = 0.75  # share of the strongest colors in an overlay
 
 
-def kind_of(channels: Sequence[str], units: str) -> Kind:
+def kind_of(channels: Sequence[str], units: str) -> MapKind:
     """What the first map, or the first maps together, are.
 
     ``displacement``: two channels in pixels; ``color``: signed red, green and blue;
@@ -50,7 +50,7 @@ def kind_of(channels: Sequence[str], units: str) -> Kind:
     >>> kind_of(("pa0", "pa1"), "a.u."), kind_of(("confidence",), "px")
     ('change', 'confidence')
     """
-    if tuple(channels[:3]) == _COLORS:
+    if tuple(channels[:3]) == _COLOR_CHANNELS:
         return "color"
     if channels[:1] and channels[0].startswith("confidence"):
         return "confidence"
@@ -70,13 +70,13 @@ def parts(channels: Sequence[str], *, units: str, style: Style = "auto") -> list
     >>> parts(("dx", "dy", "confidence"), units="px")
     [slice(0, 2, None), slice(2, 3, None)]
     """
-    found, start = [], 0
+    slices, start = [], 0
     while start < len(channels):
         kind = kind_of(channels[start:], units)
         width = {"displacement": 1 if style == "signed" else 2, "color": 3}.get(kind, 1)
-        found.append(slice(start, start + width))
+        slices.append(slice(start, start + width))
         start += width
-    return found
+    return slices
 
 
 def measure(
@@ -93,17 +93,17 @@ def measure(
     """
     array = to_floats(maps)
     _check_channels(array, channels)
-    found = []
+    magnitudes = []
     for part in parts(channels, units=units):
         kind = kind_of(channels[part.start :], units)
-        some = array[..., part, :, :]
+        part_maps = array[..., part, :, :]
         if kind == "color" and style == "signed":
-            found.append(np.abs(some))
+            magnitudes.append(np.abs(part_maps))
         elif kind != "confidence":
-            found.append(magnitude(some)[..., None, :, :])
+            magnitudes.append(magnitude(part_maps)[..., None, :, :])
     leading, size = array.shape[:-3], array.shape[-2:]
-    none = np.empty((*leading, 0, *size), np.float32)
-    return np.concatenate([none, *found], -3).astype(np.float32, copy=False)
+    no_maps = np.empty((*leading, 0, *size), np.float32)
+    return np.concatenate([no_maps, *magnitudes], -3).astype(np.float32, copy=False)
 
 
 def new_scale(channels: Sequence[str], *, units: str, style: Style = "auto") -> Scale:
@@ -111,7 +111,7 @@ def new_scale(channels: Sequence[str], *, units: str, style: Style = "auto") -> 
     kind = kind_of(channels, units)
     darkens = kind == "displacement" or (kind == "color" and style in ("auto", "wheel", "overlay"))
     return Scale(
-        least=STILL if units == "px" else 0.0,
+        least=STILL_PIXELS if units == "px" else 0.0,
         headroom=HEADROOM if darkens else 1.0,
     )
 
@@ -147,40 +147,42 @@ def picture(
     _check_channels(array, channels)
     kind = kind_of(channels, units)
     chosen = choose_style(kind, style)
-    first = parts(channels, units=units, style=chosen)[0]
-    array, under = array[..., first, :, :], None
+    first_part = parts(channels, units=units, style=chosen)[0]
+    array, frame_picture = array[..., first_part, :, :], None
     if frame is not None:
-        under = frame_to_rgb(frame)
-        array = enlarge(array, *under.shape[:2])
-    bound = bound_of(scale)
-    if chosen == "overlay" and under is None:
+        frame_picture = frame_to_rgb(frame)
+        array = enlarge_cells(array, *frame_picture.shape[:2])
+    bound = resolve_bound(scale)
+    if chosen == "overlay" and frame_picture is None:
         raise UsageError("style overlay needs the frame that the maps belong to")
-    names = channels[first]
+    names = channels[first_part]
 
-    def draw(one: NDArray[np.floating]) -> Picture:
-        own = new_scale(names, units=units, style=chosen)
+    def draw_single_map(single_map: NDArray[np.floating]) -> Picture:
+        own_scale = new_scale(names, units=units, style=chosen)
         if bound is None:
-            own.add(measure(one, names, units=units, style=chosen))
-        full = own.bound if bound is None else bound
-        if chosen == "overlay" and under is not None:
-            return _over(under, one, kind, full)
+            own_scale.add(measure(single_map, names, units=units, style=chosen))
+        full_value = own_scale.bound if bound is None else bound
+        if chosen == "overlay" and frame_picture is not None:
+            return _lay_over_frame(frame_picture, single_map, kind, full_value)
         return (
-            quiver(under, one, max_flow=full)
+            quiver(frame_picture, single_map, max_flow=full_value)
             if chosen == "quiver"
-            else _draw(one, kind, chosen, full)
+            else _draw_style(single_map, kind, chosen, full_value)
         )
 
-    return draw_each(draw, array, axes=3)
+    return draw_each(draw_single_map, array, axes=3)
 
 
-def choose_style(kind: Kind, style: Style = "auto") -> Style:
+def choose_style(kind: MapKind, style: Style = "auto") -> Style:
     """The style that is meant, or an error that names those that fit."""
     if style == "auto":
         return STYLES[kind][0]
     if style not in typing.get_args(Style):
         raise UsageError(f"style={style}: choose from {', '.join(typing.get_args(Style))}")
     if style not in STYLES[kind]:
-        raise UsageError(f"style={style} does not fit {kind}: choose from {_list(STYLES[kind])}")
+        raise UsageError(
+            f"style={style} does not fit {kind}: choose from {_list_styles(STYLES[kind])}"
+        )
     return style
 
 
@@ -188,7 +190,7 @@ def legend(
     channels: Sequence[str], *, units: str, style: Style = "auto", scale: Scale | float
 ) -> Picture:
     """What the colors of `picture` mean at this scale: a wheel, a bar or an arrow, on white."""
-    kind, bound = kind_of(channels, units), bound_of(scale) or 1.0
+    kind, bound = kind_of(channels, units), resolve_bound(scale) or 1.0
     chosen = choose_style(kind, style)
     if chosen == "overlay":
         chosen = STYLES[kind][0]
@@ -210,7 +212,7 @@ def _check_channels(maps: NDArray[Any], channels: Sequence[str]) -> None:
         raise ShapeError(f"maps are (..., C, H, W) with C channels {channels}, got {maps.shape}")
 
 
-def _draw(maps: NDArray[np.floating], kind: Kind, style: Style, bound: float) -> Picture:
+def _draw_style(maps: NDArray[np.floating], kind: MapKind, style: Style, bound: float) -> Picture:
     match kind, style:
         case "confidence", _:
             return confidence_to_rgb(maps[..., 0, :, :])
@@ -226,12 +228,16 @@ def _draw(maps: NDArray[np.floating], kind: Kind, style: Style, bound: float) ->
             return flow_to_rgb(maps, max_flow=bound)
 
 
-def _over(under: Picture, maps: NDArray[np.floating], kind: Kind, bound: float) -> Picture:
+def _lay_over_frame(
+    frame_picture: Picture, maps: NDArray[np.floating], kind: MapKind, bound: float
+) -> Picture:
     """Lay one picture over its frame, the more visibly the stronger the motion."""
     norm = magnitude(maps)
-    share = np.where(known(norm), np.minimum(np.sqrt(norm / bound), 1), 1)
-    return overlay(under, _draw(maps, kind, STYLES[kind][0], bound), _VISIBLE * share)
+    share = np.where(is_known(norm), np.minimum(np.sqrt(norm / bound), 1), 1)
+    return overlay(
+        frame_picture, _draw_style(maps, kind, STYLES[kind][0], bound), _OVERLAY_SHARE * share
+    )
 
 
-def _list(styles: Sequence[str]) -> str:
+def _list_styles(styles: Sequence[str]) -> str:
     return ", ".join(("auto", *styles))

@@ -9,18 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrx.errors import ShapeError, UsageError
-from mrx.render.arrays import Picture, Values, known, to_floats
-from mrx.render.axes import offsets, one_map, ticks
-from mrx.render.diverging import diverging_to_rgb, largest
-from mrx.render.text import HEIGHT, draw_text, text_size, to_text
+from mrx.render.arrays import Picture, Values, is_known, to_floats
+from mrx.render.axes import choose_tap_offsets, choose_ticks, to_single_map
+from mrx.render.diverging import diverging_to_rgb, find_max_magnitude
+from mrx.render.text import TEXT_HEIGHT, draw_text, format_number, measure_text
 
-_TURN = math.radians(32)
-_TILT = math.radians(27)
-_TALL = 0.72  # half the box's height, where half its width is 1
-_FINER = 4  # drawn larger, then averaged: edges are smooth
-_FACES = 64  # at most so many for each side of the surface, and at least one for each cell
-_WALL, _RULE, _FRAME, _WIRE = (247,) * 3, (222,) * 3, (120,) * 3, (70,) * 3
-_LIGHT = np.array([-0.25, 0.55, 0.8]) / math.sqrt(0.25**2 + 0.55**2 + 0.8**2)
+_TURN_ANGLE = math.radians(32)
+_TILT_ANGLE = math.radians(27)
+_HALF_HEIGHT = 0.72  # half the box's height, where half its width is 1
+_OVERSAMPLING = 4  # drawn larger, then averaged: edges are smooth
+_MAX_FACES = 64  # at most so many for each side of the surface, and at least one for each cell
+_WALL_COLOR, _RULE_COLOR, _FRAME_COLOR, _WIRE_COLOR = (247,) * 3, (222,) * 3, (120,) * 3, (70,) * 3
+_LIGHT_DIRECTION = np.array([-0.25, 0.55, 0.8]) / math.sqrt(0.25**2 + 0.55**2 + 0.8**2)
 
 Points = NDArray[np.floating]
 
@@ -31,7 +31,7 @@ def surface(
     limits: tuple[float, float] | None = None,
     bound: float | None = None,
     size: int = 360,
-    text: int = HEIGHT,
+    text: int = TEXT_HEIGHT,
 ) -> Picture:
     """Draw a map as heights over its plane, in the colors of `diverging_to_rgb`, a little shaded.
 
@@ -53,19 +53,19 @@ def surface(
     >>> surface(np.eye(3), size=200).shape[1:]
     (200, 3)
     """
-    heights = one_map(values)
-    if min(heights.shape) < 2 or not known(heights).all():
+    heights = to_single_map(values)
+    if min(heights.shape) < 2 or not is_known(heights).all():
         raise ShapeError(f"a surface needs 2x2 known values or more, got {heights.shape}")
     low, high = limits or natural_limits(heights)
     if not low < high:
         raise UsageError(f"limits={limits}: the first must be below the second")
-    view = _fit(low, high, size=size, text=text)
-    canvas = np.full((view.height * _FINER, size * _FINER, 3), 255, np.uint8)
-    _walls(canvas, view, heights.shape)
-    _sheet(canvas, view, heights, bound or largest(heights) or 1.0)
+    view = _fit_view(low, high, size=size, text=text)
+    canvas = np.full((view.height * _OVERSAMPLING, size * _OVERSAMPLING, 3), 255, np.uint8)
+    _draw_walls(canvas, view, heights.shape)
+    _draw_sheet(canvas, view, heights, bound or find_max_magnitude(heights) or 1.0)
     small = cv2.resize(canvas, (size, view.height), interpolation=cv2.INTER_AREA)
     picture = np.asarray(small, np.uint8)
-    _numbers(picture, view, heights.shape, text)
+    _draw_axis_numbers(picture, view, heights.shape, text)
     return picture
 
 
@@ -80,74 +80,98 @@ def natural_limits(*maps: Values) -> tuple[float, float]:
     return (low, high) if low < high else (-1.0, 1.0)
 
 
-class View(NamedTuple):
+class BoxView(NamedTuple):
     """How points of the box become pixels.
 
     Attributes:
         low, high: values at the bottom and the top
-        unit: pixels of half the box's width
-        left, top: the pixel of the box's middle
+        unit_pixels: pixels of half the box's width
+        center_x, center_y: the pixel of the box's middle
         height: of the picture
-        line: width of the box's lines, on the large canvas
+        line_width: width of the box's lines, on the large canvas
     """
 
     low: float
     high: float
-    unit: float
-    left: float
-    top: float
+    unit_pixels: float
+    center_x: float
+    center_y: float
     height: int
-    line: int
+    line_width: int
 
-    def level(self, values: Points) -> Points:
+    def scale_to_box(self, values: Points) -> Points:
         """Values as heights in the box."""
-        return _TALL * (2 * (values - self.low) / (self.high - self.low) - 1)
+        return _HALF_HEIGHT * (2 * (values - self.low) / (self.high - self.low) - 1)
 
-    def place(self, points: Points) -> Points:
+    def project_points(self, points: Points) -> Points:
         """Points ``(..., 3)`` of x to the right, y to the front and height, as pixels x and y."""
         x, y, z = np.moveaxis(np.asarray(points, float), -1, 0)
-        across = x * math.cos(_TURN) - y * math.sin(_TURN)
-        near = x * math.sin(_TURN) + y * math.cos(_TURN)
-        down = near * math.sin(_TILT) - z * math.cos(_TILT)
-        return np.stack([self.left + self.unit * across, self.top + self.unit * down], -1)
+        across = x * math.cos(_TURN_ANGLE) - y * math.sin(_TURN_ANGLE)
+        near = x * math.sin(_TURN_ANGLE) + y * math.cos(_TURN_ANGLE)
+        down = near * math.sin(_TILT_ANGLE) - z * math.cos(_TILT_ANGLE)
+        return np.stack(
+            [self.center_x + self.unit_pixels * across, self.center_y + self.unit_pixels * down], -1
+        )
 
 
-def _fit(low: float, high: float, *, size: int, text: int) -> View:
+def _fit_view(low: float, high: float, *, size: int, text: int) -> BoxView:
     """The view in which box and numbers fill a picture's width."""
-    words = max(text_size(to_text(tick), text)[1] for tick in ticks(low, high))
-    left, right = words + text, round(2.5 * text)
-    reach = math.cos(_TURN) + math.sin(_TURN)
+    number_width = max(
+        measure_text(format_number(tick), text)[1] for tick in choose_ticks(low, high)
+    )
+    left, right = number_width + text, round(2.5 * text)
+    reach = math.cos(_TURN_ANGLE) + math.sin(_TURN_ANGLE)
     unit = (size - left - right) / (2 * reach)
     if unit < 2 * text:
         raise UsageError(f"size={size}: too small for a surface with text of {text} pixels")
-    half = _TALL * math.cos(_TILT) + reach * math.sin(_TILT)
-    top = text + unit * half
-    line = max(2, round(_FINER * text / HEIGHT))
-    return View(
-        low, high, unit, left + unit * reach, top, round(top + unit * half + 2 * text), line
+    half_height = _HALF_HEIGHT * math.cos(_TILT_ANGLE) + reach * math.sin(_TILT_ANGLE)
+    top = text + unit * half_height
+    line_width = max(2, round(_OVERSAMPLING * text / TEXT_HEIGHT))
+    return BoxView(
+        low,
+        high,
+        unit,
+        left + unit * reach,
+        top,
+        round(top + unit * half_height + 2 * text),
+        line_width,
     )
 
 
-def _walls(canvas: Picture, view: View, shape: tuple[int, ...]) -> None:
+def _draw_walls(canvas: Picture, view: BoxView, shape: tuple[int, ...]) -> None:
     """The floor and the two walls behind, with a rule at each tick."""
     box = np.array([-1, 1])
-    faces = [(box, box, -_TALL), (-1, box, _TALL * box), (box, -1, _TALL * box)]
+    faces = [
+        (box, box, -_HALF_HEIGHT),
+        (-1, box, _HALF_HEIGHT * box),
+        (box, -1, _HALF_HEIGHT * box),
+    ]
     for x, y, z in faces:
-        _fill(canvas, view, _corners(x, y, z), _WALL)
-    for tick in ticks(view.low, view.high):
-        z = float(view.level(np.array(tick)))
-        ink = _FRAME if tick == 0 else _RULE
-        _line(canvas, view, [(-1, 1, z), (-1, -1, z), (1, -1, z)], ink)
-    for x in _along(shape[1]).values():
-        _line(canvas, view, [(x, 1, -_TALL), (x, -1, -_TALL), (x, -1, _TALL)], _RULE)
-    for y in _along(shape[0]).values():
-        _line(canvas, view, [(1, y, -_TALL), (-1, y, -_TALL), (-1, y, _TALL)], _RULE)
+        _fill_polygon(canvas, view, _list_face_corners(x, y, z), _WALL_COLOR)
+    for tick in choose_ticks(view.low, view.high):
+        z = float(view.scale_to_box(np.array(tick)))
+        ink = _FRAME_COLOR if tick == 0 else _RULE_COLOR
+        _draw_polyline(canvas, view, [(-1, 1, z), (-1, -1, z), (1, -1, z)], ink)
+    for x in _compute_tap_positions(shape[1]).values():
+        _draw_polyline(
+            canvas,
+            view,
+            [(x, 1, -_HALF_HEIGHT), (x, -1, -_HALF_HEIGHT), (x, -1, _HALF_HEIGHT)],
+            _RULE_COLOR,
+        )
+    for y in _compute_tap_positions(shape[0]).values():
+        _draw_polyline(
+            canvas,
+            view,
+            [(1, y, -_HALF_HEIGHT), (-1, y, -_HALF_HEIGHT), (-1, y, _HALF_HEIGHT)],
+            _RULE_COLOR,
+        )
     for x, y, z in faces:
-        outline = _corners(x, y, z)
-        _line(canvas, view, [*outline, outline[0]], _FRAME)
+        outline = _list_face_corners(x, y, z)
+        _draw_polyline(canvas, view, [*outline, outline[0]], _FRAME_COLOR)
 
 
-def _corners(*axes: object) -> list[tuple[float, ...]]:
+def _list_face_corners(*axes: object) -> list[tuple[float, ...]]:
     """The corners, in order around it, of a side of the box: two axes that reach, one that not."""
     spans = [np.atleast_1d(np.asarray(axis, float)) for axis in axes]
     first, second = (i for i, span in enumerate(spans) if len(span) == 2)
@@ -159,80 +183,88 @@ def _corners(*axes: object) -> list[tuple[float, ...]]:
     return corners
 
 
-def _along(taps: int) -> dict[int, float]:
+def _compute_tap_positions(taps: int) -> dict[int, float]:
     """Where in the box the taps with a number are."""
-    return {place: 2 * (place + taps // 2) / (taps - 1) - 1 for place in offsets(taps, most=5)}
+    return {
+        place: 2 * (place + taps // 2) / (taps - 1) - 1
+        for place in choose_tap_offsets(taps, max_offsets=5)
+    }
 
 
-def _sheet(canvas: Picture, view: View, heights: Points, bound: float) -> None:
+def _draw_sheet(canvas: Picture, view: BoxView, heights: Points, bound: float) -> None:
     """The surface, cell by cell from the back to the front, each with its border."""
     rows, columns = heights.shape
-    parts = max(1, _FACES // max(rows, columns))
-    fine = _between(heights, parts)
-    y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in fine.shape), indexing="ij")
-    points = np.stack([x, y, view.level(fine)], -1)
-    pixels = np.rint(_FINER * view.place(points)).astype(np.int32)
-    middles = (fine[:-1, :-1] + fine[1:, 1:] + fine[1:, :-1] + fine[:-1, 1:]) / 4
-    colors = _shade(points, values=middles, bound=bound)
-    for row in range(0, len(fine) - 1, parts):
-        for column in range(0, fine.shape[1] - 1, parts):
-            patch = pixels[row : row + parts + 1, column : column + parts + 1]
-            inks = colors[row : row + parts, column : column + parts]
-            _patch(canvas, patch, inks, view.line // 2)
+    num_steps = max(1, _MAX_FACES // max(rows, columns))
+    fine_heights = _interpolate_heights(heights, num_steps)
+    y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in fine_heights.shape), indexing="ij")
+    points = np.stack([x, y, view.scale_to_box(fine_heights)], -1)
+    pixels = np.rint(_OVERSAMPLING * view.project_points(points)).astype(np.int32)
+    middles = (
+        fine_heights[:-1, :-1]
+        + fine_heights[1:, 1:]
+        + fine_heights[1:, :-1]
+        + fine_heights[:-1, 1:]
+    ) / 4
+    colors = _shade_faces(points, values=middles, bound=bound)
+    for row in range(0, len(fine_heights) - 1, num_steps):
+        for column in range(0, fine_heights.shape[1] - 1, num_steps):
+            patch = pixels[row : row + num_steps + 1, column : column + num_steps + 1]
+            inks = colors[row : row + num_steps, column : column + num_steps]
+            _draw_cell(canvas, patch, inks, view.line_width // 2)
 
 
-def _patch(
-    canvas: Picture, patch: NDArray[np.int32], inks: NDArray[np.floating], line: int
+def _draw_cell(
+    canvas: Picture, patch: NDArray[np.int32], inks: NDArray[np.floating], line_width: int
 ) -> None:
     """One cell: its faces, then the four lines around it."""
     for i in range(len(inks)):
         for j in range(inks.shape[1]):
             face = patch[[i, i, i + 1, i + 1], [j, j + 1, j + 1, j]]
             cv2.fillConvexPoly(canvas, face, inks[i, j].tolist())
-    around = [patch[0], patch[:, -1], patch[-1, ::-1], patch[::-1, 0]]
-    cv2.polylines(canvas, [np.concatenate(around)], True, _WIRE, line)
+    border = [patch[0], patch[:, -1], patch[-1, ::-1], patch[::-1, 0]]
+    cv2.polylines(canvas, [np.concatenate(border)], True, _WIRE_COLOR, line_width)
 
 
-def _between(heights: Points, parts: int) -> Points:
+def _interpolate_heights(heights: Points, num_steps: int) -> Points:
     """Bilinear heights, so many steps from each value to the next."""
     for axis in (0, 1):
         count = heights.shape[axis]
-        places = np.arange((count - 1) * parts + 1) / parts
+        places = np.arange((count - 1) * num_steps + 1) / num_steps
         before = np.minimum(places.astype(int), count - 2)
         share = np.expand_dims(places - before, 1 - axis)
         heights = heights.take(before, axis) * (1 - share) + heights.take(before + 1, axis) * share
     return heights
 
 
-def _shade(points: Points, *, values: Points, bound: float) -> Points:
+def _shade_faces(points: Points, *, values: Points, bound: float) -> Points:
     """The color of each face: of its value, darker where it looks away from the light."""
     across = points[:-1, 1:] - points[1:, :-1]
     along = points[1:, 1:] - points[:-1, :-1]
     normal = np.cross(across, along)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-    light = 0.74 + 0.26 * np.clip(normal @ _LIGHT, 0, 1)
+    light = 0.74 + 0.26 * np.clip(normal @ _LIGHT_DIRECTION, 0, 1)
     return diverging_to_rgb(values, bound=bound) * light[..., None]
 
 
-def _numbers(picture: Picture, view: View, shape: tuple[int, ...], text: int) -> None:
+def _draw_axis_numbers(picture: Picture, view: BoxView, shape: tuple[int, ...], text: int) -> None:
     """The numbers along the three edges that nothing hides."""
-    for tick in ticks(view.low, view.high):
-        x, y = view.place(np.array([-1, 1, float(view.level(np.array(tick)))]))
-        number = to_text(tick)
-        at = (round(y - text / 2), round(x - text / 2 - text_size(number, text)[1]))
+    for tick in choose_ticks(view.low, view.high):
+        x, y = view.project_points(np.array([-1, 1, float(view.scale_to_box(np.array(tick)))]))
+        number = format_number(tick)
+        at = (round(y - text / 2), round(x - text / 2 - measure_text(number, text)[1]))
         draw_text(picture, number, at, height=text)
-    word = partial(_word, picture, view, text=text)
-    for place, where in _along(shape[1]).items():
-        word(str(place), at=(where, 1), aside=(-0.3, 1))
-    for place, where in _along(shape[0]).items():
-        word(str(place), at=(1, where), aside=(1, 0.35))
-    word("x", at=(0.25, 1), aside=(-1, 2.1))
-    word("y", at=(1, 0.25), aside=(1.8, 1.1))
+    draw_floor_word = partial(_draw_word, picture, view, text=text)
+    for place, position in _compute_tap_positions(shape[1]).items():
+        draw_floor_word(str(place), at=(position, 1), aside=(-0.3, 1))
+    for place, position in _compute_tap_positions(shape[0]).items():
+        draw_floor_word(str(place), at=(1, position), aside=(1, 0.35))
+    draw_floor_word("x", at=(0.25, 1), aside=(-1, 2.1))
+    draw_floor_word("y", at=(1, 0.25), aside=(1.8, 1.1))
 
 
-def _word(
+def _draw_word(
     picture: Picture,
-    view: View,
+    view: BoxView,
     word: str,
     *,
     at: tuple[float, float],
@@ -240,20 +272,20 @@ def _word(
     text: int,
 ) -> None:
     """A word so many lines' heights right of a point of the floor, and below it."""
-    x, y = view.place(np.array([*at, -_TALL])) + text * np.array(aside)
-    start = x - text_size(word, text)[1] / 2
+    x, y = view.project_points(np.array([*at, -_HALF_HEIGHT])) + text * np.array(aside)
+    start = x - measure_text(word, text)[1] / 2
     draw_text(picture, word, (round(y - text / 2), round(start)), height=text)
 
 
-def _fill(
-    canvas: Picture, view: View, points: list[tuple[float, ...]], ink: tuple[int, ...]
+def _fill_polygon(
+    canvas: Picture, view: BoxView, points: list[tuple[float, ...]], ink: tuple[int, ...]
 ) -> None:
-    pixels = np.rint(_FINER * view.place(np.array(points))).astype(np.int32)
+    pixels = np.rint(_OVERSAMPLING * view.project_points(np.array(points))).astype(np.int32)
     cv2.fillConvexPoly(canvas, pixels, ink)
 
 
-def _line(
-    canvas: Picture, view: View, points: list[tuple[float, ...]], ink: tuple[int, ...]
+def _draw_polyline(
+    canvas: Picture, view: BoxView, points: list[tuple[float, ...]], ink: tuple[int, ...]
 ) -> None:
-    pixels = np.rint(_FINER * view.place(np.array(points))).astype(np.int32)
-    cv2.polylines(canvas, [pixels], False, ink, view.line)
+    pixels = np.rint(_OVERSAMPLING * view.project_points(np.array(points))).astype(np.int32)
+    cv2.polylines(canvas, [pixels], False, ink, view.line_width)

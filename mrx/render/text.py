@@ -13,13 +13,15 @@ from mrx.render.arrays import Picture
 Color = tuple[int, int, int]
 BLACK: Color = (0, 0, 0)
 WHITE: Color = (255, 255, 255)
-HEIGHT = 14
+TEXT_HEIGHT = 14
 """Pixels of a line of text, tails of letters included, unless said otherwise."""
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_FINER = 4  # drawn larger, then averaged: strokes of Hershey's fonts stay even
-_STROKE = 1 if hasattr(cv2, "FontFace") else _FINER + 1  # OpenCV 5 has a font with its own
-_SIGNS = str.maketrans(
+_OVERSAMPLING = 4  # drawn larger, then averaged: strokes of Hershey's fonts stay even
+_STROKE_WIDTH = (
+    1 if hasattr(cv2, "FontFace") else _OVERSAMPLING + 1
+)  # OpenCV 5 has a font with its own
+_ASCII_SIGNS = str.maketrans(
     {"×": "x", "−": "-", "–": "-", "—": "-", "→": "->", "…": "...", "·": "."}  # noqa: RUF001
     | {"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "ß": "ss", "ø": "o", "µ": "u"}  # noqa: RUF001
 )
@@ -33,11 +35,13 @@ def to_ascii(text: str) -> str:
     >>> to_ascii("σ=0.9 — café №1 日本")
     'sigma=0.9 - cafe No1 ??'
     """
-    letters = unicodedata.normalize("NFKD", text.translate(_SIGNS))
-    return "".join(_to_ascii(letter) for letter in letters if not unicodedata.combining(letter))
+    letters = unicodedata.normalize("NFKD", text.translate(_ASCII_SIGNS))
+    return "".join(
+        _letter_to_ascii(letter) for letter in letters if not unicodedata.combining(letter)
+    )
 
 
-def _to_ascii(letter: str) -> str:
+def _letter_to_ascii(letter: str) -> str:
     if " " <= letter <= "~":
         return letter
     kind, _, name = unicodedata.name(letter, "").rpartition(" LETTER ")
@@ -45,13 +49,18 @@ def _to_ascii(letter: str) -> str:
     return name.lower() if kind.startswith("GREEK") and name.isalpha() else "?"
 
 
-def text_size(text: str, height: int = HEIGHT) -> tuple[int, int]:
+def measure_text(text: str, height: int = TEXT_HEIGHT) -> tuple[int, int]:
     """Height and width in pixels of a line of text."""
-    return _mask(to_ascii(text), height).shape
+    return _render_text_mask(to_ascii(text), height).shape
 
 
 def draw_text(
-    picture: Picture, text: str, at: tuple[int, int], *, height: int = HEIGHT, color: Color = BLACK
+    picture: Picture,
+    text: str,
+    at: tuple[int, int],
+    *,
+    height: int = TEXT_HEIGHT,
+    color: Color = BLACK,
 ) -> None:
     """Write a line into a picture, in place; what lies outside is left out.
 
@@ -62,7 +71,7 @@ def draw_text(
         height: of the line, in pixels
         color: red, green and blue
     """
-    mask = _mask(to_ascii(text), height)
+    mask = _render_text_mask(to_ascii(text), height)
     y, x = at
     top, left, bottom, right = max(0, y), max(0, x), y + mask.shape[0], x + mask.shape[1]
     rows, columns = slice(top, max(top, bottom)), slice(left, max(left, right))
@@ -72,7 +81,7 @@ def draw_text(
     picture[rows, columns] = np.rint(under + (np.asarray(color, np.float32) - under) * share)
 
 
-def label(picture: Picture, text: str, *, height: int = HEIGHT) -> Picture:
+def label(picture: Picture, text: str, *, height: int = TEXT_HEIGHT) -> Picture:
     """Name a panel: white on a dark box in its upper left corner, in as many lines as it takes.
 
     Shape:
@@ -81,8 +90,8 @@ def label(picture: Picture, text: str, *, height: int = HEIGHT) -> Picture:
     written = picture.copy()
     if not text:
         return written
-    lines = wrap(text, picture.shape[1] - 8, height=height)
-    width = max(text_size(line, height)[1] for line in lines)
+    lines = wrap_text(text, picture.shape[1] - 8, height=height)
+    width = max(measure_text(line, height)[1] for line in lines)
     box = written[: height * len(lines) + 4, : width + 8]
     box[:] = box * 0.3
     for number, line in enumerate(lines):
@@ -91,51 +100,53 @@ def label(picture: Picture, text: str, *, height: int = HEIGHT) -> Picture:
 
 
 @lru_cache(256)
-def wrap(text: str, width: int, *, height: int = HEIGHT) -> tuple[str, ...]:
+def wrap_text(text: str, width: int, *, height: int = TEXT_HEIGHT) -> tuple[str, ...]:
     """Lines of at most so many pixels, of whole words where these are not wider.
 
-    >>> wrap("tvl1 preset=fast", 80), wrap("pa", 80)
+    >>> wrap_text("tvl1 preset=fast", 80), wrap_text("pa", 80)
     (('tvl1', 'preset=fast'), ('pa',))
     """
 
-    def fits(line: str) -> bool:
-        return text_size(line, height)[1] <= width
+    def fits_width(line: str) -> bool:
+        return measure_text(line, height)[1] <= width
 
     lines = [""]
     for word in text.split():
-        if fits(longer := f"{lines[-1]} {word}".lstrip()):
+        if fits_width(longer := f"{lines[-1]} {word}".lstrip()):
             lines[-1] = longer
             continue
         lines.append("")
         for letter in word:
-            if lines[-1] and not fits(lines[-1] + letter):
+            if lines[-1] and not fits_width(lines[-1] + letter):
                 lines.append("")
             lines[-1] += letter
     return tuple(filter(None, lines))
 
 
 @lru_cache(256)
-def _mask(text: str, height: int) -> NDArray[np.float32]:
+def _render_text_mask(text: str, height: int) -> NDArray[np.float32]:
     """How much of each pixel a line covers, ``(height, width)`` in 0..1; not to be written to."""
     if height < 6:
         raise UsageError(f"text of {height} pixels cannot be read: use at least 6")
-    (_, tall), deep = cv2.getTextSize("Hg", _FONT, 1, 1)
-    scale = height * _FINER / (tall + deep + 2)
-    (width, _), _ = cv2.getTextSize(text, _FONT, scale, _STROKE)
-    columns = -(-width // _FINER) + 1 if text else 0
-    large = np.zeros((height * _FINER, columns * _FINER), np.uint8)
+    (_, ascent), descent = cv2.getTextSize("Hg", _FONT, 1, 1)
+    scale = height * _OVERSAMPLING / (ascent + descent + 2)
+    (width, _), _ = cv2.getTextSize(text, _FONT, scale, _STROKE_WIDTH)
+    columns = -(-width // _OVERSAMPLING) + 1 if text else 0
+    large = np.zeros((height * _OVERSAMPLING, columns * _OVERSAMPLING), np.uint8)
     if not text:
         return large.astype(np.float32)
-    base = round(height * _FINER - scale * (deep + 1))
-    cv2.putText(large, text, (_FINER // 2, base), _FONT, scale, 255, _STROKE, cv2.LINE_AA)
+    base = round(height * _OVERSAMPLING - scale * (descent + 1))
+    cv2.putText(
+        large, text, (_OVERSAMPLING // 2, base), _FONT, scale, 255, _STROKE_WIDTH, cv2.LINE_AA
+    )
     small = cv2.resize(large, (columns, height), interpolation=cv2.INTER_AREA)
     return np.asarray(small, np.float32) / np.float32(255)
 
 
-def to_text(value: float, units: str = "") -> str:
+def format_number(value: float, units: str = "") -> str:
     """A number in three digits, with its units.
 
-    >>> to_text(8.3666, "px"), to_text(1271.6), to_text(0.00412), to_text(0)
+    >>> format_number(8.3666, "px"), format_number(1271.6), format_number(0.00412), format_number(0)
     ('8.37 px', '1270', '0.00412', '0')
     """
     number = f"{value:.3g}"

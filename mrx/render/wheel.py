@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 from mrx.render.arrays import (
     Picture,
     Values,
-    check_positive,
+    check_positive_number,
     draw_each,
-    known,
+    is_known,
     paint_unknown,
     to_maps,
 )
 from mrx.render.color_scale import HEADROOM, robust_maximum
 from mrx.render.heat import repeat_cells
 
-STILL = 0.1
+STILL_PIXELS = 0.1
 """Pixels: a field that moves less than this is not stretched to full color."""
 
-_BINS = (("R", 15), ("Y", 6), ("G", 4), ("C", 11), ("B", 13), ("M", 6))
-_ANGLES, _STEPS = 4096, 255
+_HUE_BINS = (("R", 15), ("Y", 6), ("G", 4), ("C", 11), ("B", 13), ("M", 6))
+_NUM_ANGLES, _NUM_STEPS = 4096, 255
 _EPSILON = 1e-5  # of the released code
 
 
@@ -35,8 +35,8 @@ def color_wheel() -> NDArray[np.float64]:
     """
     corners = {"R": "100", "Y": "110", "G": "010", "C": "011", "B": "001", "M": "101"}
     colors = []
-    for (name, bins), (following, _) in zip(_BINS, (*_BINS[1:], _BINS[0]), strict=True):
-        start, end = (np.array([int(bit) for bit in corners[n]]) for n in (name, following))
+    for (name, bins), (next_name, _) in zip(_HUE_BINS, (*_HUE_BINS[1:], _HUE_BINS[0]), strict=True):
+        start, end = (np.array([int(bit) for bit in corners[n]]) for n in (name, next_name))
         ramp = np.floor(255 * np.arange(bins) / bins)[:, None]
         colors.append(np.where(end > start, ramp, np.where(end < start, 255 - ramp, 255 * start)))
     return np.concatenate(colors).astype(np.float64)
@@ -47,13 +47,13 @@ def colors_at(turn: NDArray[np.floating]) -> NDArray[np.floating]:
 
     As in the code of Baker et al. a turn ends at the 55th color and not at the first again.
     """
-    place = turn * 54
-    floor = np.floor(place)
-    share = (place - floor)[..., None]
-    colors = (color_wheel() / 255).astype(place.dtype)
+    position = turn * 54
+    floor = np.floor(position)
+    share = (position - floor)[..., None]
+    colors = (color_wheel() / 255).astype(position.dtype)
     before = floor.astype(np.intp)
-    following = np.roll(colors, -1, 0).take(before, 0)
-    return (1 - share) * colors.take(before, 0) + share * following
+    next_colors = np.roll(colors, -1, 0).take(before, 0)
+    return (1 - share) * colors.take(before, 0) + share * next_colors
 
 
 def flow_to_rgb(flow: Values, *, max_flow: float | None = None) -> Picture:
@@ -74,7 +74,7 @@ def flow_to_rgb(flow: Values, *, max_flow: float | None = None) -> Picture:
         - output: ``(..., H, W, 3)`` uint8
     """
     if max_flow is not None:
-        check_positive("max_flow", max_flow)
+        check_positive_number("max_flow", max_flow)
     maps = to_maps(flow, channels=(2,), what="flow_to_rgb")
     return draw_each(lambda one: _draw_flow(one, _wheel_table(), max_flow), maps, axes=3)
 
@@ -89,7 +89,7 @@ def flow_to_hsv(flow: Values, *, max_flow: float | None = None) -> Picture:
         - flow: ``(..., 2, H, W)``; output: ``(..., H, W, 3)`` uint8
     """
     if max_flow is not None:
-        check_positive("max_flow", max_flow)
+        check_positive_number("max_flow", max_flow)
     maps = to_maps(flow, channels=(2,), what="flow_to_hsv")
     return draw_each(lambda one: _draw_flow(one, _hsv_table(), max_flow), maps, axes=3)
 
@@ -113,51 +113,51 @@ def hue_to_rgb(maps: Values, *, bound: float | None = None, clip: float | None =
         - output: ``(..., H, W, 3)`` uint8
     """
     if bound is not None:
-        check_positive("bound", bound)
-    three = to_maps(maps, channels=(3,), what="hue_to_rgb")
+        check_positive_number("bound", bound)
+    signed_maps = to_maps(maps, channels=(3,), what="hue_to_rgb")
     if clip is not None:
-        three = np.clip(three, 0, clip)
-    return draw_each(lambda one: _draw_hue(one, bound), three, axes=3)
+        signed_maps = np.clip(signed_maps, 0, clip)
+    return draw_each(lambda one: _draw_hue(one, bound), signed_maps, axes=3)
 
 
 def _draw_flow(flow: NDArray[np.floating], table: Picture, max_flow: float | None) -> Picture:
     x, y = (np.ascontiguousarray(plane, np.float32) for plane in flow)
     length, angle = cv2.cartToPolar(x, y)
-    here = known(x) & known(y)  # their length is only near to it in some OpenCV
-    if not here.all():
-        length, angle = np.where(here, (length, angle), 0)
-    bound = max_flow or robust_maximum(length[here], least=STILL, headroom=HEADROOM)
-    row = np.minimum(length * np.float32(_STEPS / bound), _STEPS + 1)
-    angle *= _ANGLES / (2 * np.pi)
+    known_mask = is_known(x) & is_known(y)  # their length is only near to it in some OpenCV
+    if not known_mask.all():
+        length, angle = np.where(known_mask, (length, angle), 0)
+    bound = max_flow or robust_maximum(length[known_mask], least=STILL_PIXELS, headroom=HEADROOM)
+    row = np.minimum(length * np.float32(_NUM_STEPS / bound), _NUM_STEPS + 1)
+    angle *= _NUM_ANGLES / (2 * np.pi)
     picture = cv2.remap(table, angle, row, cv2.INTER_NEAREST)
-    return paint_unknown(np.asarray(picture, np.uint8), here)
+    return paint_unknown(np.asarray(picture, np.uint8), known_mask)
 
 
 @cache
 def _wheel_table() -> Picture:
     """Colors by strength and direction: 0..1 in 255 steps, and one row for all beyond."""
-    hues = colors_at(np.arange(_ANGLES + 1) / _ANGLES)
-    strength = np.arange(_STEPS + 1)[:, None, None] / _STEPS
+    hues = colors_at(np.arange(_NUM_ANGLES + 1) / _NUM_ANGLES)
+    strength = np.arange(_NUM_STEPS + 1)[:, None, None] / _NUM_STEPS
     colors = np.concatenate([1 - strength * (1 - hues), 0.75 * hues[None]])
     return np.floor(255 * colors + 1e-9).astype(np.uint8)
 
 
 @cache
 def _hsv_table() -> Picture:
-    turn = 6 * np.arange(_ANGLES + 1) / _ANGLES
+    turn = 6 * np.arange(_NUM_ANGLES + 1) / _NUM_ANGLES
     distance = np.abs((turn[:, None] - [0, 2, 4] + 3) % 6 - 3)
     hues = np.clip(2 - distance, 0, 1)
-    strength = np.minimum(np.arange(_STEPS + 2) / _STEPS, 1)[:, None, None]
+    strength = np.minimum(np.arange(_NUM_STEPS + 2) / _NUM_STEPS, 1)[:, None, None]
     return np.rint(255 * strength * hues).astype(np.uint8)
 
 
 def _draw_hue(maps: NDArray[np.floating], bound: float | None) -> Picture:
-    here = np.all(known(maps), axis=0)
-    if not here.all():
-        maps = np.where(here, maps, 0)
+    known_mask = np.all(is_known(maps), axis=0)
+    if not known_mask.all():
+        maps = np.where(known_mask, maps, 0)
     u, v, w = maps
-    largest = np.sqrt(u * u + v * v + w * w).max() + _EPSILON if bound is None else bound
-    u, v, w = u / largest, v / largest, w / largest
+    full_norm = np.sqrt(u * u + v * v + w * w).max() + _EPSILON if bound is None else bound
+    u, v, w = u / full_norm, v / full_norm, w / full_norm
     strength = np.sqrt(u * u + v * v + w * w)
     angle = (np.arctan2(v, u) + np.arctan2(u, w) + np.arctan2(v, w)) / (3 * np.pi)
     hues = colors_at((angle + 1) / 2)
@@ -165,7 +165,7 @@ def _draw_hue(maps: NDArray[np.floating], bound: float | None) -> Picture:
     beyond = strength > 1 + 1e-6  # float32 rounds
     colors[beyond] = 0.75 * hues[beyond]
     picture = np.floor(255 * np.maximum(colors, 0)).astype(np.uint8)
-    return paint_unknown(picture, here)
+    return paint_unknown(picture, known_mask)
 
 
 def displacement_to_rgb(

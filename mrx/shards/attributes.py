@@ -14,22 +14,22 @@ from h5py import h5a, h5s, h5t
 from numpy.typing import NDArray
 
 
-def write_attributes(made: h5py.Group | h5py.Dataset, values: Mapping[str, Any]) -> None:
+def write_attributes(target: h5py.Group | h5py.Dataset, values: Mapping[str, Any]) -> None:
     """Write attributes of the types that h5py would choose; none of the names may be there."""
     for name, value in values.items():
-        data = _array(value)
-        stored, given = _types(data.dtype)
+        data = _to_attribute_array(value)
+        file_type, memory_type = _find_attribute_types(data.dtype)
         space = h5s.create_simple(data.shape)
-        h5a.create(made.id, name.encode(), stored, space).write(data, mtype=given)
+        h5a.create(target.id, name.encode(), file_type, space).write(data, mtype=memory_type)
 
 
-def _array(value: Any) -> NDArray[Any]:
+def _to_attribute_array(value: Any) -> NDArray[Any]:
     """An array of numbers, or of objects that are texts."""
     first = value[0] if isinstance(value, list | tuple) and value else value
     return np.asarray(value, h5py.string_dtype() if isinstance(first, str) else None, order="C")
 
 
 @functools.cache
-def _types(dtype: np.dtype[Any]) -> tuple[h5t.TypeID, h5t.TypeID]:
+def _find_attribute_types(dtype: np.dtype[Any]) -> tuple[h5t.TypeID, h5t.TypeID]:
     """The type in the file, and the one in memory: they differ for truth values."""
     return h5t.py_create(dtype, logical=True), h5t.py_create(dtype)

@@ -17,15 +17,15 @@ from torch import Tensor
 from mrx import kernels
 from mrx.kernels.checksum import fletcher32
 from mrx.records import Clips, Motion
-from mrx.shards.encoding import Encoding, Statistics, encode, statistics_of
+from mrx.shards.encoding import Encoding, ValueStatistics, encode_maps, split_statistics
 
 CHECKSUM_BYTES = 4
-Chunk = NDArray[np.uint8]
-Fill = Callable[[int, NDArray[Any]], object]
+ChunkBytes = NDArray[np.uint8]
+FillFunction = Callable[[int, NDArray[Any]], object]
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedMaps:
     """Maps as they go into a dataset.
 
     Attributes:
@@ -37,9 +37,9 @@ class Packed:
     """
 
     shape: tuple[int, ...]
-    chunks: list[Chunk] | None
+    chunks: list[ChunkBytes] | None
     raw: NDArray[Any] | None
-    statistics: list[Statistics]
+    statistics: list[ValueStatistics]
     index: NDArray[np.int64]
     time: NDArray[np.float64]
 
@@ -47,45 +47,45 @@ class Packed:
         return len(self.statistics)
 
 
-def pack(motion: Motion, encoding: Encoding, filters: Mapping[str, Any]) -> Packed:
+def pack_motion(motion: Motion, encoding: Encoding, filters: Mapping[str, Any]) -> PackedMaps:
     """Encode maps of the CPU, and make their chunks."""
-    statistics = [Statistics() for _ in motion.data]
+    statistics = [ValueStatistics() for _ in motion.data]
 
-    def fill(i: int, out: NDArray[Any]) -> None:
-        encode(motion.data[i], encoding, statistics[i], out=out)
+    def fill_chunk(i: int, out: NDArray[Any]) -> None:
+        encode_maps(motion.data[i], encoding, statistics[i], out=out)
 
-    chunks, raw = _chunks(fill, tuple(motion.data.shape), encoding.dtype, filters)
+    chunks, raw = _make_chunks(fill_chunk, tuple(motion.data.shape), encoding.dtype, filters)
     shape = tuple(motion.data.shape[1:])
-    return Packed(shape, chunks, raw, statistics, motion.index, motion.time)
+    return PackedMaps(shape, chunks, raw, statistics, motion.index, motion.time)
 
 
 def pack_encoded(
     raw: Tensor, numbers: Tensor, clips: Clips, encoding: Encoding, filters: Mapping[str, Any]
-) -> Packed:
+) -> PackedMaps:
     """Make the chunks of maps that a device has encoded.
 
     Args:
-        raw: the encoded maps of `encode_there`, brought to the CPU
+        raw: the encoded maps of `encode_on_device`, brought to the CPU
         numbers: its statistics, likewise
         clips: the windows that they come from, for their indices and times
         encoding: how they were encoded
         filters: of the dataset
     """
     values, shape = raw.numpy(), tuple(raw.shape)
-    statistics = statistics_of(numbers, values[0].size if len(values) else 0, encoding)
+    statistics = split_statistics(numbers, values[0].size if len(values) else 0, encoding)
 
-    def fill(i: int, out: NDArray[Any]) -> None:
+    def fill_chunk(i: int, out: NDArray[Any]) -> None:
         np.copyto(out, values[i])
 
-    chunks, kept = _chunks(fill, shape, encoding.dtype, filters)
-    return Packed(shape[1:], chunks, kept, statistics, clips.index, clips.time)
+    chunks, kept = _make_chunks(fill_chunk, shape, encoding.dtype, filters)
+    return PackedMaps(shape[1:], chunks, kept, statistics, clips.index, clips.time)
 
 
-def _chunks(
-    fill: Fill, shape: tuple[int, ...], dtype: str, filters: Mapping[str, Any]
-) -> tuple[list[Chunk] | None, NDArray[Any] | None]:
-    """Chunks of what `fill` writes, or the raw numbers alone."""
-    if not _is_ours(filters):
+def _make_chunks(
+    fill: FillFunction, shape: tuple[int, ...], dtype: str, filters: Mapping[str, Any]
+) -> tuple[list[ChunkBytes] | None, NDArray[Any] | None]:
+    """Chunks of what `fill_chunk` writes, or the raw numbers alone."""
+    if not _can_make_chunks(filters):
         raw = np.empty(shape, dtype)
         for i, out in enumerate(raw):
             fill(i, out)
@@ -96,26 +96,26 @@ def _chunks(
     for i, row in enumerate(rows):
         raw = row[:-CHECKSUM_BYTES].view(dtype).reshape(shape[1:])
         fill(i, raw)
-        chunks.append(_deflated(raw, filters) if filters else _summed(row))
+        chunks.append(_deflate_chunk(raw, filters) if filters else _add_checksum(row))
     return chunks, None
 
 
-def _is_ours(filters: Mapping[str, Any]) -> bool:
+def _can_make_chunks(filters: Mapping[str, Any]) -> bool:
     """Whether the chunks can be made here: plain ones, and those of gzip."""
     known = not filters or filters.get("compression") == "gzip"
-    return known and kernels.backend() == "numba"
+    return known and kernels.choose_backend() == "numba"
 
 
-def _summed(row: Chunk) -> Chunk:
+def _add_checksum(row: ChunkBytes) -> ChunkBytes:
     """The bytes of a chunk with the checksum in the place left for it."""
     row[-CHECKSUM_BYTES:] = np.frombuffer(fletcher32(row[:-CHECKSUM_BYTES]), np.uint8)
     return row
 
 
-def _deflated(raw: NDArray[Any], filters: Mapping[str, Any]) -> Chunk:
+def _deflate_chunk(raw: NDArray[Any], filters: Mapping[str, Any]) -> ChunkBytes:
     """The bytes of a chunk after HDF5's filters shuffle, deflate and fletcher32, in this order."""
     flat = raw.reshape(-1).view(np.uint8)
     if filters["shuffle"] and raw.itemsize > 1:
         flat = np.ascontiguousarray(flat.reshape(-1, raw.itemsize).T)
     data = zlib.compress(flat.data, filters["compression_opts"])
-    return _summed(np.frombuffer(data + bytes(CHECKSUM_BYTES), np.uint8).copy())
+    return _add_checksum(np.frombuffer(data + bytes(CHECKSUM_BYTES), np.uint8).copy())

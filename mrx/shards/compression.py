@@ -7,7 +7,7 @@ from mrx.errors import MissingError
 Compression = Literal["auto", "none", "gzip", "lzf", "blosc"]
 
 
-def filters(compression: Compression, *, cost: Literal["light", "heavy"]) -> dict[str, Any]:
+def dataset_options(compression: Compression, *, cost: Literal["light", "heavy"]) -> dict[str, Any]:
     """The arguments of `create_dataset` for a method of this cost.
 
     `auto` compresses where the method costs far more than compressing does. Every choice but

@@ -12,11 +12,11 @@ from torch import Tensor
 from mrx import kernels
 from mrx.errors import InputError
 from mrx.job import Storage
-from mrx.kernels.summary import summarize
+from mrx.kernels.summary import summarize_values
 
 PIXEL_FRACTION = 64  # q16 keeps displacements in 1/64 px
 HALF_MAX = 65504.0
-RAW = {"f4": torch.float32, "f2": torch.float16, "i2": torch.int16, "u1": torch.uint8}
+RAW_DTYPES = {"f4": torch.float32, "f2": torch.float16, "i2": torch.int16, "u1": torch.uint8}
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Encoding:
         return np.dtype(self.dtype).itemsize
 
     @classmethod
-    def choose(cls, storage: Storage, *, units: str, bound: float) -> "Encoding":
+    def from_storage(cls, storage: Storage, *, units: str, bound: float) -> "Encoding":
         """The encoding that a run's options mean for a method with these units and bound."""
         bound = storage.bound or bound
         match storage.dtype:
@@ -62,7 +62,7 @@ class Encoding:
 
 
 @dataclass
-class Statistics:
+class ValueStatistics:
     """What a dataset's attributes tell of its values, before they were encoded."""
 
     count: int = 0
@@ -71,17 +71,17 @@ class Statistics:
     low: float = field(default=np.inf)
     high: float = field(default=-np.inf)
 
-    def add(self, values: Tensor) -> tuple[float, float]:
+    def add_values(self, values: Tensor) -> tuple[float, float]:
         """Count float32 values in; the least and the greatest of them."""
-        found = summarize(values) if kernels.backend() == "numba" else None
-        low, high, total = found or _summarize(values)
+        summary = summarize_values(values) if kernels.choose_backend() == "numba" else None
+        low, high, total = summary or _summarize_values(values)
         self.count += values.numel()
         self.low = min(self.low, low)
         self.high = max(self.high, high)
         self.total += total
         return low, high
 
-    def merge(self, other: "Statistics") -> None:
+    def merge_counts(self, other: "ValueStatistics") -> None:
         """Count in what others counted."""
         self.count += other.count
         self.clipped += other.clipped
@@ -89,7 +89,7 @@ class Statistics:
         self.low = min(self.low, other.low)
         self.high = max(self.high, other.high)
 
-    def attributes(self) -> dict[str, Any]:
+    def to_attributes(self) -> dict[str, Any]:
         """As attributes; an empty dataset has none but its count."""
         if not self.count:
             return {"clipped_fraction": 0.0}
@@ -101,13 +101,13 @@ class Statistics:
         }
 
 
-def _summarize(values: Tensor) -> tuple[float, float, float]:
+def _summarize_values(values: Tensor) -> tuple[float, float, float]:
     low, high = (float(v) for v in torch.aminmax(values))
     return low, high, cv2.norm(values.numpy().reshape(1, -1), cv2.NORM_L1)
 
 
-def encode(
-    values: Tensor, encoding: Encoding, statistics: Statistics, out: NDArray[Any] | None = None
+def encode_maps(
+    values: Tensor, encoding: Encoding, statistics: ValueStatistics, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
     """Encode maps, clip what does not fit, and add to the statistics.
 
@@ -115,60 +115,60 @@ def encode(
         - values: ``(..., C, H, W)`` float32
         - out, returned: the same shape, of the encoding's raw type; made where it is not given
     """
-    low, high = statistics.add(values)
+    low, high = statistics.add_values(values)
     raw = np.empty(values.shape, encoding.dtype) if out is None else out
     if encoding.dtype in ("f4", "f2"):
         if not encoding.low <= low <= high <= encoding.high:  # true of NaN too
-            statistics.clipped += _beyond(values, encoding)
+            statistics.clipped += _count_clipped(values, encoding)
             values = values.clamp(encoding.low, encoding.high)
     else:
-        _check_finite(low, high, encoding)
+        _check_storable(low, high, encoding)
         values = torch.round((values - encoding.offset) / encoding.scale)
-        statistics.clipped += _beyond(values, encoding)
+        statistics.clipped += _count_clipped(values, encoding)
         values = values.clamp(encoding.low, encoding.high)
     torch.from_numpy(raw).copy_(values)
     return raw
 
 
-def encode_there(values: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
+def encode_on_device(values: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
     """Encode maps where they lie, without waiting for a device.
 
     Shape:
         - values: ``(B, C, H, W)`` float32
         - raw: the same shape, of the encoding's raw type
-        - numbers: ``(B, 4)`` the least, the greatest, the sum of absolute values, how many clipped
+        - columns: ``(B, 4)`` the least, the greatest, the sum of absolute values, how many clipped
     """
     flat = values.flatten(1)
     scaled = values
     if encoding.dtype not in ("f4", "f2"):
         scaled = torch.round((values - encoding.offset) / encoding.scale)
     beyond = (scaled < encoding.low) | (scaled > encoding.high)
-    numbers = (*torch.aminmax(flat, dim=1), flat.abs().sum(1), beyond.flatten(1).sum(1))
-    raw = scaled.clamp(encoding.low, encoding.high).to(RAW[encoding.dtype])
-    exact = torch.float32 if values.device.type == "mps" else torch.float64
-    return raw, torch.stack([number.to(exact) for number in numbers], dim=1)
+    columns = (*torch.aminmax(flat, dim=1), flat.abs().sum(1), beyond.flatten(1).sum(1))
+    raw = scaled.clamp(encoding.low, encoding.high).to(RAW_DTYPES[encoding.dtype])
+    sum_dtype = torch.float32 if values.device.type == "mps" else torch.float64
+    return raw, torch.stack([number.to(sum_dtype) for number in columns], dim=1)
 
 
-def statistics_of(numbers: Tensor, count: int, encoding: Encoding) -> list[Statistics]:
-    """What `encode_there` counted, for each map of so many values."""
-    every = []
+def split_statistics(numbers: Tensor, count: int, encoding: Encoding) -> list[ValueStatistics]:
+    """What `encode_on_device` counted, for each map of so many values."""
+    statistics = []
     for low, high, total, clipped in numbers.tolist():
         if encoding.dtype not in ("f4", "f2"):
-            _check_finite(low, high, encoding)
-        every.append(Statistics(count, int(clipped), total, low, high))
-    return every
+            _check_storable(low, high, encoding)
+        statistics.append(ValueStatistics(count, int(clipped), total, low, high))
+    return statistics
 
 
-def _beyond(values: Tensor, encoding: Encoding) -> int:
+def _count_clipped(values: Tensor, encoding: Encoding) -> int:
     return int(((values < encoding.low) | (values > encoding.high)).sum())
 
 
-def _check_finite(low: float, high: float, encoding: Encoding) -> None:
+def _check_storable(low: float, high: float, encoding: Encoding) -> None:
     if not np.isfinite([low, high]).all():
         raise InputError(f"NaN or infinity cannot be stored as {encoding.dtype}: use float16")
 
 
-def decode(raw: NDArray[Any], *, scale: float, offset: float) -> NDArray[np.float32]:
+def decode_maps(raw: NDArray[Any], *, scale: float, offset: float) -> NDArray[np.float32]:
     """Raw numbers back to float32 values."""
     values = raw.astype(np.float32)
     return values if scale == 1 and offset == 0 else values * np.float32(scale) + np.float32(offset)

@@ -17,16 +17,18 @@ import numpy as np
 
 from mrx.errors import FormatError, OutputError
 
-FORMAT = 1
-UNREADABLE = (KeyError, OSError, RuntimeError, TypeError, ValueError)  # what h5py raises at damage
-STAMP = ("source_size", "source_mtime", "range_start", "range_end")  # -1 for what is unknown
-ITEMS = ".items"
-PARTIAL = "_partial"
-FINAL = re.compile(r"shard-(?:(?P<share>\d+of\d+)-)?(?P<number>\d{5,})\.h5")
-TEMPORARY = re.compile(r"\.tmp-(?P<share>\d+of\d+|all)-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]+\.h5")
+FORMAT_VERSION = 1
+READ_ERRORS = (KeyError, OSError, RuntimeError, TypeError, ValueError)  # what h5py raises at damage
+STAMP_NAMES = ("source_size", "source_mtime", "range_start", "range_end")  # -1 for what is unknown
+ITEMS_SUFFIX = ".items"
+PARTIAL_GROUP = "_partial"
+SHARD_NAME = re.compile(r"shard-(?:(?P<share>\d+of\d+)-)?(?P<number>\d{5,})\.h5")
+TEMPORARY_NAME = re.compile(
+    r"\.tmp-(?P<share>\d+of\d+|all)-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]+\.h5"
+)
 
-ITEM = np.dtype([("first", "i4"), ("last", "i4"), ("start", "f8"), ("end", "f8")])
-INDEX = np.dtype(
+ITEM_DTYPE = np.dtype([("first", "i4"), ("last", "i4"), ("start", "f8"), ("end", "f8")])
+INDEX_DTYPE = np.dtype(
     [
         ("key", h5py.string_dtype()),
         ("method", h5py.string_dtype()),
@@ -45,20 +47,20 @@ INDEX = np.dtype(
 )
 
 
-def host() -> str:
+def read_host_name() -> str:
     """This machine's name, as it may stand in a file name."""
     return re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())
 
 
-def shards(folder: Path) -> list[Path]:
+def list_shards(folder: Path) -> list[Path]:
     """The finished shards of a folder, by name; an empty file only claims its number."""
-    named = (p for p in folder.iterdir() if FINAL.fullmatch(p.name))
+    named = (p for p in folder.iterdir() if SHARD_NAME.fullmatch(p.name))
     return sorted(p for p in named if p.stat().st_size)
 
 
-def temporaries(folder: Path) -> list[Path]:
+def list_temporaries(folder: Path) -> list[Path]:
     """Shards of a folder that were never finished, or are being written."""
-    return sorted(p for p in folder.iterdir() if TEMPORARY.fullmatch(p.name))
+    return sorted(p for p in folder.iterdir() if TEMPORARY_NAME.fullmatch(p.name))
 
 
 def open_shard(path: Path, mode: str = "r") -> h5py.File:
@@ -75,16 +77,16 @@ def open_shard(path: Path, mode: str = "r") -> h5py.File:
     except PermissionError as error:
         raise OutputError(f"shard is not readable ({path}): permission denied") from error
     except OSError as error:
-        raise broken(path, error) from error
+        raise make_damage_error(path, error) from error
     version = file.attrs.get("mrx_format")
-    if version is None or version > FORMAT:
+    if version is None or version > FORMAT_VERSION:
         file.close()
         what = "not a shard of mrx" if version is None else f"format {version}"
-        raise FormatError(f"cannot read ({path}): {what}, this mrx reads format {FORMAT}")
+        raise FormatError(f"cannot read ({path}): {what}, this mrx reads format {FORMAT_VERSION}")
     return file
 
 
-def broken(path: Path, error: Exception) -> FormatError:
+def make_damage_error(path: Path, error: Exception) -> FormatError:
     """The error for a shard that is damaged."""
     cause = "its index or an attribute is damaged"
     if isinstance(error, OSError):  # HDF5 puts the cause last, in brackets
@@ -100,9 +102,9 @@ def read_index(path: Path) -> tuple[str, np.ndarray[Any, Any]]:
     """When a shard was made, and its index."""
     with open_shard(path) as file:
         try:
-            return str(file.attrs["created"]), file["index"][...].astype(INDEX)
-        except UNREADABLE as error:
-            raise broken(path, error) from error
+            return str(file.attrs["created"]), file["index"][...].astype(INDEX_DTYPE)
+        except READ_ERRORS as error:
+            raise make_damage_error(path, error) from error
 
 
 def group_name(key: str) -> str:

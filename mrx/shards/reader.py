@@ -12,10 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrx.errors import MissingError, NoInputError
-from mrx.shards.encoding import decode
-from mrx.shards.layout import INDEX, ITEMS, group_name, open_shard, read_index, shards
+from mrx.shards.encoding import decode_maps
+from mrx.shards.layout import (
+    INDEX_DTYPE,
+    ITEMS_SUFFIX,
+    group_name,
+    list_shards,
+    open_shard,
+    read_index,
+)
 
-MOST_OPEN = 32
+MAX_OPEN_FILES = 32
 
 
 class Shards(Mapping[str, "Recording"]):
@@ -31,24 +38,24 @@ class Shards(Mapping[str, "Recording"]):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         root = Path(path)
-        self.paths = shards(root) if root.is_dir() else [root]
+        self.paths = list_shards(root) if root.is_dir() else [root]
         if not self.paths:
             raise NoInputError(f"no shards in {root}: mrx extract -o {root} makes them")
         self._files: OrderedDict[Path, h5py.File] = OrderedDict()
-        self._process = os.getpid()
-        made = {p: read_index(p) for p in self.paths}
-        written = sorted(self.paths, key=lambda p: made[p][0])
-        self._rows = {p: made[p][1] for p in written}
-        self._where = {row["key"].decode(): p for p in written for row in self._rows[p]}
+        self._process_id = os.getpid()
+        indexes = {p: read_index(p) for p in self.paths}
+        written = sorted(self.paths, key=lambda p: indexes[p][0])
+        self._index_rows = {p: indexes[p][1] for p in written}
+        self._path_of_key = {row["key"].decode(): p for p in written for row in self._index_rows[p]}
 
     def __getitem__(self, key: str) -> "Recording":
-        return Recording(self, key, self._where[key])
+        return Recording(self, key, self._path_of_key[key])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
+        return iter(self._path_of_key)
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._path_of_key)
 
     def __repr__(self) -> str:
         return f"Shards({len(self)} videos in {len(self.paths)} shards)"
@@ -69,13 +76,13 @@ class Shards(Mapping[str, "Recording"]):
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One row for each video and method, as plain values."""
-        for path, rows in self._rows.items():
+        for path, rows in self._index_rows.items():
             for row in rows:
-                values = {name: row[name] for name in INDEX.names or ()}
+                values = {name: row[name] for name in INDEX_DTYPE.names or ()}
                 plain = {
                     n: v.decode() if isinstance(v, bytes) else v.item() for n, v in values.items()
                 }
-                if self._where[plain["key"]] == path:
+                if self._path_of_key[plain["key"]] == path:
                     yield {**plain, "shard": str(path)}
 
     def close(self) -> None:
@@ -83,11 +90,11 @@ class Shards(Mapping[str, "Recording"]):
         while self._files:
             self._files.popitem()[1].close()
 
-    def _file(self, path: Path) -> h5py.File:
-        if self._process != os.getpid():
-            self._files, self._process = OrderedDict(), os.getpid()
+    def _open_file(self, path: Path) -> h5py.File:
+        if self._process_id != os.getpid():
+            self._files, self._process_id = OrderedDict(), os.getpid()
         if path not in self._files:
-            while len(self._files) >= MOST_OPEN:
+            while len(self._files) >= MAX_OPEN_FILES:
                 self._files.popitem(last=False)[1].close()
             self._files[path] = open_shard(path)
         self._files.move_to_end(path)
@@ -105,7 +112,7 @@ class Recording(Mapping[str, "Maps"]):
     @property
     def group(self) -> h5py.Group:
         """The video's group."""
-        return self._shards._file(self.path)["videos"][group_name(self.key)]
+        return self._shards._open_file(self.path)["videos"][group_name(self.key)]
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -113,12 +120,12 @@ class Recording(Mapping[str, "Maps"]):
         return dict(self.group.attrs)
 
     def __getitem__(self, method: str) -> "Maps":
-        if method not in self.group or method.endswith(ITEMS):
+        if method not in self.group or method.endswith(ITEMS_SUFFIX):
             raise KeyError(f"{self.key} has no {method}; it has {', '.join(self)}")
         return Maps(self, method)
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in self.group if not name.endswith(ITEMS))
+        return (name for name in self.group if not name.endswith(ITEMS_SUFFIX))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -148,7 +155,7 @@ class Maps:
     @property
     def items(self) -> NDArray[Any]:
         """First and last source frame of each item, and their times in seconds."""
-        return self._recording.group[self.method + ITEMS][...]
+        return self._recording.group[self.method + ITEMS_SUFFIX][...]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -169,4 +176,6 @@ class Maps:
                     "pip install hdf5plugin, and import it"
                 ) from error
             raise
-        return decode(np.asarray(raw), scale=dataset.attrs["scale"], offset=dataset.attrs["offset"])
+        return decode_maps(
+            np.asarray(raw), scale=dataset.attrs["scale"], offset=dataset.attrs["offset"]
+        )

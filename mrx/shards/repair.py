@@ -12,16 +12,23 @@ from pathlib import Path
 import h5py
 
 from mrx.errors import FormatError, OutputError, UsageError
-from mrx.manifest import locked
-from mrx.shards.layout import FINAL, FORMAT, STAMP, open_shard, read_index, shards
-from mrx.shards.verify import groups, key_of, stamp_of, video_problems
-from mrx.shards.writer import abandon, seal, writing
+from mrx.manifest import lock_output
+from mrx.shards.layout import (
+    FORMAT_VERSION,
+    SHARD_NAME,
+    STAMP_NAMES,
+    list_shards,
+    open_shard,
+    read_index,
+)
+from mrx.shards.verify import iterate_groups, read_key, read_stamp, video_problems
+from mrx.shards.writer import abandon_file, explain_write_errors, seal_file
 
-Known = Mapping[str, tuple[float, ...]]
+KnownStamps = Mapping[str, tuple[float, ...]]
 """Keys that shards hold, with the stamps of their sources."""
 
 
-def salvage(path: Path, share: str, known: Known) -> list[str]:
+def salvage_leftover(path: Path, share: str, known: KnownStamps) -> list[str]:
     """Turn what is whole of a writer's leftover into a shard; the keys that are safe in it.
 
     A leftover that cannot be opened holds nothing that can be trusted, and is removed. One that
@@ -41,12 +48,12 @@ def salvage(path: Path, share: str, known: Known) -> list[str]:
         path.unlink(missing_ok=True)
         return []
     with source:
-        saved, _ = _copy(source, path.parent, share, known)
+        saved, _ = _copy_whole_videos(source, path.parent, share, known)
     path.unlink()
     return saved
 
 
-def repair(path: Path) -> tuple[list[str], list[str]]:
+def repair_shard(path: Path) -> tuple[list[str], list[str]]:
     """Make a new shard of what is whole in a damaged one, then set that one aside.
 
     The folder is locked meanwhile: no run may write to it.
@@ -55,40 +62,40 @@ def repair(path: Path) -> tuple[list[str], list[str]]:
         the keys that were kept, and those that the next `mrx extract` must make again, as far as
         they can still be read
     """
-    match = FINAL.fullmatch(path.name)
+    match = SHARD_NAME.fullmatch(path.name)
     if not match:
         raise UsageError(f"not a shard ({path}): only shard-*.h5 can be repaired")
-    with locked(path.parent, ""):
-        for rescue in rescues(path.parent, match["share"] or ""):
+    with lock_output(path.parent, ""):
+        for rescue in list_rescues(path.parent, match["share"] or ""):
             rescue.unlink()
         try:
             source = open_shard(path)
         except FormatError as error:
-            if f"reads format {FORMAT}" in str(error):
+            if f"reads format {FORMAT_VERSION}" in str(error):
                 raise
             _set_aside(path)
             return [], []
-        known = held([p for p in shards(path.parent) if p != path])
+        known = read_stamps([p for p in list_shards(path.parent) if p != path])
         with source:
-            kept, lost = _copy(source, path.parent, match["share"] or "", known)
+            kept, lost = _copy_whole_videos(source, path.parent, match["share"] or "", known)
         _set_aside(path)
     return kept, lost
 
 
-def held(paths: Iterable[Path]) -> Known:
+def read_stamps(paths: Iterable[Path]) -> KnownStamps:
     """Every key that these shards hold, with the stamp of its source; damaged ones are left out."""
-    made = []
+    indexes = []
     for path in paths:
         with suppress(FormatError):
-            made.append(read_index(path))
+            indexes.append(read_index(path))
     return {
-        row["key"].decode(): tuple(float(row[name]) for name in STAMP)
-        for _, rows in sorted(made, key=lambda one: one[0])
+        row["key"].decode(): tuple(float(row[name]) for name in STAMP_NAMES)
+        for _, rows in sorted(indexes, key=lambda one: one[0])
         for row in rows
     }
 
 
-def rescues(folder: Path, share: str) -> list[Path]:
+def list_rescues(folder: Path, share: str) -> list[Path]:
     """Copies that a kill in the middle of a salvage left; what they were made of is there too."""
     return sorted(folder.glob(f".rescue-{share or 'all'}-*.h5"))
 
@@ -100,26 +107,28 @@ def _set_aside(path: Path) -> None:
     path.rename(aside)
 
 
-def _copy(source: h5py.File, folder: Path, share: str, known: Known) -> tuple[list[str], list[str]]:
+def _copy_whole_videos(
+    source: h5py.File, folder: Path, share: str, known: KnownStamps
+) -> tuple[list[str], list[str]]:
     fresh = folder / f".rescue-{share or 'all'}-{secrets.token_hex(4)}.h5"
     kept, lost = list[str](), list[str]()
-    with writing(fresh):
+    with explain_write_errors(fresh):
         target = h5py.File(fresh, "x")
     try:
-        with writing(fresh):
+        with explain_write_errors(fresh):
             target.attrs.update({k: v for k, v in source.attrs.items() if k != "complete"})
             target.attrs["complete"] = 0
             videos = target.create_group("videos")
-            for name, group in groups(source):
-                key = key_of(name, group)
+            for name, group in iterate_groups(source):
+                key = read_key(name, group)
                 if group is None or any(video_problems(group)):
                     lost.append(key)
-                elif known.get(key) != stamp_of(group):
+                elif known.get(key) != read_stamp(group):
                     source.copy(group, videos, name)
                     kept.append(key)
-        seal(target, fresh, share)
+        seal_file(target, fresh, share)
     except OutputError:
-        abandon(target)
+        abandon_file(target)
         fresh.unlink(missing_ok=True)
         raise
     return kept, lost

@@ -8,26 +8,26 @@ import h5py
 import numpy as np
 
 from mrx.errors import FormatError, OutputError
-from mrx.job import Row
-from mrx.manifest import manifests, read_rows
+from mrx.job import ManifestRow
+from mrx.manifest import list_manifests, read_rows
 from mrx.shards.layout import (
-    ITEM,
-    ITEMS,
-    PARTIAL,
-    STAMP,
-    UNREADABLE,
+    ITEM_DTYPE,
+    ITEMS_SUFFIX,
+    PARTIAL_GROUP,
+    READ_ERRORS,
+    STAMP_NAMES,
+    list_shards,
+    list_temporaries,
     open_shard,
     read_index,
-    shards,
-    temporaries,
 )
-from mrx.shards.writer import index_rows
+from mrx.shards.writer import build_index_rows
 
-NEEDED = ("units", "channels", "scale", "offset", "params_json")
+REQUIRED_ATTRIBUTES = ("units", "channels", "scale", "offset", "params_json")
 
 
 @dataclass(frozen=True)
-class Problem:
+class ShardProblem:
     """Something that is not as it should be.
 
     Attributes:
@@ -44,66 +44,72 @@ class Problem:
         return f"{self.shard}{'::' if self.key else ''}{self.key}: {self.text}"
 
 
-def check(path: Path) -> Iterator[Problem]:
+def check_output(path: Path) -> Iterator[ShardProblem]:
     """Everything that is wrong with a shard, or with all shards and manifests of a folder."""
     if not path.is_dir():
         yield from check_shard(path)
         return
-    held: dict[str, str] = {}
-    for shard in shards(path):
+    stamps: dict[str, str] = {}
+    for shard in list_shards(path):
         yield from check_shard(shard)
-        for key, stamp in _stamps(shard).items():
-            if held.get(key) == stamp:
-                yield Problem(str(shard), key, "stands in another shard too")
-            held[key] = stamp
-    for orphan in temporaries(path):
-        yield Problem(str(orphan), "", "is being written, or was left by a killed run")
+        for key, stamp in _read_index_stamps(shard).items():
+            if stamps.get(key) == stamp:
+                yield ShardProblem(str(shard), key, "stands in another shard too")
+            stamps[key] = stamp
+    for orphan in list_temporaries(path):
+        yield ShardProblem(str(orphan), "", "is being written, or was left by a killed run")
     for key, row in _ok_rows(path).items():
-        if key not in held:
-            yield Problem(str(path), key, f"the manifest says ok ({row.path}), no shard holds it")
+        if key not in stamps:
+            yield ShardProblem(
+                str(path), key, f"the manifest says ok ({row.path}), no shard holds it"
+            )
 
 
-def check_shard(path: Path) -> Iterator[Problem]:
+def check_shard(path: Path) -> Iterator[ShardProblem]:
     """Everything that is wrong with one shard."""
     try:
         file = open_shard(path)
     except FormatError as error:
-        yield Problem(str(path), "", str(error))
+        yield ShardProblem(str(path), "", str(error))
         return
     with file:
         if not file.attrs.get("complete"):
-            yield Problem(str(path), "", "was never finished")
-        if PARTIAL in file:
-            yield Problem(str(path), "", "holds a video that was never finished")
-        for name, group in groups(file):
+            yield ShardProblem(str(path), "", "was never finished")
+        if PARTIAL_GROUP in file:
+            yield ShardProblem(str(path), "", "holds a video that was never finished")
+        for name, group in iterate_groups(file):
             for text in video_problems(group):
-                yield Problem(str(path), key_of(name, group), text)
+                yield ShardProblem(str(path), read_key(name, group), text)
         if not _is_index_right(file):
-            yield Problem(str(path), "", "the index does not list what the shard holds")
+            yield ShardProblem(str(path), "", "the index does not list what the shard holds")
 
 
 def video_problems(group: h5py.Group | None) -> Iterator[str]:
     """Everything that is wrong with one video."""
     try:
         yield from ["cannot be read"] if group is None else _group_problems(group)
-    except UNREADABLE as error:
+    except READ_ERRORS as error:
         yield f"cannot be read: {error}"
 
 
 def _group_problems(group: h5py.Group) -> Iterator[str]:
     if group.attrs.get("status") != "ok":
         yield "is not marked as whole"
-    names = [name for name in group if not name.endswith(ITEMS)]
+    names = [name for name in group if not name.endswith(ITEMS_SUFFIX)]
     if not names:
         yield "holds no maps"
     for name in names:
         dataset = group[name]
-        items = group[name + ITEMS][...] if name + ITEMS in group else np.empty(0, ITEM)
+        items = (
+            group[name + ITEMS_SUFFIX][...]
+            if name + ITEMS_SUFFIX in group
+            else np.empty(0, ITEM_DTYPE)
+        )
         if len(items) != len(dataset):
             yield f"{name}: its list of items does not fit its {len(dataset)} maps"
         elif (items["first"] > items["last"]).any() or (np.diff(items["start"]) < 0).any():
             yield f"{name}: its list of items goes back in time"
-        if missing := [a for a in NEEDED if a not in dataset.attrs]:
+        if missing := [a for a in REQUIRED_ATTRIBUTES if a not in dataset.attrs]:
             yield f"{name}: attributes are missing: {', '.join(missing)}"
         for item in range(len(dataset)):
             if text := _check_item(dataset, item):
@@ -121,48 +127,53 @@ def _check_item(dataset: h5py.Dataset, item: int) -> str:
     return f"{bad} values are NaN or infinite" if bad else ""
 
 
-def groups(file: h5py.File) -> Iterator[tuple[str, h5py.Group | None]]:
+def iterate_groups(file: h5py.File) -> Iterator[tuple[str, h5py.Group | None]]:
     """The videos of a shard by name; None for one whose link leads nowhere."""
     for name in file["videos"]:
         try:
             yield name, file["videos"][name]
-        except UNREADABLE:
+        except READ_ERRORS:
             yield name, None
 
 
-def key_of(name: str, group: h5py.Group | None) -> str:
+def read_key(name: str, group: h5py.Group | None) -> str:
     """A video's key, or the name of its group where that is all that can be read."""
     try:
         return str(group.attrs["key"]) if group is not None else name
-    except UNREADABLE:
+    except READ_ERRORS:
         return name
 
 
 def _is_index_right(file: h5py.File) -> bool:
     try:
-        rows = [row for _, group in groups(file) if group is not None for row in index_rows(group)]
+        rows = [
+            row
+            for _, group in iterate_groups(file)
+            if group is not None
+            for row in build_index_rows(group)
+        ]
         listed = [(row["key"], row["method"], row["n_out"]) for row in file["index"][...]]
-    except UNREADABLE:
+    except READ_ERRORS:
         return False
-    there = [(str(row[0]).encode(), str(row[1]).encode(), row[2]) for row in rows]
-    return sorted(listed) == sorted(there)
+    expected = [(str(row[0]).encode(), str(row[1]).encode(), row[2]) for row in rows]
+    return sorted(listed) == sorted(expected)
 
 
-def stamp_of(group: h5py.Group) -> tuple[float, ...]:
+def read_stamp(group: h5py.Group) -> tuple[float, ...]:
     """What tells whether the source of a video is still the same."""
-    return tuple(float(group.attrs.get(name, -1)) for name in STAMP)
+    return tuple(float(group.attrs.get(name, -1)) for name in STAMP_NAMES)
 
 
-def _stamps(path: Path) -> dict[str, str]:
+def _read_index_stamps(path: Path) -> dict[str, str]:
     try:
         _, rows = read_index(path)
     except OutputError:
         return {}
-    return {row["key"].decode(): str([float(row[name]) for name in STAMP]) for row in rows}
+    return {row["key"].decode(): str([float(row[name]) for name in STAMP_NAMES]) for row in rows}
 
 
-def _ok_rows(folder: Path) -> dict[str, Row]:
-    rows: dict[str, Row] = {}
-    for path in manifests(folder):
+def _ok_rows(folder: Path) -> dict[str, ManifestRow]:
+    rows: dict[str, ManifestRow] = {}
+    for path in list_manifests(folder):
         rows |= read_rows(path)[1]
     return {key: row for key, row in rows.items() if row.status == "ok"}

@@ -1,7 +1,7 @@
 """Writing shards: a private temporary file, a flush for each video, and a name only at the end.
 
 A file that has its final name is never opened for writing. A run killed at any moment loses the
-video in flight: what was flushed is found again by `salvage`.
+video in flight: what was flushed is found again by `salvage_leftover`.
 """
 
 import errno
@@ -19,36 +19,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrx.errors import OutputError
-from mrx.job import Job, Storage, settings_hash
+from mrx.job import Job, Storage, hash_settings
 from mrx.shards.attributes import write_attributes
-from mrx.shards.chunks import Packed
-from mrx.shards.encoding import Encoding, Statistics
+from mrx.shards.chunks import PackedMaps
+from mrx.shards.encoding import Encoding, ValueStatistics
 from mrx.shards.layout import (
-    FINAL,
-    FORMAT,
-    INDEX,
-    ITEM,
-    ITEMS,
-    PARTIAL,
-    STAMP,
+    FORMAT_VERSION,
+    INDEX_DTYPE,
+    ITEM_DTYPE,
+    ITEMS_SUFFIX,
+    PARTIAL_GROUP,
+    SHARD_NAME,
+    STAMP_NAMES,
     group_name,
-    host,
-    shards,
+    list_shards,
+    read_host_name,
 )
 from mrx.version import __version__
 
-FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+DISK_FULL_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+NO_LINK_ERRORS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def explain_write_errors(path: Path) -> Iterator[None]:
     """Turn what can go wrong while writing into one line that says what to do."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # h5py raises the latter when it flushes
         text = " ".join(str(error).split())
-        full = getattr(error, "errno", 0) in FULL or any(f"errno = {n}," in text for n in FULL)
+        full = getattr(error, "errno", 0) in DISK_FULL_ERRORS or any(
+            f"errno = {n}," in text for n in DISK_FULL_ERRORS
+        )
         cause = "no space left, or a file-size limit" if full else text
         raise OutputError(
             f"cannot write ({path.parent}): {cause}. What was finished is kept: make room and "
@@ -70,19 +72,21 @@ class ShardWriter:
     ) -> None:
         self.folder = Path(job.output)
         self.share = job.share_name
-        name = f".tmp-{self.share or 'all'}-{host()}-{os.getpid()}-{secrets.token_hex(4)}.h5"
+        name = (
+            f".tmp-{self.share or 'all'}-{read_host_name()}-{os.getpid()}-{secrets.token_hex(4)}.h5"
+        )
         self.path = self.folder / name
-        with writing(self.path):
+        with explain_write_errors(self.path):
             self.file = h5py.File(self.path, "x")
             self.file.attrs.update(
-                mrx_format=FORMAT,
+                mrx_format=FORMAT_VERSION,
                 mrx_version=__version__,
                 created=datetime.now(UTC).isoformat(),
-                writer=f"{host()}:{os.getpid()}",
+                writer=f"{read_host_name()}:{os.getpid()}",
                 complete=0,
                 methods=list(settings["methods"]),
                 settings_json=json.dumps(settings, sort_keys=True),
-                settings_hash=settings_hash(settings),
+                settings_hash=hash_settings(settings),
                 versions=json.dumps(versions or {}),
                 shard=f"{job.share[0]}/{job.share[1]}" if job.share else "0/1",
             )
@@ -93,24 +97,24 @@ class ShardWriter:
 
     def is_full(self, storage: Storage) -> bool:
         """Whether the shard has reached its size, in videos or in bytes."""
-        many = len(self.keys) >= storage.videos_per_shard
-        return many or self.path.stat().st_size >= storage.shard_size
+        has_videos = len(self.keys) >= storage.videos_per_shard
+        return has_videos or self.path.stat().st_size >= storage.shard_size
 
-    def begin(self, key: str) -> "Entry":
+    def begin_entry(self, key: str) -> "VideoEntry":
         """Begin a video; it does not count until it is committed."""
-        with writing(self.path):
-            return Entry(self, key)
+        with explain_write_errors(self.path):
+            return VideoEntry(self, key)
 
-    def seal(self) -> Path | None:
+    def seal_shard(self) -> Path | None:
         """Finish the shard and give it its name; an empty one vanishes."""
-        return seal(self.file, self.path, self.share)
+        return seal_file(self.file, self.path, self.share)
 
-    def abandon(self) -> None:
-        """Let go of a file that could not be written to; `salvage` finds it as it lies."""
-        abandon(self.file)
+    def abandon_shard(self) -> None:
+        """Let go of a file that could not be written to; `salvage_leftover` finds it as it lies."""
+        abandon_file(self.file)
 
 
-class Series:
+class MethodDataset:
     """A method's maps of one video while they are written, one chunk for each."""
 
     def __init__(
@@ -132,18 +136,18 @@ class Series:
         )
         self.count = 0
         self._encoding = encoding
-        self._statistics = Statistics()
+        self._statistics = ValueStatistics()
         self._items: list[NDArray[Any]] = []
 
-    def put(self, packed: Packed) -> None:
+    def append_maps(self, packed: PackedMaps) -> None:
         """Append maps."""
         before, self.count = self.count, self.count + len(packed)
-        items = np.empty(len(packed), ITEM)
+        items = np.empty(len(packed), ITEM_DTYPE)
         items["first"], items["last"] = packed.index.T
         items["start"], items["end"] = packed.time.T
         self._items.append(items)
         for statistics in packed.statistics:
-            self._statistics.merge(statistics)
+            self._statistics.merge_counts(statistics)
         self.dataset.id.set_extent((self.count, *packed.shape))
         if packed.chunks is None:
             self.dataset[before:] = packed.raw
@@ -151,35 +155,35 @@ class Series:
         for number, chunk in enumerate(packed.chunks, start=before):
             self.dataset.id.write_direct_chunk((number, 0, 0, 0), chunk)
 
-    def items(self) -> NDArray[Any]:
+    def join_items(self) -> NDArray[Any]:
         """The source frames and times of all maps."""
-        return np.concatenate(self._items) if self._items else np.empty(0, ITEM)
+        return np.concatenate(self._items) if self._items else np.empty(0, ITEM_DTYPE)
 
-    def attributes(self) -> dict[str, Any]:
+    def build_attributes(self) -> dict[str, Any]:
         """How the values are encoded, and what they were."""
         encoding = self._encoding
         return {
             "scale": encoding.scale,
             "offset": encoding.offset,
             **({} if encoding.bound is None else {"bound": encoding.bound}),
-            **self._statistics.attributes(),
+            **self._statistics.to_attributes(),
         }
 
 
-class Entry:
+class VideoEntry:
     """One video while it is written."""
 
     def __init__(self, shard: ShardWriter, key: str) -> None:
         self.shard = shard
         self.key = key
-        self.ended = False
-        self._name = f"{PARTIAL}/{group_name(key)}"
-        shard.file.pop(self._name, None)
-        self.group = shard.file.create_group(self._name)
+        self.is_ended = False
+        self._partial_path = f"{PARTIAL_GROUP}/{group_name(key)}"
+        shard.file.pop(self._partial_path, None)
+        self.group = shard.file.create_group(self._partial_path)
         shard.open_entries += 1
-        self._series: dict[str, Series] = {}
+        self._datasets: dict[str, MethodDataset] = {}
 
-    def open(
+    def create_dataset(
         self,
         method: str,
         *,
@@ -188,22 +192,22 @@ class Entry:
         filters: Mapping[str, Any],
     ) -> None:
         """Make a method's dataset, still empty, for items of shape (C, H, W)."""
-        with writing(self.shard.path):
-            self._series[method] = Series(self.group, method, shape, encoding, filters)
+        with explain_write_errors(self.shard.path):
+            self._datasets[method] = MethodDataset(self.group, method, shape, encoding, filters)
 
-    def put(self, method: str, packed: Packed) -> None:
+    def append_maps(self, method: str, packed: PackedMaps) -> None:
         """Append maps to a method's dataset."""
-        with writing(self.shard.path):
-            self._series[method].put(packed)
+        with explain_write_errors(self.shard.path):
+            self._datasets[method].append_maps(packed)
 
     def __contains__(self, method: str) -> bool:
-        return method in self._series
+        return method in self._datasets
 
-    def counts(self) -> dict[str, int]:
+    def count_items(self) -> dict[str, int]:
         """How many items each method has so far."""
-        return {name: series.count for name, series in self._series.items()}
+        return {name: series.count for name, series in self._datasets.items()}
 
-    def commit(
+    def commit_video(
         self, attributes: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]
     ) -> int:
         """Make the video count: attributes, its place under /videos, and a flush.
@@ -216,38 +220,38 @@ class Entry:
             the bytes that the video's datasets take
         """
         shard = self.shard
-        with writing(shard.path):
+        with explain_write_errors(shard.path):
             write_attributes(self.group, {"key": self.key, "status": "ok", **attributes})
-            stored = 0
-            for name, series in self._series.items():
-                items = series.items()
+            stored_bytes = 0
+            for name, series in self._datasets.items():
+                items = series.join_items()
                 self.group.create_dataset(
-                    name + ITEMS, data=items, chunks=items.shape, fletcher32=True
+                    name + ITEMS_SUFFIX, data=items, chunks=items.shape, fletcher32=True
                 )
-                write_attributes(series.dataset, {**series.attributes(), **methods[name]})
-                stored += series.dataset.id.get_storage_size()
+                write_attributes(series.dataset, {**series.build_attributes(), **methods[name]})
+                stored_bytes += series.dataset.id.get_storage_size()
             target = f"videos/{group_name(self.key)}"
             shard.file.pop(target, None)
-            shard.file.move(self._name, target)
+            shard.file.move(self._partial_path, target)
             shard.file.flush()
         shard.keys.append(self.key)
-        self._end()
-        return int(stored)
+        self._mark_ended()
+        return int(stored_bytes)
 
-    def drop(self) -> None:
+    def drop_video(self) -> None:
         """Forget the video: it failed, or was cancelled."""
-        self._series.clear()
-        self._end()
-        with writing(self.shard.path):
-            self.shard.file.pop(self._name, None)
+        self._datasets.clear()
+        self._mark_ended()
+        with explain_write_errors(self.shard.path):
+            self.shard.file.pop(self._partial_path, None)
             self.shard.file.flush()
 
-    def _end(self) -> None:
-        self.ended = True
+    def _mark_ended(self) -> None:
+        self.is_ended = True
         self.shard.open_entries -= 1
 
 
-def abandon(file: h5py.File) -> None:
+def abandon_file(file: h5py.File) -> None:
     """Close a file that could not be written to, and leave what is on disk as it lies.
 
     Closing would write again, and again in vain, so its descriptor is led to nowhere first.
@@ -260,14 +264,14 @@ def abandon(file: h5py.File) -> None:
             file.close()
 
 
-def seal(file: h5py.File, path: Path, share: str) -> Path | None:
+def seal_file(file: h5py.File, path: Path, share: str) -> Path | None:
     """Write the index, mark the file complete, close, sync, and give it the next free name."""
-    with writing(path):
-        file.pop(PARTIAL, None)
-        rows = [row for group in file["videos"].values() for row in index_rows(group)]
+    with explain_write_errors(path):
+        file.pop(PARTIAL_GROUP, None)
+        rows = [row for group in file["videos"].values() for row in build_index_rows(group)]
         if rows and not file.attrs["complete"]:
             file.pop("index", None)
-            index = np.array(rows, INDEX)
+            index = np.array(rows, INDEX_DTYPE)
             file.create_dataset("index", data=index, chunks=index.shape, fletcher32=True)
             file.attrs["complete"] = 1
         file.flush()
@@ -275,23 +279,23 @@ def seal(file: h5py.File, path: Path, share: str) -> Path | None:
         if not rows:
             path.unlink()
             return None
-        _sync(path)
-        final = _publish(path, share)
-        _sync(path.parent)
+        _sync_to_disk(path)
+        final = _publish_shard(path, share)
+        _sync_to_disk(path.parent)
     return final
 
 
-def index_rows(group: h5py.Group) -> list[tuple[Any, ...]]:
+def build_index_rows(group: h5py.Group) -> list[tuple[Any, ...]]:
     """The rows of the index that a video's group stands for."""
     attributes = group.attrs
-    rest = (
+    shared_values = (
         float(attributes["avg_fps"]),
         float(attributes["duration"]),
         _whole_number(str(attributes.get("label", ""))),
-        *(attributes.get(name, -1) for name in STAMP),
+        *(attributes.get(name, -1) for name in STAMP_NAMES),
     )
-    names = [name for name in group if not name.endswith(ITEMS)]
-    return [(attributes["key"], name, *group[name].shape, *rest) for name in names]
+    names = [name for name in group if not name.endswith(ITEMS_SUFFIX)]
+    return [(attributes["key"], name, *group[name].shape, *shared_values) for name in names]
 
 
 def _whole_number(label: str) -> int:
@@ -303,10 +307,10 @@ def _whole_number(label: str) -> int:
     return number if abs(number) < 2**63 else -1
 
 
-def _publish(path: Path, share: str) -> Path:
+def _publish_shard(path: Path, share: str) -> Path:
     """Give a finished file the next free number. A hard link never replaces a file."""
     prefix = f"shard-{share}-" if share else "shard-"
-    matches = (FINAL.fullmatch(p.name) for p in shards(path.parent))
+    matches = (SHARD_NAME.fullmatch(p.name) for p in list_shards(path.parent))
     taken = [int(m["number"]) for m in matches if m and (m["share"] or "") == share]
     number = max(taken, default=-1) + 1
     while True:
@@ -316,7 +320,7 @@ def _publish(path: Path, share: str) -> Path:
         except FileExistsError:
             number += 1
         except OSError as error:
-            if error.errno not in NO_LINKS:
+            if error.errno not in NO_LINK_ERRORS:
                 raise
             try:
                 os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
@@ -330,7 +334,7 @@ def _publish(path: Path, share: str) -> Path:
             return final
 
 
-def _sync(path: Path) -> None:
+def _sync_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

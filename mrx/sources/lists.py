@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mrx.errors import UsageError
-from mrx.sources.keys import escape_key, shown
+from mrx.sources.keys import escape_key, printable
 
 
 @dataclass(frozen=True)
@@ -21,38 +21,41 @@ class ListRow:
     label: str | None = None
 
 
-PLAIN = ListRow()
+EMPTY_ROW = ListRow()
 
 
-def read_list(name: str, *, null: bool = False) -> list[tuple[str, ListRow]]:
+def read_list(name: str, *, nul_separated: bool = False) -> list[tuple[str, ListRow]]:
     """Read a text list or, by its ending, a CSV with a header.
 
     Args:
         name: The list's own path.
-        null: Paths are separated by NUL bytes instead of line ends (text lists only).
+        nul_separated: Paths are separated by NUL bytes instead of line ends (text lists only).
 
     Returns:
         The literal paths, and what else the list says about each.
     """
     try:
         if name.lower().endswith(".csv"):
-            return list(_csv_rows(name))
+            return list(_read_csv_rows(name))
         with Path(name).open("rb") as stream:
-            return [(line, PLAIN) for line in read_lines(stream.read(), name, null=null)]
+            return [
+                (line, EMPTY_ROW)
+                for line in split_list_lines(stream.read(), name, nul_separated=nul_separated)
+            ]
     except OSError as error:
         raise UsageError(
-            f"cannot read the list ({shown(name)}): {str(error.strerror).lower()}."
+            f"cannot read the list ({printable(name)}): {str(error.strerror).lower()}."
             " A video whose name begins with @ is named ./@…"
         ) from error
 
 
-def read_lines(data: bytes, name: str, *, null: bool = False) -> Iterator[str]:
+def split_list_lines(data: bytes, name: str, *, nul_separated: bool = False) -> Iterator[str]:
     """Paths of a text list: one a line, ``#`` begins a comment; or anything between NUL bytes."""
-    if null:
+    if nul_separated:
         return (os.fsdecode(path) for path in data.split(b"\0") if path)
     if b"\0" in data:
         raise UsageError(
-            f"bad list ({shown(name)}): it holds a NUL byte. A list separated by NUL needs --null,"
+            f"bad list ({printable(name)}): it holds a NUL byte. A list separated by NUL needs --null,"
             " one in UTF-16 must be saved as UTF-8"
         )
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -60,34 +63,34 @@ def read_lines(data: bytes, name: str, *, null: bool = False) -> Iterator[str]:
     return (os.fsdecode(path) for path in paths if not path.startswith(b"#"))
 
 
-def _csv_rows(name: str) -> Iterator[tuple[str, ListRow]]:
+def _read_csv_rows(name: str) -> Iterator[tuple[str, ListRow]]:
     with Path(name).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         reader = csv.reader(stream)
         header = [cell.strip().lower() for cell in next(reader, [])]
         if "path" not in header:
             raise UsageError(
-                f"bad list ({shown(name)}): no column path in its first line, which has"
-                f" {shown(', '.join(header)) or 'nothing'}. Begin it with path,key,start,end,label"
+                f"bad list ({printable(name)}): no column path in its first line, which has"
+                f" {printable(', '.join(header)) or 'nothing'}. Begin it with path,key,start,end,label"
             )
         try:
             for cells in filter(None, reader):
-                where = f"{shown(name)}, line {reader.line_num}"
+                where = f"{printable(name)}, line {reader.line_num}"
                 if len(cells) > len(header):
                     raise UsageError(
                         f"bad list ({where}): {len(cells)} cells under {len(header)} columns."
                         ' Put "…" around a path that holds a comma'
                     )
-                yield _csv_row(dict(zip(header, cells, strict=False)), where)
+                yield _parse_csv_row(dict(zip(header, cells, strict=False)), where)
         except csv.Error as error:
             raise UsageError(
-                f"bad list ({shown(name)}, line {reader.line_num}): {error}. Save it as CSV"
+                f"bad list ({printable(name)}, line {reader.line_num}): {error}. Save it as CSV"
             ) from error
 
 
-def _csv_row(cells: dict[str, str], where: str) -> tuple[str, ListRow]:
+def _parse_csv_row(cells: dict[str, str], where: str) -> tuple[str, ListRow]:
     if not cells.get("path"):
         raise UsageError(f"bad list ({where}): the path is empty. Fill it or delete the line")
-    start, end = _seconds(cells, "start", where), _seconds(cells, "end", where)
+    start, end = _parse_seconds(cells, "start", where), _parse_seconds(cells, "end", where)
     if end is not None and (start or 0.0) >= end:
         raise UsageError(
             f"bad list ({where}): start {start or 0.0:g} is not before end {end:g}."
@@ -97,7 +100,7 @@ def _csv_row(cells: dict[str, str], where: str) -> tuple[str, ListRow]:
     return cells["path"], ListRow(escape_key(key) if key else "", start, end, cells.get("label"))
 
 
-def _seconds(cells: dict[str, str], column: str, where: str) -> float | None:
+def _parse_seconds(cells: dict[str, str], column: str, where: str) -> float | None:
     text = cells.get(column, "").strip()
     if not text:
         return None
@@ -107,4 +110,4 @@ def _seconds(cells: dict[str, str], column: str, where: str) -> float | None:
         value = math.nan
     if 0 <= value < math.inf:
         return value
-    raise UsageError(f"bad list ({where}): {column} is {shown(text)}. Give seconds, 0 or more")
+    raise UsageError(f"bad list ({where}): {column} is {printable(text)}. Give seconds, 0 or more")

@@ -10,15 +10,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 
-from mrx.sources.keys import natural
+from mrx.sources.keys import natural_sort_key
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "ppm", "pgm")
 
-LISTED_GAPS = 100  # missing numbers that are named, not only counted
+MAX_LISTED_GAPS = 100  # missing numbers that are named, not only counted
 
 NUMBERED_IMAGE = re.compile(rf"(.*?)([0-9]+)\.({'|'.join(IMAGE_EXTENSIONS)})", re.I | re.S)
 
-_PREFIXES = ("", "img_", "image_", "frame", "frame_")  # the first that there is; else most files
+_USUAL_PREFIXES = (
+    "",
+    "img_",
+    "image_",
+    "frame",
+    "frame_",
+)  # the first that there is; else most files
 
 
 @dataclass(frozen=True)
@@ -27,30 +33,32 @@ class NumberedImages:
 
     Attributes:
         paths: Absolute if the folder's path was.
-        missing: The first absent numbers between the first and the last image.
-        n_missing: How many are absent in all.
+        missing_numbers: The first absent numbers between the first and the last image.
+        num_missing: How many are absent in all.
     """
 
     paths: list[str]
-    missing: list[int]
-    n_missing: int
+    missing_numbers: list[int]
+    num_missing: int
 
 
-def numbered_images(folder: str) -> NumberedImages:
+def list_numbered_images(folder: str) -> NumberedImages:
     """List the frames of a folder of numbered images, of one prefix only, never ``flow_*``."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.name[0] != "." and not is_folder(entry)]
-    by_number = _choose(filter(None, map(NUMBERED_IMAGE.fullmatch, names)))
+        names = [
+            entry.name for entry in entries if entry.name[0] != "." and not is_folder_entry(entry)
+        ]
+    by_number = _choose_frames(filter(None, map(NUMBERED_IMAGE.fullmatch, names)))
     numbers = sorted(by_number)
     gaps = chain.from_iterable(range(low + 1, high) for low, high in pairwise(numbers))
     return NumberedImages(
         paths=[os.path.join(folder, by_number[number]) for number in numbers],
-        missing=list(islice(gaps, LISTED_GAPS)),
-        n_missing=numbers[-1] - numbers[0] + 1 - len(numbers) if numbers else 0,
+        missing_numbers=list(islice(gaps, MAX_LISTED_GAPS)),
+        num_missing=numbers[-1] - numbers[0] + 1 - len(numbers) if numbers else 0,
     )
 
 
-def is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder_entry(entry: os.DirEntry[str]) -> bool:
     """Tell folders from files; a link that loops is neither."""
     try:
         return entry.is_dir()
@@ -58,24 +66,28 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def is_flow(image: re.Match[str]) -> bool:
+def is_flow_image(image: re.Match[str]) -> bool:
     """Recognize pictures of flow, which lie beside the frames in some data sets."""
     return image[1].lower().startswith("flow_")
 
 
-def _choose(images: Iterable[re.Match[str]]) -> dict[int, str]:
+def _choose_frames(images: Iterable[re.Match[str]]) -> dict[int, str]:
     by_prefix = defaultdict(list)
     for image in images:
-        if not is_flow(image):
+        if not is_flow_image(image):
             by_prefix[image[1]].append(image)
     if not by_prefix:
         return {}
-    ranks = {prefix: rank for rank, prefix in enumerate(_PREFIXES)}
-    best = min(
-        by_prefix, key=lambda p: (ranks.get(p.lower(), len(ranks)), -len(by_prefix[p]), natural(p))
+    ranks = {prefix: rank for rank, prefix in enumerate(_USUAL_PREFIXES)}
+    best_prefix = min(
+        by_prefix,
+        key=lambda p: (ranks.get(p.lower(), len(ranks)), -len(by_prefix[p]), natural_sort_key(p)),
     )
-    usual = Counter(image[3].lower() for image in by_prefix[best])
+    extension_counts = Counter(image[3].lower() for image in by_prefix[best_prefix])
     chosen: dict[int, str] = {}
-    for image in sorted(by_prefix[best], key=lambda m: (-usual[m[3].lower()], natural(m[0]))):
+    for image in sorted(
+        by_prefix[best_prefix],
+        key=lambda m: (-extension_counts[m[3].lower()], natural_sort_key(m[0])),
+    ):
         chosen.setdefault(int(image[2]), image[0])
     return chosen

@@ -6,9 +6,9 @@ from typing import Protocol, TypeVar
 from zlib import crc32
 
 from mrx.errors import UsageError
-from mrx.sources.keys import shown
+from mrx.sources.keys import printable
 
-_SHARD = re.compile(r"(-?[0-9]{1,18})/(-?[0-9]{1,18})")
+_SHARD_PATTERN = re.compile(r"(-?[0-9]{1,18})/(-?[0-9]{1,18})")
 
 # (index, count, first index, step) in the order in which `auto` asks for them
 _JOB_VARIABLES = (
@@ -24,7 +24,7 @@ _JOB_VARIABLES = (
 )
 
 
-class Keyed(Protocol):
+class KeyedItem(Protocol):
     """Anything that has a key."""
 
     @property
@@ -32,10 +32,10 @@ class Keyed(Protocol):
         """The key, escaped."""
 
 
-K = TypeVar("K", bound=Keyed)
+K = TypeVar("K", bound=KeyedItem)
 
 
-def split(sources: Iterable[K], index: int, count: int) -> list[K]:
+def select_share(sources: Iterable[K], index: int, count: int) -> list[K]:
     """The share of job ``index`` of ``count``: by the key's checksum, never by its place."""
     return [source for source in sources if crc32(source.key.encode()) % count == index]
 
@@ -51,33 +51,39 @@ def parse_shard(text: str, environ: Mapping[str, str]) -> tuple[int, int]:
         The index and the count.
     """
     if text == "auto":
-        return _shard_of_job(environ)
-    numbers = _SHARD.fullmatch(text)
+        return _read_job_shard(environ)
+    numbers = _SHARD_PATTERN.fullmatch(text)
     if not numbers:
-        raise UsageError(f"bad shard ({shown(text)}): not i/N. Use two numbers as in 0/8, or auto")
-    return _checked_shard(int(numbers[1]), int(numbers[2]), text)
+        raise UsageError(
+            f"bad shard ({printable(text)}): not i/N. Use two numbers as in 0/8, or auto"
+        )
+    return _check_shard_numbers(int(numbers[1]), int(numbers[2]), text)
 
 
-def _shard_of_job(environ: Mapping[str, str]) -> tuple[int, int]:
+def _read_job_shard(environ: Mapping[str, str]) -> tuple[int, int]:
     for names in _JOB_VARIABLES:
         if names[0] in environ and names[1] in environ:
             break
     else:
         wanted = ", ".join(f"{index} with {count}" for index, count, *_ in _JOB_VARIABLES)
         raise UsageError(f"bad shard (auto): none of {wanted} is set. Use i/N as in 0/8")
-    said = ", ".join(f"{name}={environ[name]}" for name in names if name in environ)
+    variables_text = ", ".join(f"{name}={environ[name]}" for name in names if name in environ)
     try:
         index, count = int(environ[names[0]]), int(environ[names[1]])
         first, step = int(environ.get(names[2], "0")), int(environ.get(names[3], "1"))
     except ValueError as error:
-        raise UsageError(f"bad shard (auto): {said}: not a number. Use i/N as in 0/8") from error
-    return _checked_shard((index - first) // max(step, 1), count, f"auto: {said}")
+        raise UsageError(
+            f"bad shard (auto): {variables_text}: not a number. Use i/N as in 0/8"
+        ) from error
+    return _check_shard_numbers((index - first) // max(step, 1), count, f"auto: {variables_text}")
 
 
-def _checked_shard(index: int, count: int, said: str) -> tuple[int, int]:
+def _check_shard_numbers(index: int, count: int, given_text: str) -> tuple[int, int]:
     if count < 1:
-        raise UsageError(f"bad shard ({said}): it needs at least one shard. Use i/N as in 0/8")
+        raise UsageError(
+            f"bad shard ({given_text}): it needs at least one shard. Use i/N as in 0/8"
+        )
     if not 0 <= index < count:
-        uses = f"0/{count} … {count - 1}/{count}" if count > 1 else "0/1"
-        raise UsageError(f"bad shard ({said}): the index counts from 0. Use {uses}")
+        choices = f"0/{count} … {count - 1}/{count}" if count > 1 else "0/1"
+        raise UsageError(f"bad shard ({given_text}): the index counts from 0. Use {choices}")
     return index, count

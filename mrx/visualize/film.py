@@ -20,59 +20,63 @@ from mrx.errors import MissingError, OutputError, ShapeError, UsageError
 from mrx.visualize.palette import Palette
 
 Picture = NDArray[np.uint8]
-LARGEST = 16383  # pixels of a side, in every codec used here
+MAX_SIDE = 16383  # pixels of a side, in every codec used here
 BT709, SRGB = 1, 13  # of H.273: primaries and matrix, and how light becomes numbers
 
 
 class Film(AbstractContextManager["Film"], Protocol):
     """Takes the pictures one after the other; on leaving, the output is whole or not there."""
 
-    def put(self, picture: Picture) -> None:
+    def add_picture(self, picture: Picture) -> None:
         """Add a picture ``(H, W, 3)`` uint8; all have the size of the first."""
         ...
 
 
 @dataclass(frozen=True)
-class Codec:
+class FilmCodec:
     """How a kind of film is coded."""
 
     format: str
     encoder: str
-    pixels: str
-    fastest: int = 1000  # pictures a second
-    options: Mapping[str, str] = field(default_factory=dict)
-    container: Mapping[str, str] = field(default_factory=dict)
+    pixel_format: str
+    max_rate: int = 1000  # pictures a second
+    encoder_options: Mapping[str, str] = field(default_factory=dict)
+    container_options: Mapping[str, str] = field(default_factory=dict)
 
 
-def _coded(form: str, *, encoder: str, options: Mapping[str, str], **container: str) -> Codec:
-    return Codec(form, encoder, "yuv420p", options=options, container=container)
+def _make_yuv_codec(
+    container_format: str, *, encoder: str, options: Mapping[str, str], **container: str
+) -> FilmCodec:
+    return FilmCodec(
+        container_format, encoder, "yuv420p", encoder_options=options, container_options=container
+    )
 
 
 _H264 = {"crf": "18", "preset": "veryfast", "subq": "1"}  # a quarter less work, a sixth more bytes
 _VP9 = {"crf": "28", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"}
 CODECS = {
-    ".mp4": _coded("mp4", encoder="libx264", options=_H264, movflags="faststart"),
-    ".webm": _coded("webm", encoder="libvpx-vp9", options=_VP9),
-    ".gif": Codec("gif", "gif", "pal8", fastest=50),  # browsers slow down what is faster
-    "-": _coded(
+    ".mp4": _make_yuv_codec("mp4", encoder="libx264", options=_H264, movflags="faststart"),
+    ".webm": _make_yuv_codec("webm", encoder="libvpx-vp9", options=_VP9),
+    ".gif": FilmCodec("gif", "gif", "pal8", max_rate=50),  # browsers slow down what is faster
+    "-": _make_yuv_codec(
         "matroska",
         encoder="libx264",
         options={**_H264, "tune": "zerolatency"},
         cluster_time_limit="200",
     ),
 }
-ENDINGS = (*CODECS, ".png", ".html")
+OUTPUT_ENDINGS = (*CODECS, ".png", ".html")
 
 
-def kind_of(output: str) -> str:
+def find_output_kind(output: str) -> str:
     """The ending that says what to write, ``-`` for a stream, or nothing for a folder."""
     if output == "-":
         return "-"
     ending = Path(output).suffix.lower()
     if output.endswith(os.sep) or Path(output).is_dir() or not ending:
         return ""
-    if ending not in ENDINGS:
-        known = ", ".join(e for e in ENDINGS if e != "-")
+    if ending not in OUTPUT_ENDINGS:
+        known = ", ".join(e for e in OUTPUT_ENDINGS if e != "-")
         raise UsageError(
             f"bad output ({output}): give a name in {known}, a folder ({output}/), or - for stdout"
         )
@@ -88,100 +92,100 @@ def open_film(output: str, rate: float, *, stdout: BinaryIO | None = None) -> Fi
         rate: pictures a second
         stdout: where ``-`` writes, if not on standard output
     """
-    kind = kind_of(output)
+    kind = find_output_kind(output)
     if kind == ".html":
         raise UsageError(f"{output} is a page and no film: mrx.visualize.page writes it")
     if kind == "-":
-        return Coded(stdout or sys.stdout.buffer, CODECS[kind], rate)
+        return EncodedFilm(stdout or sys.stdout.buffer, CODECS[kind], rate)
     if kind == ".png":
-        return Single(Path(output))
+        return SinglePng(Path(output))
     if not kind:
-        return Numbered(Path(output))
-    return Coded(Path(output), CODECS[kind], rate)
+        return NumberedPngs(Path(output))
+    return EncodedFilm(Path(output), CODECS[kind], rate)
 
 
-class Single:
+class SinglePng:
     """The first picture, as a PNG."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._done = False
-        check_place(path)
+        self._written = False
+        check_output_folder(path)
 
-    def __enter__(self) -> "Single":
+    def __enter__(self) -> "SinglePng":
         return self
 
     def __exit__(self, *_: object) -> None:
         return None
 
-    def put(self, picture: Picture) -> None:
+    def add_picture(self, picture: Picture) -> None:
         """Write the first picture; no other."""
-        if not self._done:
+        if not self._written:
             write_png(self.path, picture)
-        self._done = True
+        self._written = True
 
 
-class Numbered:
+class NumberedPngs:
     """A folder of PNGs, numbered from 0."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._count = 0
-        self._made = not folder.exists()
+        self._is_new_folder = not folder.exists()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
                 raise OutputError(f"output is not empty ({folder}): give a new folder")
         except OSError as error:
-            raise unusable(folder, error) from error
+            raise make_write_error(folder, error) from error
 
-    def __enter__(self) -> "Numbered":
+    def __enter__(self) -> "NumberedPngs":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             for number in range(self._count):
-                self._path(number).unlink(missing_ok=True)
+                self._make_path(number).unlink(missing_ok=True)
             with suppress(OSError):
-                if self._made:
+                if self._is_new_folder:
                     self.folder.rmdir()
 
-    def put(self, picture: Picture) -> None:
+    def add_picture(self, picture: Picture) -> None:
         """Write the next picture."""
-        write_png(self._path(self._count), picture)
+        write_png(self._make_path(self._count), picture)
         self._count += 1
 
-    def _path(self, number: int) -> Path:
+    def _make_path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.png"
 
 
-class Coded:
+class EncodedFilm:
     """A coded film, in a file that gets its name when it is whole, or in a stream.
 
     Sides of an odd length are made even, as yuv420p needs: the last row or column stands twice.
     Colors are BT.709's, and tagged so: a player that guesses by the size would show others.
     """
 
-    def __init__(self, target: Path | BinaryIO, codec: Codec, rate: float) -> None:
+    def __init__(self, target: Path | BinaryIO, codec: FilmCodec, rate: float) -> None:
         if codec.encoder not in av.codecs_available:
             raise MissingError(f"this PyAV has no encoder {codec.encoder}: pip install av")
         self.path = target if isinstance(target, Path) else None
         self.codec = codec
-        self.rate = _fraction(rate, codec)
+        self.rate = _rate_to_fraction(rate, codec)
         self._count = 0
         self._size: tuple[int, ...] = ()
         self._file: Any = target
         if isinstance(target, Path):
-            check_place(target)
-            self._file = str(unfinished(target))
+            check_output_folder(target)
+            self._file = str(make_unfinished_path(target))
         else:
-            self._file = _Stream(target)
+            self._file = _PipeWriter(target)
         self._container: Any = None
         self._stream: Any = None
-        self._palette = Palette() if codec.pixels == "pal8" else None
+        self._palette = Palette() if codec.pixel_format == "pal8" else None
         self._reformatter = VideoReformatter()
 
-    def __enter__(self) -> "Coded":
+    def __enter__(self) -> "EncodedFilm":
         return self
 
     def __exit__(
@@ -192,108 +196,108 @@ class Coded:
     ) -> None:
         try:
             if kind is None:
-                self._finish()
+                self._finish_file()
         except BrokenPipeError:
             raise
         except OSError as failure:
-            raise unusable(self.path or "-", failure) from failure
+            raise make_write_error(self.path or "-", failure) from failure
         finally:
             if self._container is not None:
                 with suppress(OSError, ValueError):
                     self._container.close()
             if self.path is not None:
-                unfinished(self.path).unlink(missing_ok=True)
+                make_unfinished_path(self.path).unlink(missing_ok=True)
 
-    def put(self, picture: Picture) -> None:
+    def add_picture(self, picture: Picture) -> None:
         """Code the next picture."""
         if self._container is not None and picture.shape != self._size:
             raise ShapeError(f"a film of pictures {self._size} takes no other, got {picture.shape}")
         try:
             if self._container is None:
-                self._open(picture)
-            frame = self._frame(picture)
+                self._open_container(picture)
+            frame = self._make_frame(picture)
             frame.pts, frame.time_base = self._count, 1 / self.rate
             self._count += 1
             self._container.mux(self._stream.encode(frame))
-            self._check()
+            self._check_pipe()
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise unusable(self.path or "-", error) from error
+            raise make_write_error(self.path or "-", error) from error
 
-    def _open(self, picture: Picture) -> None:
+    def _open_container(self, picture: Picture) -> None:
         height, width = picture.shape[:2]
-        if max(height, width) > LARGEST:
+        if max(height, width) > MAX_SIDE:
             raise UsageError(f"a film of {width}x{height} is too large: use a smaller --scale")
         codec, self._size = self.codec, picture.shape
         self._container = av.open(
-            self._file, "w", format=codec.format, options=dict(codec.container)
+            self._file, "w", format=codec.format, options=dict(codec.container_options)
         )
         stream = self._container.add_stream(
-            codec.encoder, rate=self.rate, options=dict(codec.options)
+            codec.encoder, rate=self.rate, options=dict(codec.encoder_options)
         )
-        stream.width, stream.height, stream.pix_fmt = width, height, codec.pixels
+        stream.width, stream.height, stream.pix_fmt = width, height, codec.pixel_format
         stream.codec_context.time_base = 1 / self.rate
         if self._palette is None:
             stream.width, stream.height = width + width % 2, height + height % 2
-            _tag(stream.codec_context)
+            _tag_colors(stream.codec_context)
         self._stream = stream
 
-    def _frame(self, picture: Picture) -> Any:
+    def _make_frame(self, picture: Picture) -> Any:
         """A picture as the encoder takes it."""
         if self._palette is not None:
-            places = self._palette.places(picture)
+            indices = self._palette.index_picture(picture)
             colors = np.insert(self._palette.colors, 0, 255, axis=1)  # opaque
-            indexed: Any = (places, colors)
+            indexed: Any = (indices, colors)
             return av.VideoFrame.from_ndarray(indexed, format="pal8")
-        frame = av.VideoFrame.from_ndarray(_even(picture), format="rgb24")
+        frame = av.VideoFrame.from_ndarray(_pad_to_even(picture), format="rgb24")
         return self._reformatter.reformat(
             frame,
-            format=self.codec.pixels,
+            format=self.codec.pixel_format,
             dst_colorspace=Colorspace.ITU709,
             dst_color_range=ColorRange.MPEG,
             threads=1,
         )
 
-    def _finish(self) -> None:
+    def _finish_file(self) -> None:
         if self._container is None:
             return
         self._container.mux(self._stream.encode(None))
         self._container.close()
-        self._check()
+        self._check_pipe()
         if self.path is not None:
-            unfinished(self.path).replace(self.path)
+            make_unfinished_path(self.path).replace(self.path)
 
-    def _check(self) -> None:
-        if isinstance(self._file, _Stream):
-            self._file.check()
+    def _check_pipe(self) -> None:
+        if isinstance(self._file, _PipeWriter):
+            self._file.raise_failure()
 
 
-def _fraction(rate: float, codec: Codec) -> Fraction:
+def _rate_to_fraction(rate: float, codec: FilmCodec) -> Fraction:
     """Pictures a second as a fraction that containers can hold."""
-    found = Fraction(rate).limit_denominator(1001)
-    if not 0 < found <= codec.fastest:
+    fraction = Fraction(rate).limit_denominator(1001)
+    if not 0 < fraction <= codec.max_rate:
         raise UsageError(
             f"{rate:.5g} pictures a second: a film in {codec.format} has more than 0 and at most "
-            f"{codec.fastest}; choose with --fps or --every"
+            f"{codec.max_rate}; choose with --fps or --every"
         )
-    return found
+    return fraction
 
 
-def _even(picture: Picture) -> Picture:
+def _pad_to_even(picture: Picture) -> Picture:
     down, right = (side % 2 for side in picture.shape[:2])
     if down or right:
         picture = np.pad(picture, ((0, down), (0, right), (0, 0)), mode="edge")
     return np.ascontiguousarray(picture)
 
 
-def _tag(context: Any) -> None:
+def _tag_colors(context: Any) -> None:
     """Say in the coded film what its numbers mean."""
     context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
     context.color_primaries, context.color_trc = BT709, SRGB
 
 
-class _Stream:
+class _PipeWriter:
     """What PyAV may do with a pipe: write, and nothing else.
 
     No buffer is between: what it kept would fail once more when Python ends.
@@ -306,14 +310,14 @@ class _Stream:
     def write(self, data: bytes) -> int:
         """Pass on what there is at once; what fails is kept, as FFmpeg would hide its cause."""
         try:
-            left = memoryview(data)
-            while left and self.failure is None:
-                left = left[self._target.write(left) :]
+            unsent = memoryview(data)
+            while unsent and self.failure is None:
+                unsent = unsent[self._target.write(unsent) :]
         except OSError as error:
             self.failure = error
         return len(data)
 
-    def check(self) -> None:
+    def raise_failure(self) -> None:
         """Raise what failed."""
         if self.failure is not None:
             raise self.failure
@@ -321,26 +325,26 @@ class _Stream:
 
 def write_png(path: Path, picture: Picture) -> None:
     """Write a picture ``(H, W, 3)`` RGB; never a half of it."""
-    check_place(path)
+    check_output_folder(path)
     done, data = cv2.imencode(".png", picture[..., ::-1])
     if not done:
         raise OutputError(f"cannot write ({path}): OpenCV makes no PNG of {picture.shape}")
-    half = unfinished(path)
+    temporary = make_unfinished_path(path)
     try:
-        half.write_bytes(data.tobytes())
-        half.replace(path)
+        temporary.write_bytes(data.tobytes())
+        temporary.replace(path)
     except OSError as error:
-        raise unusable(path, error) from error
+        raise make_write_error(path, error) from error
     finally:
-        half.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def unfinished(path: Path) -> Path:
+def make_unfinished_path(path: Path) -> Path:
     """Where a file is written until it is whole."""
     return path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
 
 
-def check_place(path: Path) -> None:
+def check_output_folder(path: Path) -> None:
     """Refuse an output whose folder is not there, or not writable."""
     if not path.parent.is_dir():
         raise OutputError(f"bad output ({path}): there is no folder {path.parent}")
@@ -348,6 +352,6 @@ def check_place(path: Path) -> None:
         raise OutputError(f"bad output ({path}): {path.parent} is not writable")
 
 
-def unusable(path: Path | str, error: OSError) -> OutputError:
+def make_write_error(path: Path | str, error: OSError) -> OutputError:
     """What to say when writing failed."""
     return OutputError(f"cannot write ({path}): {error.strerror or error}")

@@ -9,22 +9,22 @@ from collections.abc import Callable
 from typing import Any
 
 from mrx.errors import UsageError
-from mrx.windows.plan import Rule, starts
+from mrx.windows.plan import WindowRule, plan_starts
 
-Draw = Callable[..., Any]
+DrawFunction = Callable[..., Any]
 DENSE_WINDOW = 64
 DENSE_CLIPS = 10
 
 
-def check(frames: int, length: int) -> None:
+def check_window_fits(frames: int, length: int) -> None:
     """Refuse a video that is shorter than one window."""
     if frames < length:
         raise UsageError(f"a window of {length} frames does not fit in a video of {frames}")
 
 
-def random_starts(frames: int, segments: int, length: int, draw: Draw) -> list[int]:
+def random_starts(frames: int, segments: int, length: int, draw: DrawFunction) -> list[int]:
     """One random start in each of N equal parts; sorted random starts where parts are empty."""
-    check(frames, length)
+    check_window_fits(frames, length)
     part = (frames - length + 1) // segments
     if part > 0:
         return [s * part + int(d) for s, d in enumerate(draw(part, size=segments))]
@@ -36,41 +36,41 @@ def random_starts(frames: int, segments: int, length: int, draw: Draw) -> list[i
 def validation_starts(frames: int, segments: int, length: int) -> list[int]:
     """The centre of each of N equal parts; zeros for a video too short to part."""
     if frames > segments + length - 1:
-        return centre_starts(frames, segments, length)
+        return center_starts(frames, segments, length)
     return [0] * segments
 
 
-def centre_starts(frames: int, segments: int, length: int, *, twice: bool = False) -> list[int]:
+def center_starts(frames: int, segments: int, length: int, *, twice: bool = False) -> list[int]:
     """The centre of each of N equal parts; `twice` adds each part's beginning."""
-    check(frames, length)
-    places = frames - length + 1
-    centres = [*starts(frames, Rule(length=length, step=1, segments=segments))]
-    return centres + [s * places // segments for s in range(segments)] if twice else centres
+    check_window_fits(frames, length)
+    num_places = frames - length + 1
+    centers = [*plan_starts(frames, WindowRule(length=length, step=1, segments=segments))]
+    return centers + [s * num_places // segments for s in range(segments)] if twice else centers
 
 
-def dense_starts(frames: int, segments: int, length: int, draw: Draw) -> list[int]:
+def dense_starts(frames: int, segments: int, length: int, draw: DrawFunction) -> list[int]:
     """Starts at a fixed stride in one window of 64 frames, placed at random (training)."""
-    begin, stride = _dense_places(frames, segments, length)
-    start = 0 if begin == 1 else int(draw(begin - 1))
+    num_places, stride = _plan_dense_window(frames, segments, length)
+    start = 0 if num_places == 1 else int(draw(num_places - 1))
     return [(start + i * stride) % frames for i in range(segments)]
 
 
 def ten_dense_starts(frames: int, segments: int, length: int) -> list[int]:
     """The same for ten windows spread over the video, one after the other."""
-    begin, stride = _dense_places(frames, segments, length)
-    clips = [(begin - 1) * k // (DENSE_CLIPS - 1) for k in range(DENSE_CLIPS)]
+    num_places, stride = _plan_dense_window(frames, segments, length)
+    clips = [(num_places - 1) * k // (DENSE_CLIPS - 1) for k in range(DENSE_CLIPS)]
     return [(start + i * stride) % frames for start in clips for i in range(segments)]
 
 
-def _dense_places(frames: int, segments: int, length: int) -> tuple[int, int]:
+def _plan_dense_window(frames: int, segments: int, length: int) -> tuple[int, int]:
     """How many places the window has, and the stride inside it."""
-    check(frames, length)
+    check_window_fits(frames, length)
     window, stride = (DENSE_WINDOW, DENSE_WINDOW // segments)
     if length > 1:
         window, stride = length * segments, length
     return max(1, 1 + frames - window), stride
 
 
-def read(starts: list[int], length: int, *, frames: int) -> list[int]:
+def list_read_frames(starts: list[int], length: int, *, frames: int) -> list[int]:
     """The frames that are read for these starts: past the end the last frame is repeated."""
     return [min(start + i, frames - 1) for start in starts for i in range(length)]

@@ -7,15 +7,15 @@ import torch
 
 from mrx.errors import ShapeError
 from mrx.records import Clips, Frames
-from mrx.windows.plan import Rule, plan, window
+from mrx.windows.plan import WindowRule, list_window_frames, plan_windows
 
 GATHER_BYTES = 32 * 2**20  # windows that overlap are copies: many could outgrow their frames
 
 
-class Stack:
+class WindowStacker:
     """Cut a stream of `Frames` into `Clips` by a rule.
 
-    Push what the decoder yields, then `finish`: together they give exactly the windows of
+    Push what the decoder yields, then `finish_stream`: together they give exactly the windows of
     `plan(n, rule)`, in order. Every window is a view of the frames where they lie in one piece.
 
     Args:
@@ -25,86 +25,96 @@ class Stack:
     """
 
     def __init__(
-        self, rule: Rule, *, frames: int | None = None, batch_values: int = GATHER_BYTES
+        self, rule: WindowRule, *, frames: int | None = None, batch_values: int = GATHER_BYTES
     ) -> None:
         if rule.segments is not None and frames is None:
             raise ValueError("windows by segments need to know how many frames there are")
         self.rule = rule
         self._batch_values = batch_values
-        self._chosen = None if frames is None else plan(frames, rule)
-        self._held: Frames | None = None
+        self._planned_windows = None if frames is None else plan_windows(frames, rule)
+        self._held_frames: Frames | None = None
         self._next = 0
-        self._seen = 0
+        self._num_seen = 0
 
-    def wanted(self) -> set[int]:
+    def list_wanted_positions(self) -> set[int]:
         """The positions that segments need; the others need not be converted."""
-        return {position for chosen in self._chosen or [] for position in chosen}
+        return {position for chosen in self._planned_windows or [] for position in chosen}
 
-    def push(self, frames: Frames) -> Iterator[Clips]:
+    def push_frames(self, frames: Frames) -> Iterator[Clips]:
         """Take the next frames of the stream; yield the windows that they complete."""
-        self._hold(frames)
-        self._seen = int(frames.position[-1]) + 1
-        if self._chosen is None:
-            yield from self._dense()
+        self._hold_frames(frames)
+        self._num_seen = int(frames.position[-1]) + 1
+        if self._planned_windows is None:
+            yield from self._cut_dense()
         else:
-            yield from self._segments(self._chosen)
+            yield from self._cut_segments(self._planned_windows)
 
-    def finish(self) -> Iterator[Clips]:
+    def finish_stream(self) -> Iterator[Clips]:
         """The stream has ended: yield what a repeated tail adds."""
-        if self._chosen is None and self.rule.tail == "repeat" and self._held is not None:
-            left = range(self._next, self._seen, self.rule.step)
-            yield from self._gather([window(s, self.rule, frames=self._seen) for s in left])
+        if (
+            self._planned_windows is None
+            and self.rule.tail == "repeat"
+            and self._held_frames is not None
+        ):
+            starts = range(self._next, self._num_seen, self.rule.step)
+            yield from self._gather_windows(
+                [list_window_frames(s, self.rule, frames=self._num_seen) for s in starts]
+            )
 
-    def _hold(self, frames: Frames) -> None:
-        held = self._held
+    def _hold_frames(self, frames: Frames) -> None:
+        held = self._held_frames
         if held is None or not len(held):
-            self._held = frames
+            self._held_frames = frames
             return
         if held.data.shape[1:] != frames.data.shape[1:]:
             raise ShapeError(f"frames changed from {held} to {frames} in the middle of a video")
-        self._held = Frames(
+        self._held_frames = Frames(
             torch.cat([held.data, frames.data]),
             np.concatenate([held.position, frames.position]),
             np.concatenate([held.index, frames.index]),
             np.concatenate([held.time, frames.time]),
         )
 
-    def _dense(self) -> Iterator[Clips]:
-        held, rule = self._held, self.rule
+    def _cut_dense(self) -> Iterator[Clips]:
+        held, rule = self._held_frames, self.rule
         if held is None:
             return
-        count = (self._seen - self._next - rule.span) // rule.step + 1
+        count = (self._num_seen - self._next - rule.span) // rule.step + 1
         if count > 0:
             skip = self._next - int(held.position[0])
             views = held.data[skip:].unfold(0, rule.span, rule.step)[:count, ..., :: rule.dilation]
             ends = skip + np.arange(count)[:, None] * rule.step + [0, rule.span - 1]
             data = views.permute(0, 4, 3, 1, 2)  # (B, H, W, C, T) → (B, T, C, H, W)
-            for part in self._batches(count, held):
+            for part in self._split_batches(count, held):
                 yield Clips(data[part], held.index[ends[part]], held.time[ends[part]])
             self._next += count * rule.step
-        self._held = held[max(self._next - int(held.position[0]), 0) :]
+        self._held_frames = held[max(self._next - int(held.position[0]), 0) :]
 
-    def _segments(self, chosen: list[list[int]]) -> Iterator[Clips]:
+    def _cut_segments(self, planned: list[list[int]]) -> Iterator[Clips]:
         ready = self._next
-        while ready < len(chosen) and chosen[ready][-1] < self._seen:
+        while ready < len(planned) and planned[ready][-1] < self._num_seen:
             ready += 1
-        yield from self._gather(chosen[self._next : ready])
+        yield from self._gather_windows(planned[self._next : ready])
         self._next = ready
-        if self._held is not None and ready < len(chosen):
-            self._held = self._held[int(np.searchsorted(self._held.position, chosen[ready][0])) :]
+        if self._held_frames is not None and ready < len(planned):
+            self._held_frames = self._held_frames[
+                int(np.searchsorted(self._held_frames.position, planned[ready][0])) :
+            ]
 
-    def _gather(self, windows: list[list[int]]) -> Iterator[Clips]:
-        held = self._held
+    def _gather_windows(self, windows: list[list[int]]) -> Iterator[Clips]:
+        held = self._held_frames
         if not windows or held is None:
             return
-        every = np.searchsorted(held.position, np.array(windows))
-        for part in self._batches(len(every), held):
-            places = every[part]
+        positions = np.searchsorted(held.position, np.array(windows))
+        for part in self._split_batches(len(positions), held):
+            places = positions[part]
             data = held.data[torch.from_numpy(places)].permute(0, 1, 4, 2, 3)
             ends = places[:, [0, -1]]
             yield Clips(data, held.index[ends], held.time[ends])
 
-    def _batches(self, count: int, frames: Frames) -> Iterator[slice]:
+    def _split_batches(self, count: int, frames: Frames) -> Iterator[slice]:
         size = frames.data[0].numel()
-        most = max(1, min(self._batch_values // size, GATHER_BYTES // (self.rule.length * size)))
-        return (slice(begin, begin + most) for begin in range(0, count, most))
+        max_windows = max(
+            1, min(self._batch_values // size, GATHER_BYTES // (self.rule.length * size))
+        )
+        return (slice(begin, begin + max_windows) for begin in range(0, count, max_windows))

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from mrx.backbones.i3d import BLOCKS, I3D
+from mrx.backbones.i3d import I3D, I3D_BLOCKS
 from mrx.errors import ShapeError
 from mrx.methods.motion_squeeze import MotionSqueeze
-from mrx.models.flops import count
+from mrx.models.flops import count_operations
 from mrx.models.proposals import CorrespondenceProposal
 
 WIDTHS = {"Mixed_3b": 256, "Mixed_3c": 480, "Mixed_4b": 512, "Mixed_4f": 832, "Mixed_5c": 1024}
@@ -28,21 +28,21 @@ def net():
 )
 def test_maps_have_the_sizes_of_i3d_with_eight_frames(until, shape):
     with torch.device("meta"):
-        found = I3D(7).features(torch.empty(1, 8, 3, 224, 224), until)
+        found = I3D(7).compute_features(torch.empty(1, 8, 3, 224, 224), until)
     assert found.shape == shape
 
 
 def test_without_temporal_pools_all_frames_stay():
     with torch.device("meta"):
         net = I3D(7, temporal_pools=False)
-        assert net.features(torch.empty(1, 8, 3, 224, 224)).shape == (1, 1024, 8, 7, 7)
+        assert net.compute_features(torch.empty(1, 8, 3, 224, 224)).shape == (1, 1024, 8, 7, 7)
         assert net(torch.empty(2, 1, 3, 64, 64)).shape == (2, 7)
 
 
 def test_it_costs_what_the_specification_counted():
     with torch.device("meta"):
         nets = I3D(400), I3D(400, temporal_pools=False)
-    pooled, whole = (count(net, (1, 8, 3, 224, 224)) for net in nets)
+    pooled, whole = (count_operations(net, (1, 8, 3, 224, 224)) for net in nets)
     assert round(pooled.multiply_adds / 1e9, 1) == 22.1
     assert round(whole.multiply_adds / 1e9, 1) == 28.1
     assert pooled.parameters == whole.parameters == 12_640_816
@@ -50,7 +50,7 @@ def test_it_costs_what_the_specification_counted():
 
 def test_names_are_those_of_the_common_port(net):
     blocks = list(dict.fromkeys(name.split(".")[0] for name in net.state_dict()))
-    assert set(blocks) == {n for n in BLOCKS if not n.startswith("Max")} | {"logits"}
+    assert set(blocks) == {n for n in I3D_BLOCKS if not n.startswith("Max")} | {"logits"}
     branches = dict.fromkeys(n.split(".")[1] for n in net.state_dict() if "Mixed_4c" in n)
     assert list(branches) == ["b0", "b1a", "b1b", "b2a", "b2b", "b3b"]
     assert net.state_dict()["Mixed_5c.b1b.conv3d.weight"].shape == (384, 192, 3, 3, 3)
@@ -72,8 +72,8 @@ def test_a_module_goes_in_after_any_block_and_sees_frames(net, place):
     other.load_state_dict(net.state_dict())
     clip = torch.rand(2, 4, 3, 32, 32)
     with torch.inference_mode():
-        before = net.features(clip, place)
-        assert torch.equal(other.features(clip, place), before)
+        before = net.compute_features(clip, place)
+        assert torch.equal(other.compute_features(clip, place), before)
         assert not torch.equal(other(clip), net(clip))
     frames = before.shape[0] * before.shape[2]
     assert probe.shape == (frames, WIDTHS[place], *before.shape[3:])
@@ -98,7 +98,7 @@ def test_a_module_put_in_is_named_by_its_place():
 
 def test_what_cannot_be_meant_is_refused(net):
     with pytest.raises(ValueError, match="until=Mixed_6a: choose from"):
-        net.features(torch.rand(1, 8, 3, 32, 32), "Mixed_6a")
+        net.compute_features(torch.rand(1, 8, 3, 32, 32), "Mixed_6a")
     for shape in ((1, 3, 8, 32, 32), (8, 3, 32, 32), (1, 2, 3, 32, 32), (1, 4, 3, 0, 9)):
         with pytest.raises(ShapeError, match=r"clips \(B, T, 3, H, W\), T at least 3"):
             net(torch.rand(shape))

@@ -3,7 +3,7 @@ import torch
 
 from mrx.backbones.mobilenet import MobileNetV2
 from mrx.backbones.shift import TemporalShift
-from mrx.models.flops import count
+from mrx.models.flops import count_operations
 
 COUNTS = (1, 2, 3, 4, 3, 3, 1)
 NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -46,7 +46,7 @@ def test_the_blocks_that_widen_and_add_are_shifted():
 def test_a_frame_costs_what_is_known(stem, multiply_adds):
     with torch.device("meta"):
         net = MobileNetV2(segments=1, stem=stem)
-    found = count(net, (1, 3, 224, 224))
+    found = count_operations(net, (1, 3, 224, 224))
     assert found.multiply_adds == multiply_adds
     assert found.parameters == {3: 3_504_872, 7: 3_508_712}[stem]
 

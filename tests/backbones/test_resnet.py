@@ -95,11 +95,11 @@ def test_features_are_the_maps_of_a_layer(depth):
     wide = 1 if depth == 18 else 4
     clip = torch.rand(1, 2, 3, 64, 48)
     with torch.inference_mode():
-        assert net.features(clip, "layer2").shape == (2, 128 * wide, 8, 6)
-        assert net.features(clip).shape == (2, 512 * wide, 2, 2)
-        assert torch.equal(net.features(clip.flatten(0, 1)), net.features(clip))
+        assert net.compute_features(clip, "layer2").shape == (2, 128 * wide, 8, 6)
+        assert net.compute_features(clip).shape == (2, 512 * wide, 2, 2)
+        assert torch.equal(net.compute_features(clip.flatten(0, 1)), net.compute_features(clip))
     with pytest.raises(ValueError, match="until=conv1: choose from layer1, layer2, layer3, layer4"):
-        net.features(clip, "conv1")
+        net.compute_features(clip, "conv1")
 
 
 def test_clips_of_a_batch_do_not_meet():
@@ -113,9 +113,9 @@ def test_other_channels_start_from_the_mean_over_the_colours():
     net = ResNet(18, 5, segments=2).eval()
     grey = torch.rand(1, 2, 1, 32, 32)
     with torch.inference_mode():
-        expected = net.features(grey.expand(-1, -1, 3, -1, -1))
+        expected = net.compute_features(grey.expand(-1, -1, 3, -1, -1))
         set_channels(net, 10)
-        found = net.features(0.3 * grey.expand(-1, -1, 10, -1, -1))
+        found = net.compute_features(0.3 * grey.expand(-1, -1, 10, -1, -1))
     torch.testing.assert_close(found, expected)
 
 

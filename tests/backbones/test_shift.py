@@ -4,7 +4,7 @@ from support.flows import golden
 
 from mrx.backbones.mobilenet import MobileNetV2
 from mrx.backbones.resnet import ResNet
-from mrx.backbones.segments import consensus, frame_major
+from mrx.backbones.segments import average_logits, flatten_clips
 from mrx.backbones.shift import TemporalShift, temporal_shift
 from mrx.errors import ShapeError
 from mrx.models.proposals import CorrespondenceProposal
@@ -51,10 +51,10 @@ def test_the_module_has_no_state_and_says_what_it_does():
 
 def test_clips_become_frames_and_their_logits_a_mean():
     clip = torch.rand(2, 3, 1, 4, 4)
-    assert torch.equal(frame_major(clip, 3), clip.view(6, 1, 4, 4))
-    assert torch.equal(frame_major(clip.view(6, 1, 4, 4), 3), clip.view(6, 1, 4, 4))
+    assert torch.equal(flatten_clips(clip, 3), clip.view(6, 1, 4, 4))
+    assert torch.equal(flatten_clips(clip.view(6, 1, 4, 4), 3), clip.view(6, 1, 4, 4))
     logits = torch.tensor([[1.0], [2.0], [6.0], [0.0], [0.0], [3.0]])
-    assert torch.equal(consensus(logits, 3), torch.tensor([[3.0], [1.0]]))
+    assert torch.equal(average_logits(logits, 3), torch.tensor([[3.0], [1.0]]))
 
 
 @pytest.mark.parametrize("segments", [-1, 0])
@@ -66,7 +66,7 @@ def test_clips_of_no_frames_are_refused(segments):
     for refuse in (TemporalShift, lambda n: CorrespondenceProposal(8, n)):
         with pytest.raises(ShapeError, match=message):
             refuse(segments)
-    for function in (temporal_shift, frame_major, consensus):
+    for function in (temporal_shift, flatten_clips, average_logits):
         with pytest.raises(ShapeError, match=message):
             function(torch.zeros(4, 8, 2, 2), segments)
 
@@ -74,6 +74,6 @@ def test_clips_of_no_frames_are_refused(segments):
 @pytest.mark.parametrize("shape", [(2, 4, 1, 8, 8), (7, 1, 8, 8), (3, 8, 8), (3, 1, 0, 8)])
 def test_other_numbers_of_frames_are_refused(shape):
     with pytest.raises(ShapeError, match=r"clips \(B, 3, C, H, W\) or frames"):
-        frame_major(torch.zeros(shape), 3)
+        flatten_clips(torch.zeros(shape), 3)
     with pytest.raises(ShapeError, match=r"takes frames \(B \* 3, ...\), got \(4, 8, 2, 2\)"):
         temporal_shift(torch.zeros(4, 8, 2, 2), 3)

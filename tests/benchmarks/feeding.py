@@ -89,7 +89,7 @@ def tiny(clips, method):
 
 def most(method, width, height, threads):
     """The bound that `mrx.pipeline.threaded` tells, in MiB."""
-    module = methods.find(method).build({})
+    module = methods.find_method(method).build_module({})
     frame = width * height * (3 if module.color == "rgb" else 1)
     bound = 64 * 2**20 + 600 * width * height
     if threads:
@@ -116,7 +116,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=1000)
     parser.add_argument("--hours", type=float, default=1.0)
-    parser.add_argument("--methods", nargs="+", default=methods.names())
+    parser.add_argument("--methods", nargs="+", default=methods.list_method_names())
     options = parser.parse_args()
     first = options.methods[0]
     tiny(options.clips, first)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from mrx import kernels
-from mrx.methods.tvl1 import PRESETS, TVL1
+from mrx.methods.tvl1 import TVL1, TVL1_PRESETS
 from mrx.methods.tvnet import TVNet
 
 PAIRS = Path(__file__).resolve().parents[3] / "shared" / "data" / "flow"
@@ -85,10 +85,10 @@ def candidates():
     else:
         print("left out: OpenCV's DualTVL1 (opencv-contrib-python-headless is not installed)")
     for backend in ("numba", "opencv", "torch"):
-        if not kernels.available(backend):
+        if not kernels.has_backend(backend):
             print(f"left out: backend {backend} ({backend} is not installed)")
             continue
-        for preset in PRESETS:
+        for preset in TVL1_PRESETS:
             found[f"{preset} {backend}"] = mrx_flow(TVL1(preset), backend)
     found["tvnet50"] = mrx_flow(TVNet(), "auto")
     found["DIS medium"] = dis_flow

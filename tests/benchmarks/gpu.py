@@ -27,14 +27,14 @@ import numpy as np
 import torch
 
 from mrx import methods
-from mrx.kernels import tvl1 as tvl1_kernels
+from mrx.kernels import tvl1_cpu as tvl1_kernels
 from mrx.kernels import tvl1_gpu
-from mrx.methods.tvl1 import PRESETS
+from mrx.methods.tvl1 import TVL1_PRESETS
 from mrx.ops import flow as ops
 from mrx.ops.tvl1_solver import PlainLevel
 
 # Five scales of 0.8, five warps, thirty iterations, no median: the work that predictions are for.
-WORK = dataclasses.replace(PRESETS["opencv-cuda"], inner=30, epsilon=0.0)
+WORK = dataclasses.replace(TVL1_PRESETS["opencv-cuda"], inner=30, epsilon=0.0)
 LIGHT = ("mbpm", "dynamic-image", "pa")
 PREDICTED = {"eager": 4500, "compiled": 1000, "step": 575, "step half": 330, "tile": 320}
 """Microseconds for a pair of 256x340 at the best batch, from counts of instructions and bytes."""
@@ -166,7 +166,7 @@ def environment(machine, report):
 def variants(machine):
     """The ways to iterate TV-L1, by name."""
     found = {"eager": PlainLevel, "in place": tvl1_kernels.InPlaceLevel}
-    if machine.gpu and tvl1_gpu.usable(torch.empty(1, device=machine.device)):
+    if machine.gpu and tvl1_gpu.supports_device(torch.empty(1, device=machine.device)):
         half = torch.float16
         found["step"] = functools.partial(tvl1_gpu.GpuLevel, kernel="step")
         found["step half"] = functools.partial(tvl1_gpu.GpuLevel, kernel="step", dtype=half)
@@ -193,16 +193,18 @@ def check_flow(machine, report):
         holds = True
         for batch, size in ((1, (37, 53)), (3, (255, 341)), (2, (20, 20))):
             frames = textured(batch, 2, size).to(machine.device)
-            exact = ops.flow(frames.double(), one)
+            exact = ops.estimate_flow(frames.double(), one)
             # The same memory is used twice: the second result comes from a graph.
-            first, found = (ops.flow(frames.float(), one, level) for _ in range(2))
+            first, found = (ops.estimate_flow(frames.float(), one, level) for _ in range(2))
             error = ((found - exact).norm() / exact.norm()).item()
             close = error < (1e-2 if "half" in name else 1e-5)
             label = f"{name} {batch}x{size[0]}x{size[1]}"
             holds &= report.check(label, close and torch.equal(first, found), relative=error)
         size = (64, 80) if machine.quick else (256, 340)
         frames = textured(2, 2, size, seed=1).to(machine.device)
-        far = distance(ops.flow(frames.float(), WORK, level), ops.flow(frames.double(), WORK))
+        far = distance(
+            ops.estimate_flow(frames.float(), WORK, level), ops.estimate_flow(frames.double(), WORK)
+        )
         most = 0.02 if "half" in name else 0.01
         holds &= report.check(f"{name} whole", far["mean"] < most and far["above"] < 0.01, **far)
         if holds:
@@ -212,12 +214,12 @@ def check_flow(machine, report):
 
 def check_methods(machine, report):
     """Every method on the device against float64 on the CPU."""
-    for name in methods.names():
-        module = methods.find(name).build({})
+    for name in methods.list_method_names():
+        module = methods.find_method(name).build_module({})
         frames = textured(2, module.length, (64, 80), colors=3 if module.color == "rgb" else 1)
         with torch.no_grad():
             exact = module.double()(module.prepare(frames).double())
-        module = methods.find(name).build({}).to(machine.device)
+        module = methods.find_method(name).build_module({}).to(machine.device)
         with torch.inference_mode():
             found = module.extract(frames.to(machine.device)).double().cpu()
         error = (found - exact).abs()
@@ -239,7 +241,7 @@ def time_flow(machine, report, right):
                 textured(batch, 2, size, seed=s).to(machine.device).float() for s in (2, 3, 4)
             ]
             runs = [
-                turning(functools.partial(ops.flow, rules=WORK, level=way), inputs)
+                turning(functools.partial(ops.estimate_flow, rules=WORK, level=way), inputs)
                 for way in right.values()
             ]
             taken = machine.seconds(*runs, least=5 if batch < 128 else 3)
@@ -259,9 +261,9 @@ def time_compiled(machine, report, best):
     if report.late("compiled") or machine.quick:
         return
     frames = textured(32, 2, (256, 340), seed=2).to(machine.device).float()
-    run = torch.compile(functools.partial(ops.flow, rules=WORK, level=PlainLevel))
+    run = torch.compile(functools.partial(ops.estimate_flow, rules=WORK, level=PlainLevel))
     try:
-        far = distance(run(frames), ops.flow(frames, WORK).double())
+        far = distance(run(frames), ops.estimate_flow(frames, WORK).double())
         if not report.check("compiled", far["mean"] < 0.01, **far):
             return
         (seconds,) = machine.seconds(functools.partial(run, frames), least=3)
@@ -278,11 +280,11 @@ def time_recorded(machine, report, best):
         if report.late("eager in a graph") or not machine.gpu:
             return
         frames = textured(batch, 2, (256, 340), seed=2).to(machine.device).float()
-        expected = ops.flow(frames, WORK, PlainLevel)
+        expected = ops.estimate_flow(frames, WORK, PlainLevel)
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
-                found = ops.flow(frames, WORK, PlainLevel)
+                found = ops.estimate_flow(frames, WORK, PlainLevel)
         except RuntimeError as error:
             report.row("eager graph", f"256x340 B{batch}", left_out=str(error)[:120])
             return
@@ -290,7 +292,7 @@ def time_recorded(machine, report, best):
         if not report.check(f"eager graph B{batch}", torch.equal(found, expected)):
             return
         seconds, eager = machine.seconds(
-            graph.replay, functools.partial(ops.flow, frames, WORK, PlainLevel), least=3
+            graph.replay, functools.partial(ops.estimate_flow, frames, WORK, PlainLevel), least=3
         )
         us = seconds / batch * 1e6
         best["eager graph"] = min(us, best.get("eager graph", float("inf")))
@@ -301,10 +303,13 @@ def time_methods(machine, report):
     """Each method's extraction on the device, and on one core of the same machine."""
     rates = {}
     size = (64, 80) if machine.quick else (256, 340)
-    for name, parameters in [*((n, {}) for n in methods.names()), ("tvl1", {"preset": "fast"})]:
+    for name, parameters in [
+        *((n, {}) for n in methods.list_method_names()),
+        ("tvl1", {"preset": "fast"}),
+    ]:
         if report.late("methods"):
             return rates
-        module = methods.find(name).build(parameters)
+        module = methods.find_method(name).build_module(parameters)
         batch = 2 if machine.quick else 32
         frames = textured(batch, module.length, size, colors=3 if module.color == "rgb" else 1)
         with torch.inference_mode():

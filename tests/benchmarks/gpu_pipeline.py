@@ -42,7 +42,7 @@ def run(machine, report, *, frames=None, disk=None):
         if folder is not None and not folder.is_dir():
             report.row("whole way", kind, skipped=f"{folder} is not a folder here")
             continue
-        for name in methods.names():
+        for name in methods.list_method_names():
             if report.late("whole way"):
                 return found
             ratio = whole_way(machine, report, name, kind=kind, folder=folder, frames=frames)
@@ -62,8 +62,8 @@ def decoding(machine, report, frames):
             if report.late("decoding"):
                 return {}
             path = Path(scratch) / f"{name}.mp4"
-            clip.make(path, frames, size)
-            decode = functools.partial(clip.bare, str(path), size, "rgb")
+            clip.write_texture_clip(path, frames, size)
+            decode = functools.partial(clip.decode_clip, str(path), size, "rgb")
             decode()
             ways = {f"{n} threads": functools.partial(by_threads, decode, n) for n in threads}
             ways["4 processes of 4"] = functools.partial(by_processes, decode)
@@ -111,17 +111,17 @@ def worker(decode, threads, begin, results):
 
 def whole_way(machine, report, name, *, kind, folder, frames):
     """One method from clips to a shard in a folder; its ratio to decoding alone."""
-    from mrx.bench.bench_records import Asked
-    from mrx.bench.measure import Workbench
+    from mrx.bench.bench_records import BenchOptions
+    from mrx.bench.measure import BenchRunner
 
-    if methods.find(name).cost == "heavy":
+    if methods.find_method(name).cost == "heavy":
         frames = max(frames // HEAVY_SHARE, 6)
     size = (64, 48) if machine.quick else SIZES["340x256"]
-    asked = Asked(
+    asked = BenchOptions(
         (name,), size=size, frames=frames, batches=(), device=str(machine.device), repeats=REPEATS
     )
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        bench = Workbench(asked, Path(scratch))
+        bench = BenchRunner(asked, Path(scratch))
         needed = space(bench)
         if shutil.disk_usage(scratch).free < needed:
             reason = f"{scratch} has no {needed / 1e6:.0f} MB free"

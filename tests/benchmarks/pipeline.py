@@ -27,7 +27,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 
 from mrx import kernels
-from mrx.engines.run import Listener, run
+from mrx.engines.run import Listener, run_job
 from mrx.job import Decoding, Job
 from mrx.sources import scan
 
@@ -90,7 +90,9 @@ def mrx_rate(folder, output, method, workers):
     shutil.rmtree(output, ignore_errors=True)
     watch = Watch()
     job = Job(str(output), methods=(method,), decoding=Decoding(short_side=None))
-    summary = run(job, scan.find([str(folder)]).sources, workers=workers, listener=watch)
+    summary = run_job(
+        job, scan.find_sources([str(folder)]).sources, workers=workers, listener=watch
+    )
     assert summary.exit_code == 0, summary
     return watch.steady(workers)
 
@@ -161,7 +163,7 @@ def main():
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
         f"load {os.getloadavg()[0]:.1f}; torch {torch.__version__}, av {av.__version__}, "
-        f"opencv {cv2.__version__}, numpy {np.__version__}; kernels {kernels.describe()}"
+        f"opencv {cv2.__version__}, numpy {np.__version__}; kernels {kernels.list_backends()}"
     )
     rates, ratios = measure(
         options.clip, copies=options.copies, repeats=options.repeats, workers=options.workers

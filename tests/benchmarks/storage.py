@@ -2,8 +2,8 @@
 
 The plain way gives values to a dataset (``dataset[...] = values``), whose filters then compress and
 sum them inside the library, where one thread at a time may be. `mrx.shards.chunks` makes the bytes
-of each chunk itself, and the library only stores them. Both encode alike, hold one map a chunk with a
-checksum, and are read back and compared before anything is timed. In turn, several times: one
+of each chunk itself, and the library only stores them. Both encode alike, hold one map a chunk with
+a checksum, and are read back and compared before anything is timed. In turn, several times: one
 thread that packs and writes, then two that pack beside one that writes. The CPU time of that writer
 alone bounds the rate, whatever the number of packers.
 
@@ -27,10 +27,10 @@ import torch
 from mrx import kernels
 from mrx.job import Storage
 from mrx.records import Motion
-from mrx.shards.chunks import pack
-from mrx.shards.compression import filters
-from mrx.shards.encoding import Encoding, Statistics, encode
-from mrx.shards.writer import Series
+from mrx.shards.chunks import pack_motion
+from mrx.shards.compression import dataset_options
+from mrx.shards.encoding import Encoding, ValueStatistics, encode_maps
+from mrx.shards.writer import MethodDataset
 
 STORED = (("float16", "none"), ("float16", "gzip"), ("uint8", "gzip"), ("q16", "gzip"))
 SHAPES = {"2x256x340": (2, 256, 340), "3x256x340": (3, 256, 340)}
@@ -71,7 +71,7 @@ class Plain:
         )
 
     def prepare(self, motion):
-        return encode(motion.data, self.encoding, Statistics())
+        return encode_maps(motion.data, self.encoding, ValueStatistics())
 
     def write(self, raw):
         before = len(self.dataset)
@@ -84,13 +84,13 @@ class Packs:
 
     def __init__(self, file, shape, encoding, chosen):
         self.encoding, self.chosen = encoding, chosen
-        self.series = Series(file, "maps", shape, encoding, chosen)
+        self.series = MethodDataset(file, "maps", shape, encoding, chosen)
 
     def prepare(self, motion):
-        return pack(motion, self.encoding, self.chosen)
+        return pack_motion(motion, self.encoding, self.chosen)
 
     def write(self, packed):
-        self.series.put(packed)
+        self.series.append_maps(packed)
 
 
 def alone(way, maps):
@@ -144,8 +144,8 @@ def check(maps, encoding, chosen, paths):
 
 
 def measure(maps, dtype, compression, folder, repeats):
-    encoding = Encoding.choose(Storage(dtype=dtype), units="px", bound=20.0)
-    chosen = filters(compression, cost="heavy")
+    encoding = Encoding.from_storage(Storage(dtype=dtype), units="px", bound=20.0)
+    chosen = dataset_options(compression, cost="heavy")
     paths = {Plain: folder / "plain.h5", Packs: folder / "packs.h5"}
     sizes = check(maps, encoding, chosen, paths)
     taken = {(kind, drive): [] for drive in (alone, beside) for kind in paths}
@@ -192,9 +192,9 @@ def main():
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
         f"load {os.getloadavg()[0]:.1f}; h5py {h5py.__version__}, "
         f"HDF5 {h5py.version.hdf5_version}, numpy {np.__version__}, torch {torch.__version__}; "
-        f"kernels {kernels.describe()}"
+        f"kernels {kernels.list_backends()}"
     )
-    if kernels.backend() != "numba":
+    if kernels.choose_backend() != "numba":
         print("without numba the chunks are made in the library here too: expect ratios of 1")
     print(
         f"{'maps, stored as':<24} {'':<18} {'plain/s':>9} {'packed/s':>9}  {'ratio':<18}"

@@ -28,9 +28,9 @@ from pipeline import repeat
 from mrx import kernels, render
 from mrx.job import Decoding, Job, Source
 from mrx.visualize.film import open_film
-from mrx.visualize.moments import Computed, Moment, Track
+from mrx.visualize.moments import ComputedMoments, MethodTrack, Moment
 from mrx.visualize.page import Page
-from mrx.visualize.painter import Look, Painter
+from mrx.visualize.painter import Painter, PictureOptions
 
 WIDTH, HEIGHT, FULL, RATE = 340, 256, 8.0, 25
 NAMES = ("a.mp4", "a.webm", "a.gif", "all", "a.html")
@@ -75,13 +75,15 @@ def code(pictures, flows, target):
     if target.suffix != ".html":
         with open_film(str(target), RATE) as film:
             for picture in pictures:
-                film.put(picture)
+                film.add_picture(picture)
         return
-    painter = Painter([Track("tvl1", ("dx", "dy"), "px", {})], Look(max_flow=FULL, alone=True))
-    with Page(target, "flow", painter.page_panels(framed=False), RATE) as page:
+    painter = Painter(
+        [MethodTrack("tvl1", ("dx", "dy"), "px", {})], PictureOptions(max_flow=FULL, alone=True)
+    )
+    with Page(target, "flow", painter.make_page_panels(framed=False), RATE) as page:
         for i, flow in enumerate(flows):
             moment = Moment(i, i / RATE, None, (flow,), ((i, i + 1),), (i / RATE,), flow.shape[1:])
-            page.put(i, i / RATE, painter.panes(moment))
+            page.add_moment(i, i / RATE, painter.draw_views(moment))
 
 
 def compute(clip):
@@ -93,14 +95,14 @@ def compute(clip):
         decoding=Decoding(short_side=None),
     )
     source = Source(clip.name, str(clip), "file")
-    return sum(1 for _ in Computed(job, source, (0, None)).moments())
+    return sum(1 for _ in ComputedMoments(job, source, (0, None)).iter_moments())
 
 
 def made_clip(path, pictures):
     """A clip of the size of the flow."""
     with open_film(str(path), RATE) as film:
         for picture in pictures:
-            film.put(picture)
+            film.add_picture(picture)
     return path
 
 
@@ -175,7 +177,7 @@ def main():
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
         f"load {os.getloadavg()[0]:.1f}; torch {torch.__version__}, av {av.__version__}, "
-        f"opencv {cv2.__version__}, numpy {np.__version__}; kernels {kernels.describe()}"
+        f"opencv {cv2.__version__}, numpy {np.__version__}; kernels {kernels.list_backends()}"
     )
     print(f"{options.pictures} pictures of {WIDTH}x{HEIGHT}, median of {options.repeats}")
     with tempfile.TemporaryDirectory() as scratch:

@@ -9,10 +9,10 @@ from support import videos
 from support.command import mrx
 
 from mrx import methods
-from mrx.bench.bench_records import Row, quantile
-from mrx.bench.clip import bare, windows
-from mrx.bench.compare import Base
-from mrx.bench.floor import work
+from mrx.bench.bench_records import BenchRow, quantile
+from mrx.bench.clip import decode_clip, make_texture_windows
+from mrx.bench.compare import BaseResult
+from mrx.bench.floor import estimate_map_cost
 from mrx.cli.bench_command import parse_batches, parse_tolerance
 from mrx.errors import UsageError
 
@@ -43,7 +43,7 @@ def changed(base, folder, change):
 
 
 def row(name, *, p25, p50):
-    return Row(name, "mbpm", "kernel", "maps", 9, p25, p50, 2 * p50, 3 * p50)
+    return BenchRow(name, "mbpm", "kernel", "maps", 9, p25, p50, 2 * p50, 3 * p50)
 
 
 def test_the_json_is_one_object_of_settings_machine_and_rows(base):
@@ -114,13 +114,13 @@ def test_a_base_of_another_kind_of_device_is_refused(base, tmp_path):
 
 def test_a_base_of_other_methods_is_refused(base):
     with pytest.raises(UsageError, match=r"other methods \(.*\): mbpm, asked for pa"):
-        Base.read(str(base)).check({"methods": {"pa": {}}})
+        BaseResult.read_json(str(base)).check_settings({"methods": {"pa": {}}})
 
 
 def test_methods_that_one_side_alone_has_do_not_count(base):
     settings = json.loads(base.read_text())["settings"]
     settings["methods"]["pa"] = {"seed": 0}
-    Base.read(str(base)).check(settings)
+    BaseResult.read_json(str(base)).check_settings(settings)
 
 
 NO_TIME = '{"mrx_bench": 1, "rows": [{"name": "a", "p50": 0}], "settings": {"methods": {}}}'
@@ -155,16 +155,16 @@ def test_only_a_row_whose_faster_quartile_is_too_slow_counts():
         row("slow", p25=1.2, p50=1.3),
         row("new", p25=9, p50=9),
     ]
-    base = Base("base.json", {}, {"noisy": 1.0, "slow": 1.0, "gone": 1.0})
-    compared = base.compare(rows, tolerance=0.1)
+    base = BaseResult("base.json", {}, {"noisy": 1.0, "slow": 1.0, "gone": 1.0})
+    compared = base.compare_rows(rows, tolerance=0.1)
     assert [(one.name, one.slower) for one in compared] == [("noisy", False), ("slow", True)]
     assert [one.ratio for one in compared] == pytest.approx([0.5, 1 / 1.3])
 
 
 def test_a_base_ten_times_as_fast_is_a_regression_and_an_equal_one_is_not():
     found = [row("kernel", p25=0.9, p50=1.0)]
-    assert not Base("", {}, {"kernel": 1.0}).compare(found, tolerance=0.1)[0].slower
-    assert Base("", {}, {"kernel": 0.1}).compare(found, tolerance=0.1)[0].slower
+    assert not BaseResult("", {}, {"kernel": 1.0}).compare_rows(found, tolerance=0.1)[0].slower
+    assert BaseResult("", {}, {"kernel": 0.1}).compare_rows(found, tolerance=0.1)[0].slower
 
 
 def test_an_absent_device_is_exit_5():
@@ -212,17 +212,21 @@ def test_clips_are_decoded_beside_computing_where_threads_are_asked_for():
 
 
 def test_the_count_of_mbpm_is_that_of_the_formula():
-    module = methods.find("mbpm").build({})
-    counted = work("mbpm", module, 48, 64, frames=3, itemsize=4)
+    module = methods.find_method("mbpm").build_module({})
+    counted = estimate_map_cost("mbpm", module, 48, 64, frames=3, itemsize=4)
     assert counted.bytes == 3 * 3 * 3072 + 3 * 3072 * 4  # three frames in, a map out
     assert counted.operations == 3 * 3072 * (81 * 2 + 5)  # 81 taps in space, 3 in time
-    assert counted.rates(0.001) == pytest.approx({"gb_per_s": 0.064512, "gflop_per_s": 1.539072})
+    assert counted.compute_rates(0.001) == pytest.approx(
+        {"gb_per_s": 0.064512, "gflop_per_s": 1.539072}
+    )
 
 
 def test_the_count_of_tvl1_is_that_of_its_levels_warps_and_iterations():
     given = {"preset": "opencv-cuda", "inner": "30", "levels": "2", "epsilon": "0"}
-    method = methods.find("tvl1")
-    counted = work("tvl1", method.build(method.complete(given)), 48, 64, frames=1, itemsize=2)
+    method = methods.find_method("tvl1")
+    counted = estimate_map_cost(
+        "tvl1", method.build_module(method.complete_parameters(given)), 48, 64, frames=1, itemsize=2
+    )
     pixels = 48 * 64 + 38 * 51
     assert counted.operations == 5 * pixels * (30 * 56 + 150)
     assert counted.bytes == 3072 * (1 + 2 * 2)
@@ -230,29 +234,38 @@ def test_the_count_of_tvl1_is_that_of_its_levels_warps_and_iterations():
 
 def test_the_count_of_the_usual_work_at_the_usual_size_is_two_gigaflop():
     given = {"preset": "opencv-cuda", "inner": "30", "epsilon": "0"}
-    method = methods.find("tvl1")
-    counted = work("tvl1", method.build(method.complete(given)), 256, 340, frames=1, itemsize=2)
+    method = methods.find_method("tvl1")
+    counted = estimate_map_cost(
+        "tvl1",
+        method.build_module(method.complete_parameters(given)),
+        256,
+        340,
+        frames=1,
+        itemsize=2,
+    )
     assert counted.operations == pytest.approx(1.98e9, rel=0.01)
     assert counted.bytes == 435200
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", methods.list_method_names())
 def test_every_method_has_a_count_of_bytes(name):
-    counted = work(name, methods.find(name).build({}), 64, 80, frames=1, itemsize=4)
+    counted = estimate_map_cost(
+        name, methods.find_method(name).build_module({}), 64, 80, frames=1, itemsize=4
+    )
     assert counted.bytes > 64 * 80
     assert (counted.operations is None) == (name == "ms")
 
 
 def test_early_stops_leave_the_operations_unknown():
-    method = methods.find("tvl1")
-    module = method.build(method.complete({"preset": "opencv"}))
-    assert work("tvl1", module, 48, 64, frames=1, itemsize=4).operations is None
+    method = methods.find_method("tvl1")
+    module = method.build_module(method.complete_parameters({"preset": "opencv"}))
+    assert estimate_map_cost("tvl1", module, 48, 64, frames=1, itemsize=4).operations is None
 
 
 @pytest.mark.parametrize("name", ["mbpm", "tvl1"])
 def test_windows_move_and_lie_as_the_decoder_leaves_them(name):
-    module = methods.find(name).build({})
-    found = windows(module, 4, (40, 32), torch.device("cpu"))
+    module = methods.find_method(name).build_module({})
+    found = make_texture_windows(module, 4, (40, 32), torch.device("cpu"))
     assert found.shape == (4, module.length, 3 if name == "mbpm" else 1, 32, 40)
     assert found.permute(0, 1, 3, 4, 2).is_contiguous()
     assert not torch.equal(found[0, 0], found[1, 0])
@@ -262,8 +275,8 @@ def test_windows_move_and_lie_as_the_decoder_leaves_them(name):
 @pytest.mark.parametrize("color", ["rgb", "gray"])
 def test_bare_decoding_sees_every_frame(tmp_path, color):
     clip = videos.clip(tmp_path / "clip.mp4", 9)
-    assert bare(str(clip), (80, 64), color) == 9
-    assert bare(str(clip), (40, 32), color) == 9
+    assert decode_clip(str(clip), (80, 64), color) == 9
+    assert decode_clip(str(clip), (40, 32), color) == 9
 
 
 def test_a_quantile_lies_between_its_neighbours():

@@ -15,9 +15,9 @@ from support.command import manifest, mrx, process, rows, start, summary
 
 import mrx as library
 from mrx import cli
-from mrx.cli.report import Report
+from mrx.cli.report import ProgressReport
 from mrx.engines.run import Summary
-from mrx.methods.table import MODULES
+from mrx.methods.table import METHOD_MODULES
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_no_window_is_lost_at_any_length(tmp_path, out, n):
 
 
 def test_several_methods_in_one_decode_agree_with_one_at_a_time(clips, tmp_path):
-    names = list(MODULES)
+    names = list(METHOD_MODULES)
     mrx("extract", clips, "-o", tmp_path / "all", *(w for n in names for w in ("-m", n)))
     for name in names:
         mrx("extract", clips, "-o", tmp_path / name, "-m", name)
@@ -360,7 +360,7 @@ def test_two_v_after_the_command_add_the_traceback_of_an_error(clips, out):
 
 def test_saved_videos_are_not_told_when_quiet(capsys):
     for quiet, told in ((True, ""), (False, "saved 3 videos from a run that was killed\n")):
-        report = Report(verbose=0, quiet=quiet, progress=True, output="nothing")
+        report = ProgressReport(verbose=0, quiet=quiet, progress=True, output="nothing")
         report.begin(Summary("out", salvaged=3), left=0)
         report.close()
         assert capsys.readouterr().err == told

@@ -5,7 +5,7 @@ import torch
 from support import videos
 from support.command import mrx, process, summary
 
-from mrx.pipeline.timing import STAGES
+from mrx.pipeline.timing import STAGE_NAMES
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="has the devices asked for")
 
@@ -52,7 +52,7 @@ def test_the_summary_tells_where_the_time_went(clip, tmp_path, threads):
     )
     (worker,) = summary(ran)["workers"]
     assert (worker["device"], worker["threads"]) == ("cpu", int(threads))
-    assert set(worker["busy"]) == set(STAGES)
+    assert set(worker["busy"]) == set(STAGE_NAMES)
     assert all(0 <= share <= 1.01 for share in worker["busy"].values())
     assert worker["busy"]["decode"] > 0
     assert "takes most of the time" in summary(ran)["bottleneck"]

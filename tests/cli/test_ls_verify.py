@@ -14,7 +14,7 @@ from support import videos
 from support.command import mrx
 
 import mrx as library
-from mrx.methods.table import MODULES
+from mrx.methods.table import METHOD_MODULES
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_a_shard_that_another_process_writes_to_is_named(out):
 
 def test_methods_lists_each_with_its_windows():
     names = [line.split()[0] for line in mrx("methods").stdout.splitlines()]
-    assert names == list(MODULES)
+    assert names == list(METHOD_MODULES)
 
 
 def test_methods_tells_the_parameters_of_one():

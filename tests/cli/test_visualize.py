@@ -187,7 +187,7 @@ def test_inputs_that_are_none(tmp_path, video):
 
 def test_the_command_loads_nothing_heavy_before_it_works():
     code = (
-        "import sys, mrx.cli.visualize\n"
+        "import sys, mrx.cli.visualize_command\n"
         "print(sorted({'torch', 'numpy', 'av', 'cv2', 'h5py'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

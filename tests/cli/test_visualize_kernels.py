@@ -9,7 +9,7 @@ from mrx.backbones.i3d import I3D
 from mrx.backbones.resnet import ResNet
 from mrx.methods.mbpm import MBPM
 from mrx.render.diverging import diverging_table
-from mrx.visualize.filters import first_layers
+from mrx.visualize.filters import find_first_layers
 
 
 def picture(path):
@@ -96,7 +96,7 @@ def test_both_paths_of_a_network_are_first_and_its_band_pass_is_not(tmp_path):
     state = {f"mbpf1.{key}": value for key, value in MBPM().state_dict().items()}
     state |= {name: torch.randn(16, 3, 7, 7) for name in ("conv1.weight", "d_conv1.weight")}
     file = saved(tmp_path / "bqn.pth", state)
-    assert list(first_layers(state)) == ["conv1", "d_conv1"]
+    assert list(find_first_layers(state)) == ["conv1", "d_conv1"]
     both = draw("--weights", file, "-o", tmp_path / "a.png")
     busy = draw("--weights", file, "--layer", "d_conv1", "--channel", 1, "-o", tmp_path / "b.png")
     assert both.shape[1] > 1.7 * busy.shape[1]

@@ -19,13 +19,13 @@ pytestmark = pytest.mark.skipif(not CLIPS.is_dir(), reason="../shared/data/video
 
 
 def all_methods():
-    return [word for name in methods.names() for word in ("-m", name)]
+    return [word for name in methods.list_method_names() for word in ("-m", name)]
 
 
 def expected(shard, clip):
     """How many pictures of which height and width the panels of all methods make."""
     with library.open(shard) as found:
-        maps = [found[clip][name] for name in methods.names()]
+        maps = [found[clip][name] for name in methods.list_method_names()]
         height, width = found[clip]["tvl1"].shape[-2:]
         columns, rows = 1 + len(maps), len(found[clip]["pa"].attrs["channels"])
         size = (rows * (height + SEAM) + SEAM, columns * (width + SEAM) + SEAM)

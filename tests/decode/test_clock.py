@@ -4,17 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import floats, integers, lists
 
-from mrx.decode.clock import Clock, Timed, at_rate, within
-from mrx.decode.tally import Tally
+from mrx.decode.clock import FrameClock, TimedFrame, resample_frames, select_range
+from mrx.decode.tally import DecodeTally
 
 
 def frames(times):
-    return [Timed(None, i, t) for i, t in enumerate(times)]
+    return [TimedFrame(None, i, t) for i, t in enumerate(times)]
 
 
 def picked(times, fps):
-    tally = Tally()
-    taken = [f.number for f in at_rate(frames(times), fps, tally)]
+    tally = DecodeTally()
+    taken = [f.frame_number for f in resample_frames(frames(times), fps, tally)]
     return taken, tally.warnings
 
 
@@ -48,28 +48,28 @@ def test_a_rate_never_goes_back_and_never_repeats_for_more_than_a_second(steps, 
 
 @given(stamps=lists(integers(-5, 40) | lists(integers(), max_size=0), max_size=40))
 def test_times_increase_whatever_the_container_says(stamps):
-    clock = Clock(25.0, by_index=False)
-    times = [clock.read(None if s == [] else float(s), i) for i, s in enumerate(stamps)]
+    clock = FrameClock(25.0, by_index=False)
+    times = [clock.read_time(None if s == [] else float(s), i) for i, s in enumerate(stamps)]
     assert all(a < b for a, b in pairwise(times))
 
 
 def test_good_times_are_kept_as_they_are():
-    clock = Clock(25.0, by_index=False)
-    assert [clock.read(t, i) for i, t in enumerate([11.4, 11.5, 13.0])] == [11.4, 11.5, 13.0]
-    assert clock.repaired == 0
-    assert clock.variable
+    clock = FrameClock(25.0, by_index=False)
+    assert [clock.read_time(t, i) for i, t in enumerate([11.4, 11.5, 13.0])] == [11.4, 11.5, 13.0]
+    assert clock.num_repaired == 0
+    assert clock.is_variable
 
 
 def test_an_index_clock_counts_frames():
-    clock = Clock(20.0, by_index=True)
-    assert [clock.read(t, i) for i, t in enumerate([3.0, 1.0, 2.0])] == [0.0, 0.05, 0.1]
+    clock = FrameClock(20.0, by_index=True)
+    assert [clock.read_time(t, i) for i, t in enumerate([3.0, 1.0, 2.0])] == [0.0, 0.05, 0.1]
 
 
 def test_a_range_is_half_open_and_counts_from_its_first_frame():
-    taken = list(within(frames([0.0, 1.0, 2.0, 3.0]), 1.0, 3.0))
-    assert [(f.number, f.time) for f in taken] == [(0, 1.0), (1, 2.0)]
+    taken = list(select_range(frames([0.0, 1.0, 2.0, 3.0]), 1.0, 3.0))
+    assert [(f.frame_number, f.time) for f in taken] == [(0, 1.0), (1, 2.0)]
 
 
 @pytest.mark.parametrize(("start", "end"), [(None, None), (0.0, None), (None, 9.0)])
 def test_an_open_range_takes_all(start, end):
-    assert len(list(within(frames([0.0, 1.0]), start, end))) == 2
+    assert len(list(select_range(frames([0.0, 1.0]), start, end))) == 2

@@ -86,7 +86,7 @@ def clip(tmp_path):
 
 def read(path, decoder, device=CPU, **options):
     video = open_video(path, Decoding(decoder=decoder, **options), device)
-    runs = [run["rgb"] for run in video.read()]
+    runs = [run["rgb"] for run in video.read_frames()]
     return (
         np.concatenate([run.data.numpy() for run in runs]),
         np.concatenate([run.time for run in runs]),
@@ -100,7 +100,7 @@ def test_frames_times_and_counts_are_pyavs(clip, stand_in, asked):
     one, other = read(clip, "pyav", **NATIVE, **asked), read(clip, "nvdec", **NATIVE, **asked)
     assert np.array_equal(one[0], other[0])
     assert np.array_equal(one[1], other[1])
-    attributes = [tally.attributes() for *_, tally in (one, other)]
+    attributes = [tally.to_attributes() for *_, tally in (one, other)]
     assert {n for n in attributes[0] if attributes[0][n] != attributes[1][n]} <= {
         *("decoder", "pix_fmt", "color_range", "color_space")
     }
@@ -111,8 +111,8 @@ def test_frames_times_and_counts_are_pyavs(clip, stand_in, asked):
 def test_positions_that_are_wanted_are_the_same_frames(clip, stand_in):
     stand_in()
     video = open_video(clip, Decoding(decoder="nvdec", **NATIVE))
-    assert video.count() == 30
-    (run,) = [run["rgb"] for run in video.read(wanted={3, 29})]
+    assert video.count_frames() == 30
+    (run,) = [run["rgb"] for run in video.read_frames(positions={3, 29})]
     assert run.index.tolist() == [3, 29]
     assert np.array_equal(run.data.numpy(), read(clip, "pyav", **NATIVE)[0][[3, 29]])
 
@@ -143,7 +143,9 @@ def test_at_damage_the_video_may_end_with_the_last_good_frame(clip, stand_in):
     stand_in(breaks_at=9)
     frames, _, tally = read(clip, "nvdec", on_error="stop")
     assert len(frames) == 9
-    assert tally.damage().startswith("damaged: cut off before its end (torchcodec stops at frame 9")
+    assert tally.describe_damage().startswith(
+        "damaged: cut off before its end (torchcodec stops at frame 9"
+    )
 
 
 def test_containers_whose_times_lie_are_left_to_pyav(tmp_path, stand_in):
@@ -164,7 +166,7 @@ def test_folders_of_images_are_read_as_ever(tmp_path, stand_in):
     folder = videos.images(tmp_path / "frames", range(5))
     one, other = read(folder, "pyav"), read(folder, "nvdec")
     assert np.array_equal(one[0], other[0])
-    assert one[2].attributes() == other[2].attributes()
+    assert one[2].to_attributes() == other[2].to_attributes()
     assert one[2].facts["decoder"].startswith("opencv ")
 
 
@@ -185,7 +187,7 @@ def test_a_torchcodec_that_does_not_load_says_what_it_needs(tmp_path, monkeypatc
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchcodec"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
-    assert nvdec.trouble(CPU) == (
+    assert nvdec.why_nvdec_unusable(CPU) == (
         "torchcodec does not load (Could not load libtorchcodec.): it needs FFmpeg's shared "
         "libraries and a PyTorch for NVIDIA GPUs"
     )
@@ -209,14 +211,14 @@ def test_without_a_gpu_a_run_ends_before_any_work(clip, tmp_path, stand_in):
 )
 def test_a_frame_is_decoded_before_any_work(stand_in, errs, text):
     stand_in(probe=True, **errs)
-    assert nvdec.trouble(torch.device("meta")) == text
+    assert nvdec.why_nvdec_unusable(torch.device("meta")) == text
 
 
 @pytest.fixture
 def usable(stand_in, monkeypatch):
     """A run on the CPU may decode by the stand-in."""
     stand_in()
-    monkeypatch.setattr(nvdec, "trouble", lambda device: "")
+    monkeypatch.setattr(nvdec, "why_nvdec_unusable", lambda device: "")
 
 
 @pytest.mark.usefixtures("usable")
@@ -239,8 +241,8 @@ def test_one_folder_holds_maps_of_one_decoder(clip, tmp_path):
 
 
 def test_outputs_of_the_usual_decoder_do_not_name_it_among_their_settings():
-    assert "decoder" not in Job("out").settings({})
-    assert Job("out", decoding=Decoding(decoder="nvdec")).settings({})["decoder"] == "nvdec"
+    assert "decoder" not in Job("out").collect_settings({})
+    assert Job("out", decoding=Decoding(decoder="nvdec")).collect_settings({})["decoder"] == "nvdec"
 
 
 @pytest.mark.usefixtures("usable")
@@ -315,10 +317,10 @@ def test_what_torchcodec_really_cannot_do_fails_with_the_way_out(odd, name):
 @pytest.mark.gpu
 @pytest.mark.usefixtures("really")
 def test_a_gpu_really_gives_nearly_pyavs_frames(device, real_clips):
-    if why := nvdec.trouble(device):
+    if why := nvdec.why_nvdec_unusable(device):
         pytest.skip(why)
     path = real_clips / "apple_roll.mp4"
     one, other = read(path, "pyav", **NATIVE), read(path, "nvdec", device, **NATIVE)
     assert np.array_equal(one[1], other[1])
     levels = np.abs(one[0].astype(np.int16) - other[0]).mean(axis=(1, 2, 3))
-    assert levels.max() <= nvdec.MOST_LEVELS
+    assert levels.max() <= nvdec.MAX_LEVEL_DIFFERENCE

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mrx.decode.scale import Orientation, orientation, target_size
+from mrx.decode.scale import DisplayOrientation, parse_display_matrix, target_size
 from mrx.errors import DecodeError
 from mrx.job import Decoding
 
@@ -29,8 +29,8 @@ EIGHT = {
 def test_each_of_the_eight_display_matrices_moves_pixels_as_its_formula_says(name):
     (a, b, c, d), corner = EIGHT[name]
     image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    turn = orientation(matrix(a * ONE, b * ONE, c * ONE, d * ONE))
-    shown = turn.apply(image)
+    turn = parse_display_matrix(matrix(a * ONE, b * ONE, c * ONE, d * ONE))
+    shown = turn.orient_array(image)
     assert shown.shape == ((3, 2, 3) if b else (2, 3, 3))
     places = {(y, x): (a * x + c * y, b * x + d * y) for y in range(2) for x in range(3)}
     left, top = (min(p[i] for p in places.values()) for i in (0, 1))
@@ -41,12 +41,12 @@ def test_each_of_the_eight_display_matrices_moves_pixels_as_its_formula_says(nam
 
 def test_45_degrees_is_no_right_angle():
     half = int(ONE * 0.7071)
-    assert orientation(matrix(half, half, -half, half)) is None
+    assert parse_display_matrix(matrix(half, half, -half, half)) is None
 
 
 def test_the_plain_orientation_is_a_view():
     image = np.zeros((2, 3, 3), np.uint8)
-    assert np.shares_memory(Orientation().apply(image), image)
+    assert np.shares_memory(DisplayOrientation().orient_array(image), image)
 
 
 @pytest.mark.parametrize(

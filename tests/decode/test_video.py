@@ -16,7 +16,7 @@ from support import videos
 from support.places import REAL_CLIPS
 
 from mrx.decode import images, open_video
-from mrx.decode.tally import Tally
+from mrx.decode.tally import DecodeTally
 from mrx.errors import DecodeError
 from mrx.job import Decoding, Source
 
@@ -25,7 +25,7 @@ NATIVE = Decoding(short_side=None)
 
 def read(path, options=NATIVE, color="rgb", wanted=None):
     video = open_video(path, options)
-    runs = [chunk[color] for chunk in video.read([color], wanted)]
+    runs = [chunk[color] for chunk in video.read_frames([color], wanted)]
     return (
         video,
         torch.cat([run.data for run in runs]).numpy(),
@@ -68,13 +68,13 @@ def test_real_clips_have_all_their_frames_at_increasing_times(real_clips, name):
     video, frames, times = read(real_clips / name, replace(NATIVE, short_side=64))
     assert len(frames) == REAL_CLIPS[name] == video.tally.frames
     assert (np.diff(times) > 0).all()
-    assert not video.tally.damage()
+    assert not video.tally.describe_damage()
 
 
 @pytest.mark.parametrize("name", REAL_CLIPS)
 def test_real_clips_look_as_opencv_sees_them(real_clips, name):
     video = open_video(real_clips / name, NATIVE)
-    ours = next(iter(video.read()))["rgb"].data[:12].numpy().astype(int)
+    ours = next(iter(video.read_frames()))["rgb"].data[:12].numpy().astype(int)
     capture = cv2.VideoCapture(str(real_clips / name))
     theirs = np.stack([capture.read()[1][..., ::-1] for _ in range(len(ours))])
     capture.release()
@@ -127,8 +127,12 @@ def test_colour_range_and_matrix_are_honoured(odd):
 
 def test_scaling_agrees_with_antialiased_bilinear(real_clips):
     options = Decoding(short_side=128)
-    ours = next(iter(open_video(real_clips / "apple_roll.mp4", options).read()))["rgb"].data[:3]
-    full = next(iter(open_video(real_clips / "apple_roll.mp4", NATIVE).read()))["rgb"].data[:3]
+    ours = next(iter(open_video(real_clips / "apple_roll.mp4", options).read_frames()))["rgb"].data[
+        :3
+    ]
+    full = next(iter(open_video(real_clips / "apple_roll.mp4", NATIVE).read_frames()))["rgb"].data[
+        :3
+    ]
     theirs = torch.nn.functional.interpolate(
         full.permute(0, 3, 1, 2).float(), size=ours.shape[1:3], mode="bilinear", antialias=True
     )
@@ -141,11 +145,11 @@ def test_only_the_wanted_positions_are_converted(tmp_path):
     path = videos.clip(tmp_path / "a.mp4", 20)
     _, everything, _ = read(path)
     video = open_video(path, NATIVE)
-    assert video.count() == 20
-    runs = [chunk["rgb"] for chunk in video.read(["rgb"], {3, 4, 11})]
+    assert video.count_frames() == 20
+    runs = [chunk["rgb"] for chunk in video.read_frames(["rgb"], {3, 4, 11})]
     assert [p for run in runs for p in run.position] == [3, 4, 11]
     assert np.array_equal(torch.cat([r.data for r in runs]), everything[[3, 4, 11]])
-    assert video.tally.selected == 20
+    assert video.tally.frames_selected == 20
 
 
 def test_start_and_end_are_seconds_after_the_first_frame(odd):
@@ -178,7 +182,7 @@ def test_a_range_that_is_sought_equals_one_that_is_decoded(tmp_path, name, start
     assert len(decoded) == 25
     assert np.array_equal(sought, decoded)
     assert np.array_equal(times, their_times)
-    assert video.tally.damage() == plain.tally.damage() == ""
+    assert video.tally.describe_damage() == plain.tally.describe_damage() == ""
 
 
 def test_an_indexed_container_is_sought_and_not_decoded_from_its_beginning(tmp_path):
@@ -196,23 +200,23 @@ def test_a_seek_that_misses_leaves_nothing_in_the_tally(tmp_path):
     video, frames, _ = read(path, replace(NATIVE, start=15.0))
     tally = video.tally
     assert (len(frames), tally.frames, tally.packets) == (75, 450, 450)
-    assert (tally.lost, tally.partial, tally.first_error) == (0, False, "")
+    assert (tally.frames_lost, tally.partial, tally.first_error) == (0, False, "")
 
 
 def test_a_pass_that_begins_again_forgets_the_damage_too():
-    tally = Tally("stop", frames=3, truncated=True, encrypted=True, partial=True)
-    tally.fail(DecodeError("broken"))
-    tally.restart()
-    assert tally == Tally("stop")
+    tally = DecodeTally("stop", frames=3, truncated=True, encrypted=True, partial=True)
+    tally.record_error(DecodeError("broken"))
+    tally.reset_counts()
+    assert tally == DecodeTally("stop")
 
 
 def test_a_source_s_own_range_goes_before_the_options(tmp_path):
     path = videos.clip(tmp_path / "a.mp4", 25)
     video = open_video(path, replace(NATIVE, end=0.2))
     video.options = replace(video.options, end=0.2)
-    assert sum(len(c["rgb"]) for c in video.read()) == 5
+    assert sum(len(c["rgb"]) for c in video.read_frames()) == 5
     own = type(video)(Source(key="a", path=str(path), end=0.4), replace(NATIVE, end=0.2))
-    assert sum(len(c["rgb"]) for c in own.read()) == 10
+    assert sum(len(c["rgb"]) for c in own.read_frames()) == 10
 
 
 def test_a_rate_is_taken_by_timestamp(odd):
@@ -257,7 +261,7 @@ def test_flipped_bits_are_counted_and_told(odd):
     video, frames, _ = read(odd / "bitflip.mp4")
     tally = video.tally
     assert (len(frames), tally.errors, tally.frames_corrupt) == (99, 1, 19)
-    assert "1 packets undecodable, 19 frames corrupt" in tally.damage()
+    assert "1 packets undecodable, 19 frames corrupt" in tally.describe_damage()
 
 
 def test_stop_ends_a_damaged_video_before_the_damage(odd):
@@ -278,7 +282,7 @@ def test_a_file_cut_off_in_the_middle_gives_its_whole_frames_and_says_so(tmp_pat
     video, frames, _ = read(path)
     assert 20 < len(frames) < 60
     assert np.array_equal(frames[:15], whole[:15])
-    assert "damaged" in video.tally.damage()
+    assert "damaged" in video.tally.describe_damage()
 
 
 def test_a_stream_without_its_first_key_frame_says_what_was_lost(tmp_path):
@@ -287,7 +291,7 @@ def test_a_stream_without_its_first_key_frame_says_what_was_lost(tmp_path):
     path.write_bytes(data[: 188 * 3] + data[188 * 12 :])
     video, frames, _ = read(path)
     assert 0 < len(frames) < 50
-    assert video.tally.damage()
+    assert video.tally.describe_damage()
 
 
 def test_flipped_bits_in_mpeg4_are_found_though_nothing_raises(tmp_path):
@@ -298,7 +302,7 @@ def test_flipped_bits_in_mpeg4_are_found_though_nothing_raises(tmp_path):
     path.write_bytes(data)
     video, frames, _ = read(path)
     assert (len(frames), video.tally.errors) == (60, 0)
-    assert "frames corrupt" in video.tally.damage()
+    assert "frames corrupt" in video.tally.describe_damage()
 
 
 def test_a_change_of_size_in_mid_stream_is_scaled_and_told(odd):
@@ -348,7 +352,7 @@ def test_a_truncated_and_an_empty_image_are_named_and_left_out(tmp_path):
     (folder / "00004.jpg").write_bytes(b"")
     video, frames, _ = read(folder)
     assert len(frames) == 4
-    assert "2 images unreadable (00003.jpg is cut off" in video.tally.damage()
+    assert "2 images unreadable (00003.jpg is cut off" in video.tally.describe_damage()
 
 
 def test_what_is_no_file_among_the_images_is_named_and_left_out(tmp_path):
@@ -359,18 +363,18 @@ def test_what_is_no_file_among_the_images_is_named_and_left_out(tmp_path):
     os.mkfifo(folder / "00004.jpg")
     video, frames, _ = read(folder)
     assert len(frames) == 3
-    assert "2 images unreadable (00001.jpg: no such file" in video.tally.damage()
-    assert video.estimate() == (5, 64, 48)
+    assert "2 images unreadable (00001.jpg: no such file" in video.tally.describe_damage()
+    assert video.estimate_shape() == (5, 64, 48)
 
 
 def test_an_image_that_vanishes_while_it_is_read_is_one_unreadable_image(tmp_path, monkeypatch):
     folder = videos.images(tmp_path / "frames", range(1, 4))
-    monkeypatch.setattr("mrx.decode.images.problem", lambda path: None)
+    monkeypatch.setattr("mrx.decode.images.why_unreadable", lambda path: None)
     (folder / "00002.jpg").unlink()
     (folder / "00002.jpg").symlink_to("nowhere.jpg")
     video, frames, _ = read(folder)
     assert len(frames) == 2
-    assert "00002.jpg: no such file or directory" in video.tally.damage()
+    assert "00002.jpg: no such file or directory" in video.tally.describe_damage()
 
 
 def png_header(width, height):
@@ -385,7 +389,7 @@ def test_an_image_that_opencv_refuses_is_one_unreadable_image(tmp_path):
     (folder / "00002.png").write_bytes(png_header(2**21, 1))
     video, frames, _ = read(folder)
     assert len(frames) == 2
-    assert "1 images unreadable (00002.png" in video.tally.damage()
+    assert "1 images unreadable (00002.png" in video.tally.describe_damage()
 
 
 def test_an_image_is_refused_by_its_header_before_it_takes_memory(tmp_path):
@@ -401,14 +405,14 @@ def test_images_hold_the_limit_of_pixels(tmp_path, ending):
     with pytest.raises(DecodeError, match="too large: 64x48, the limit is 3000"):
         read(folder, replace(NATIVE, max_pixels=3000))
     with pytest.raises(DecodeError, match="too large: 64x48"):
-        open_video(folder, replace(NATIVE, max_pixels=3000)).estimate()
+        open_video(folder, replace(NATIVE, max_pixels=3000)).estimate_shape()
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png"])
 def test_the_header_of_an_image_tells_the_size_that_is_decoded(tmp_path, ending):
     path = videos.images(tmp_path, [0], name="{:05d}." + ending) / f"00000.{ending}"
-    assert images._promised(path.read_bytes()) == (64, 48)
-    assert images._promised(path.read_bytes()[:20]) == (0, 0)
+    assert images._read_header_size(path.read_bytes()) == (64, 48)
+    assert images._read_header_size(path.read_bytes()[:20]) == (0, 0)
 
 
 def test_stop_ends_a_folder_before_its_first_unreadable_image(tmp_path):
@@ -422,7 +426,7 @@ def test_a_name_that_is_not_utf8_is_told_in_utf8(tmp_path):
     for path in folder.iterdir():
         path.rename(folder / os.fsdecode(b"\xe9" + os.fsencode(path.name)))
     (folder / os.fsdecode(b"\xe900002.jpg")).write_bytes(b"")
-    damage = read(folder)[0].tally.damage()
+    damage = read(folder)[0].tally.describe_damage()
     assert damage.encode() == b"damaged: 1 images unreadable (\\udce900002.jpg: empty file)"
 
 
@@ -467,7 +471,7 @@ from mrx.decode import open_video
 from mrx.errors import DecodeError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    list(open_video(sys.argv[1]).read())
+    list(open_video(sys.argv[1]).read_frames())
 except DecodeError:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
@@ -490,6 +494,6 @@ def test_two_readings_are_the_same_bit_for_bit(tmp_path):
 
 def test_headers_are_only_an_estimate(odd):
     video = open_video(odd / "liar_frames.avi", NATIVE)
-    frames, width, height = video.estimate()
+    frames, width, height = video.estimate_shape()
     assert frames < 10_000
     assert (width, height) == (160, 120)

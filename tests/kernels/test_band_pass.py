@@ -13,7 +13,7 @@ from mrx.ops.stencils import laplacian_of_gaussian, reflect_depthwise
 
 GAIN = 1 / (3 * 255 * torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64))
 SIGMAS = {3: 0.9, 5: 1.1, 7: 0.9, 9: 1.1, 11: 2.0}
-HAS_NUMBA = pytest.mark.skipif(not kernels.available("numba"), reason="numba is not installed")
+HAS_NUMBA = pytest.mark.skipif(not kernels.has_backend("numba"), reason="numba is not installed")
 
 
 @pytest.fixture(params=[pytest.param("numba", marks=HAS_NUMBA), "opencv"])
@@ -51,7 +51,7 @@ def test_twins_agree_with_the_formula_at_every_seam(backend, shape, size):
 @given(integers(5, 80), integers(5, 300), integers(0, 9), sampled_from(["numba", "opencv"]))
 @settings(max_examples=40, deadline=None)
 def test_twins_agree_with_the_formula_at_every_size(height, width, seed, name):
-    if kernels.available(name):
+    if kernels.has_backend(name):
         assert_agrees(random_frames(1, 3, height, width, seed=seed), 9, name)
 
 
@@ -89,7 +89,7 @@ def test_frames_smaller_than_the_reflection_are_refused(backend):
 def test_opencv_filters_each_color_with_its_own_kernel():
     image, weight = torch.randn(2, 3, 20, 30), torch.randn(3, 1, 9, 9)
     expected = reflect_depthwise(image, weight)
-    found = band_pass.depthwise(image.to(memory_format=torch.channels_last), weight)
+    found = band_pass.filter_colors_by_opencv(image.to(memory_format=torch.channels_last), weight)
     assert (found - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
@@ -105,36 +105,36 @@ def test_rows_compile_where_no_cache_can_be_written(monkeypatch):
         return plain(**options)
 
     monkeypatch.setattr(numba, "njit", without_cache)
-    band_pass._compiled.cache_clear()
+    band_pass._compile_band_pass.cache_clear()
     assert_agrees(random_frames(1, 3, 20, 30), 9, "numba")
-    band_pass._compiled.cache_clear()
+    band_pass._compile_band_pass.cache_clear()
 
 
 def test_the_choice_goes_before_the_environment_and_that_before_the_fastest(monkeypatch):
-    monkeypatch.setattr(kernels, "available", lambda name: name != "numba")
+    monkeypatch.setattr(kernels, "has_backend", lambda name: name != "numba")
     monkeypatch.delenv("MRX_BACKEND", raising=False)
-    assert kernels.backend() == "opencv"
+    assert kernels.choose_backend() == "opencv"
     monkeypatch.setenv("MRX_BACKEND", "torch")
-    assert (kernels.backend(), kernels.backend("opencv")) == ("torch", "opencv")
-    assert kernels.describe() == ["torch", "opencv"]
+    assert (kernels.choose_backend(), kernels.choose_backend("opencv")) == ("torch", "opencv")
+    assert kernels.list_backends() == ["torch", "opencv"]
 
 
 def test_a_backend_that_is_not_there_or_not_known_is_refused(monkeypatch):
-    monkeypatch.setattr(kernels, "available", lambda name: name == "torch")
+    monkeypatch.setattr(kernels, "has_backend", lambda name: name == "torch")
     with pytest.raises(MissingError, match="backend numba: numba cannot be imported here"):
-        kernels.backend("numba")
+        kernels.choose_backend("numba")
     with pytest.raises(UsageError, match="backend fast: choose from auto, numba, opencv, torch"):
-        kernels.backend("fast")
+        kernels.choose_backend("fast")
 
 
 def test_an_import_error_of_any_kind_means_not_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "numba", None)
-    kernels.available.cache_clear()
-    assert not kernels.available("numba")
-    kernels.available.cache_clear()
+    kernels.has_backend.cache_clear()
+    assert not kernels.has_backend("numba")
+    kernels.has_backend.cache_clear()
 
 
 def test_the_rows_are_plain_python_that_runs_without_numba(monkeypatch):
-    monkeypatch.setattr(band_pass, "_compiled", lambda: band_pass._windows)
+    monkeypatch.setattr(band_pass, "_compile_band_pass", lambda: band_pass._filter_windows)
     with np.errstate(all="raise"):
         assert_agrees(random_frames(1, 3, 5, 6), 9, "numba")

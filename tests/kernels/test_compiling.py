@@ -11,18 +11,18 @@ from mrx import kernels
 PROGRAM = """
 import hashlib
 import numpy as np
-from mrx.kernels.tvl1_rows import iterate, new_fields
+from mrx.kernels.tvl1_rows import compile_iterations, new_fields
 numbers = np.random.default_rng(0).normal(size=(10, 46, 62)).astype(np.float32)
 fields, term = new_fields(6, 45, 60), numbers[6:, :45, :60].copy()
 fields[:2, 1:, 1:-1] = numbers[:2, :45, :60]
 one = np.float32(1)
-iterate()(fields, term, 3, 1, one * 0.045, one * 0.3, one * 0.83, 0.0)
+compile_iterations()(fields, term, 3, 1, one * 0.045, one * 0.3, one * 0.83, 0.0)
 print(hashlib.sha256(fields.tobytes()).hexdigest())
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not kernels.available("numba"), reason="numba is not here")
+@pytest.mark.skipif(not kernels.has_backend("numba"), reason="numba is not here")
 def test_what_is_computed_when_code_is_made_is_computed_ever_after(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", PROGRAM]

@@ -8,7 +8,7 @@ from hypothesis.strategies import floats
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from mrx.kernels.summary import summarize
+from mrx.kernels.summary import summarize_values
 
 finite = floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -21,7 +21,7 @@ def plainly(values):
 @settings(deadline=None)
 @given(arrays(np.float32, array_shapes(max_dims=3, max_side=20), elements=finite))
 def test_it_agrees_with_torch_and_opencv(values):
-    low, high, total = summarize(torch.from_numpy(values))
+    low, high, total = summarize_values(torch.from_numpy(values))
     expected = plainly(torch.from_numpy(values))
     assert (low, high) == expected[:2]
     assert total == pytest.approx(expected[2], rel=1e-12)
@@ -30,7 +30,7 @@ def test_it_agrees_with_torch_and_opencv(values):
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_whole_map(sign):
     values = sign * (torch.randn(3, 64, 85, generator=torch.Generator().manual_seed(0)) + 9)
-    assert summarize(values) == pytest.approx(plainly(values), rel=1e-12)
+    assert summarize_values(values) == pytest.approx(plainly(values), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_a_whole_map(sign):
 def test_it_leaves_what_is_not_finite_to_others(value, rest):
     values = torch.full((2, 50), rest)
     values[1, 7] = value
-    assert summarize(values) is None
+    assert summarize_values(values) is None

@@ -17,7 +17,7 @@ def random_frames(*shape, seed=0):
 
 
 def assert_agrees(frames, weights):
-    found = fast_sum.weighted_sum(frames, weights)
+    found = fast_sum.sum_frames_by_numba(frames, weights)
     expected = weighted_sum(frames.double(), weights)
     assert (found.dtype, found.is_contiguous()) == (torch.float32, True)
     assert (found - expected).abs().max() <= 1e-6 * 255 * weights.abs().sum()
@@ -43,7 +43,7 @@ def test_overlapping_dilated_and_planar_frames_give_the_same():
 
 
 def test_no_windows_give_no_images():
-    assert fast_sum.weighted_sum(random_frames(0, 6, 4, 5), frame_weights(6)).shape == (
+    assert fast_sum.sum_frames_by_numba(random_frames(0, 6, 4, 5), frame_weights(6)).shape == (
         0,
         3,
         4,
@@ -60,5 +60,5 @@ def test_the_method_gives_the_same_by_either(monkeypatch):
 
 
 def test_it_is_plain_python_that_runs_without_numba(monkeypatch):
-    monkeypatch.setattr(fast_sum, "_compiled", lambda: fast_sum._sum)
+    monkeypatch.setattr(fast_sum, "_compile_weighted_sum", lambda: fast_sum._sum_weighted_frames)
     assert_agrees(random_frames(1, 4, 5, 6), frame_weights(4))

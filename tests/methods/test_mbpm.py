@@ -90,16 +90,20 @@ def test_the_bound_follows_the_kernel_the_normalisation_and_the_weights():
     assert MBPM(normalize="none").bound == pytest.approx(112, abs=1)
     assert MBPM(scale="paper").bound == pytest.approx(module.bound / 1280.5, rel=1e-3)
     with_weights(module, 2 * module.conv_s.weight, module.conv_t.weight)
-    assert module.gauge() == pytest.approx(2 * module.bound)
+    assert module.estimate_bound() == pytest.approx(2 * module.bound)
 
 
 def test_facts_tell_trained_from_untrained_weights():
     module = MBPM()
-    before = module.facts()
+    before = module.collect_facts()
     module.conv_t.weight.data.mul_(1.5)
-    after = module.facts()
+    after = module.collect_facts()
     assert (before["trained"], after["trained"]) == (False, True)
-    assert before["weights_sha256"] == MBPM().facts()["weights_sha256"] != after["weights_sha256"]
+    assert (
+        before["weights_sha256"]
+        == MBPM().collect_facts()["weights_sha256"]
+        != after["weights_sha256"]
+    )
 
 
 def test_a_module_can_be_copied_after_training_on_it():

@@ -3,7 +3,7 @@ import torch
 from support import flows
 
 from mrx.errors import ShapeError
-from mrx.methods.motion_squeeze import Matching, MotionSqueeze
+from mrx.methods.motion_squeeze import FeatureMatching, MotionSqueeze
 from mrx.ops.matching import pair_up, soft_argmax
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
@@ -34,14 +34,14 @@ def released():
 
 def small(**others):
     """A module that matches 4 channels as they are, softly enough for finite differences."""
-    matching = Matching(patch=3, sigma=2.0, temperature=5.0)
+    matching = FeatureMatching(patch=3, sigma=2.0, temperature=5.0)
     return MotionSqueeze(4, segments=3, reduced=None, matching=matching, **others)
 
 
 @pytest.mark.parametrize("name", ["known_shift", "random_p15_t100", "random_p15_t20"])
 def test_matching_gives_displacements_in_cells_and_the_confidence_of_the_released_code(name):
     golden = load(name)
-    module = Matching(temperature=float(golden["temperature"]))
+    module = FeatureMatching(temperature=float(golden["temperature"]))
     found = module(*pair_up(golden["feat"], int(golden["T"])))
     assert (found.displacement / 7 - golden["flow"]).abs().max() <= 1e-5
     assert (found.confidence - golden["conf"]).abs().max() <= 1e-5
@@ -51,7 +51,7 @@ def test_the_module_with_released_weights_gives_the_output_of_the_released_code(
     module, golden = released()
     features = golden["feat_f16"].float()
     with torch.no_grad():
-        found, out = module.match(features), module(features)
+        found, out = module.match_frames(features), module(features)
     close = (found.displacement / 7 - golden["flow"]).abs() <= 1e-4
     assert close.float().mean() >= 0.995
     assert (found.confidence - golden["conf"]).abs().max() <= 1e-4
@@ -123,7 +123,7 @@ def test_the_output_is_the_features_plus_the_transformed_maps_without_a_relu():
     module, golden = released()
     features = golden["feat_f16"].float() - 3
     with torch.no_grad():
-        found = module.match(features)
+        found = module.match_frames(features)
         maps = torch.cat([found.displacement / 7, found.confidence], 1)
         motion = module.flow_refinement(maps[[0, 1, 2, 2]])
         out = module(features)
@@ -136,7 +136,7 @@ def test_a_clip_is_matched_alone_as_among_others():
     module, golden = released()
     clips = golden["feat_f16"].float()
     others = clips.roll(5, dims=3)
-    together, alone = module.match(torch.cat([clips, others])), module.match(others)
+    together, alone = module.match_frames(torch.cat([clips, others])), module.match_frames(others)
     assert together.displacement.shape == (6, 2, 14, 14)
     for found, expected in zip(together, alone, strict=True):
         assert (found[3:] - expected).abs().max() <= 1e-4
@@ -144,25 +144,25 @@ def test_a_clip_is_matched_alone_as_among_others():
 
 def test_many_pairs_are_matched_in_parts(monkeypatch):
     first, second = seeded(5, 6, 9, 8), seeded(5, 6, 9, 8, seed=1)
-    expected = Matching()(first, second)
-    monkeypatch.setattr("mrx.methods.motion_squeeze._MOST", 2 * 225 * 72)
-    for found, whole in zip(Matching()(first, second), expected, strict=True):
+    expected = FeatureMatching()(first, second)
+    monkeypatch.setattr("mrx.methods.motion_squeeze._MAX_CORRELATION_VALUES", 2 * 225 * 72)
+    for found, whole in zip(FeatureMatching()(first, second), expected, strict=True):
         torch.testing.assert_close(found, whole)
 
 
 def test_dilated_matching_finds_shifts_beyond_the_patch_in_cells():
     first = seeded(1, 32, 20, 24)
-    found = Matching(patch=7, dilation=3)(first, first.roll((-6, 9), dims=(2, 3)))
+    found = FeatureMatching(patch=7, dilation=3)(first, first.roll((-6, 9), dims=(2, 3)))
     inside = found.displacement[0, :, 6:, :-9]
     expected = torch.tensor([9.0, -6.0]).view(2, 1, 1).expand_as(inside)
-    assert Matching(patch=7, dilation=3).reach == 9
+    assert FeatureMatching(patch=7, dilation=3).reach == 9
     torch.testing.assert_close(inside, expected, rtol=0, atol=1e-3)
 
 
 def test_a_flat_region_gives_no_displacement_where_ties_fall_to_the_smallest():
     features = seeded(1, 12, 40, 40)
     features[..., 8:, 8:] = features[..., :1, :1]
-    found = Matching(tie="smallest")(features, features)
+    found = FeatureMatching(tie="smallest")(features, features)
     flat = found.displacement[..., 16:32, 16:32]
     assert flat.abs().max() <= 1e-4
     assert found.confidence[..., 16:32, 16:32].min() >= 0.9999
@@ -170,7 +170,7 @@ def test_a_flat_region_gives_no_displacement_where_ties_fall_to_the_smallest():
 
 def test_textured_features_match_alike_by_both_tie_rules():
     pair = seeded(2, 12, 18, 18).split(1)
-    first, smallest = Matching()(*pair), Matching(tie="smallest")(*pair)
+    first, smallest = FeatureMatching()(*pair), FeatureMatching(tie="smallest")(*pair)
     torch.testing.assert_close(first, smallest)
 
 
@@ -186,10 +186,10 @@ def test_flat_features_give_finite_outputs_and_gradients(features):
 
 def test_autocast_leaves_what_is_matched_as_it_is():
     pair = seeded(2, 32, 9, 10).split(1)
-    expected = Matching()(*pair)
+    expected = FeatureMatching()(*pair)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = Matching()(*pair)
-        half = Matching()(*(maps.bfloat16() for maps in pair))
+        found = FeatureMatching()(*pair)
+        half = FeatureMatching()(*(maps.bfloat16() for maps in pair))
         out = MotionSqueeze(32, segments=2)(torch.cat(pair))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert {maps.dtype for maps in half} == {torch.float32}
@@ -224,7 +224,7 @@ def test_gradients_are_those_of_finite_differences(form):
 )
 def test_parameters_of_the_matching_that_cannot_be_meant_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
-        Matching(**parameters)
+        FeatureMatching(**parameters)
 
 
 @pytest.mark.parametrize(
@@ -252,29 +252,29 @@ def test_maps_that_are_no_pairs_are_refused():
     maps = torch.zeros(3, 8, 9, 9)
     for first, second in [(maps, maps[:2]), (maps[:, :, :0], maps[:, :, :0]), (maps[0], maps[0])]:
         with pytest.raises(ShapeError, match=r"two maps of one shape \(N, C, H, W\)"):
-            Matching()(first, second)
+            FeatureMatching()(first, second)
 
 
 def test_no_pairs_are_matched_to_no_maps():
-    found = Matching()(torch.zeros(0, 8, 9, 7), torch.zeros(0, 8, 9, 7))
+    found = FeatureMatching()(torch.zeros(0, 8, 9, 7), torch.zeros(0, 8, 9, 7))
     assert found.displacement.shape == (0, 2, 9, 7)
 
 
 def test_large_maps_are_matched_in_strips_with_the_same_bits(monkeypatch):
     first, second = seeded(1, 6, 40, 32), seeded(1, 6, 40, 32, seed=1)
-    expected = Matching()(first, second)
-    monkeypatch.setattr("mrx.methods.motion_squeeze._MOST", 225 * 32 * 8)
+    expected = FeatureMatching()(first, second)
+    monkeypatch.setattr("mrx.methods.motion_squeeze._MAX_CORRELATION_VALUES", 225 * 32 * 8)
     sizes = []
     monkeypatch.setattr(
         "mrx.methods.motion_squeeze.soft_argmax",
         lambda maps, **rules: sizes.append(maps.numel()) or soft_argmax(maps, **rules),
     )
-    found = Matching()(first, second)
+    found = FeatureMatching()(first, second)
     assert sizes == [225 * 32 * 8] * 5
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_the_matching_says_how_it_is_set():
-    assert repr(Matching(patch=7)) == (
-        "Matching(patch=7, sigma=5.0, temperature=100.0, dilation=1, tie=first)"
+    assert repr(FeatureMatching(patch=7)) == (
+        "FeatureMatching(patch=7, sigma=5.0, temperature=100.0, dilation=1, tie=first)"
     )

@@ -172,7 +172,7 @@ def test_a_shift_lets_frames_of_a_window_meet_and_stands_in_the_facts():
     other[:, 3] = 0
     same = [torch.equal(*(found(m, f)[:, :6] for f in (frames, other))) for m in (plain, shifted)]
     assert same == [True, False]
-    assert (plain.facts()["shift"], shifted.facts()["shift"]) == ("none", "zero")
+    assert (plain.collect_facts()["shift"], shifted.collect_facts()["shift"]) == ("none", "zero")
 
 
 def test_no_pairs_give_no_maps():
@@ -197,19 +197,21 @@ def test_a_network_needs_weights_or_a_seed(features):
     with pytest.raises(UsageError, match=f"features={features} has no weights: give a file"):
         module.extract(frames)
     with pytest.raises(UsageError, match="has no weights"):
-        module.facts()
+        module.collect_facts()
     drawn = MS(features=features, seed=0)
     assert found(drawn, frames).isfinite().all()
-    assert drawn.facts()["trained"] is False
+    assert drawn.collect_facts()["trained"] is False
 
 
 def test_a_seed_draws_the_same_network_and_leaves_the_generator_alone():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    first, second = (MS(features="resnet18", seed=3).facts()["weights_sha256"] for _ in range(2))
+    first, second = (
+        MS(features="resnet18", seed=3).collect_facts()["weights_sha256"] for _ in range(2)
+    )
     assert torch.rand(1) == expected
-    assert first == second != MS(features="resnet18", seed=4).facts()["weights_sha256"]
+    assert first == second != MS(features="resnet18", seed=4).collect_facts()["weights_sha256"]
 
 
 def saved(path, *, wrap="", shifted=False, reduction=False, counters=True):
@@ -242,15 +244,15 @@ def test_weights_up_to_layer2_are_read_by_the_names_of_other_code(tmp_path, form
     module, frames = MS(features="resnet18").eval(), textures(8, 0, height=64, width=64)
     load_weights(module, tmp_path / "net.pt")
     assert torch.equal(found(module, frames), found(network, frames))
-    assert module.facts()["trained"] is True
-    assert module.facts()["reduction"] is False
+    assert module.collect_facts()["trained"] is True
+    assert module.collect_facts()["reduction"] is False
 
 
 def test_a_trained_reduction_is_applied_where_the_file_has_one(tmp_path):
     network = saved(tmp_path / "ms.pt", reduction=True)
     module, frames = MS("paper", "resnet18").eval(), textures(8, 0, height=64, width=64)
     load_weights(module, tmp_path / "ms.pt")
-    assert module.facts()["reduction"] is True
+    assert module.collect_facts()["reduction"] is True
     assert not torch.equal(found(module, frames), found(network, frames))
     torch.save(module.state_dict(), tmp_path / "again.pt")
     again = MS("paper", "resnet18").eval()
@@ -283,10 +285,10 @@ def test_weights_of_another_network_are_refused(tmp_path):
 )
 def test_parameters_that_make_no_sense_are_refused(given, message):
     with pytest.raises(UsageError, match=f"ms: {message}"):
-        METHOD.build(given)
+        METHOD.build_module(given)
 
 
 def test_what_is_given_goes_before_the_preset():
-    facts = MS("paper", patch=9, stride=4).facts()
+    facts = MS("paper", patch=9, stride=4).collect_facts()
     assert (facts["patch"], facts["stride"], facts["cell"], facts["tie"]) == (9, 4, 4, "first")
     assert MS("paper", patch=9, stride=4).bound == 16

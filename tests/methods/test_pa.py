@@ -72,11 +72,11 @@ def test_a_seed_gives_the_same_weights_again_and_leaves_the_generator_alone():
 
 def test_facts_tell_trained_from_seeded_weights():
     module = PA(seed=1)
-    before = module.facts()
+    before = module.collect_facts()
     module.shallow_conv.weight.data.mul_(2)
-    after = module.facts()
+    after = module.collect_facts()
     assert (before["trained"], after["trained"]) == (False, True)
-    assert before["weights_sha256"] == PA(seed=1).facts()["weights_sha256"]
+    assert before["weights_sha256"] == PA(seed=1).collect_facts()["weights_sha256"]
 
 
 def test_the_bound_holds_for_stored_frames_and_follows_the_weights():
@@ -84,7 +84,7 @@ def test_the_bound_holds_for_stored_frames_and_follows_the_weights():
     bound = module.bound
     assert load_golden("pa_frames_b")["out"].max() < bound < 0.2
     module.shallow_conv.weight.data.mul_(3)
-    assert module.gauge() == pytest.approx(3 * bound)
+    assert module.estimate_bound() == pytest.approx(3 * bound)
 
 
 def test_channels_are_named_by_their_pair():

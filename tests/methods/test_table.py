@@ -37,25 +37,25 @@ def offer(monkeypatch):
     return lambda name, content: offers.update({name: Offer(content)})
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", methods.list_method_names())
 def test_every_name_finds_the_method_of_that_name(name):
-    assert methods.find(name).name == name
+    assert methods.find_method(name).name == name
 
 
 def test_a_name_that_does_not_exist_is_refused_with_those_that_do(offer):
     offer("their-flow", METHOD)
     with pytest.raises(UsageError, match=r"no method flowz: choose from .*mbpm, .*their-flow"):
-        methods.find("flowz")
+        methods.find_method("flowz")
 
 
 def test_another_package_can_offer_a_method(offer):
     offer("their-flow", METHOD)
-    assert methods.find("their-flow") is METHOD
+    assert methods.find_method("their-flow") is METHOD
 
 
 def test_ours_go_before_what_others_offer_under_the_same_name(offer):
     offer("mbpm", "theirs")
-    assert methods.find("mbpm") is METHOD
+    assert methods.find_method("mbpm") is METHOD
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_ours_go_before_what_others_offer_under_the_same_name(offer):
 def test_an_offer_that_is_no_method_is_refused(offer, content, message):
     offer("their-flow", content)
     with pytest.raises(UsageError, match=message):
-        methods.find("their-flow")
+        methods.find_method("their-flow")
 
 
 def test_names_are_known_without_a_heavy_import():
     code = (
-        "import sys; from mrx.methods import names; names(); "
+        "import sys; from mrx.methods import list_method_names as names; names(); "
         "print([m for m in ('torch', 'numpy', 'cv2', 'numba') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ from support import flows
 
 from mrx import methods
 from mrx.errors import UsageError
-from mrx.methods.tvl1 import PRESETS, TVL1
+from mrx.methods.tvl1 import TVL1, TVL1_PRESETS
 
 CROPS = ["mb_Grove2", "mb_RubberWhale", "syn_rot2deg", "syn_smallobj"]
 EXACT = {
@@ -124,13 +124,13 @@ def test_a_known_shift_is_found(preset, backend):
     assert (found - torch.tensor([1.3, -0.6]).view(2, 1, 1)).abs().mean() < 0.1
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TVL1_PRESETS)
 def test_equal_frames_do_not_move_at_all(preset, backend):
     frame = flows.texture(40, 50)
     assert torch.equal(extract(TVL1(preset), frame, frame), torch.zeros(1, 2, 40, 50))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TVL1_PRESETS)
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (10, 200), (255, 254)])
 def test_plain_frames_of_any_gray_do_not_move(preset, first, second, backend):
     frames = (np.full((20, 24), gray, np.uint8) for gray in (first, second))
@@ -203,7 +203,7 @@ def test_windows_that_share_frames_give_what_single_pairs_give(backend):
         assert torch.equal(found, torch.cat([module.extract(w[None].clone()) for w in windows]))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TVL1_PRESETS)
 @pytest.mark.parametrize("case", ["moving", "equal", "plain", "white noise"])
 def test_gradients_are_finite(preset, case):
     frames = {
@@ -230,7 +230,7 @@ def test_texture_keeps_flow_through_a_change_of_light():
 
 def test_presets_differ_as_documented():
     accurate, fast, opencv, cuda = (
-        PRESETS[n] for n in ("accurate", "fast", "opencv", "opencv-cuda")
+        TVL1_PRESETS[n] for n in ("accurate", "fast", "opencv", "opencv-cuda")
     )
     assert (opencv.tau, opencv.strength, opencv.theta) == (0.25, 0.15, 0.3)
     assert (opencv.levels, opencv.zoom, opencv.warps) == (5, 0.8, 5)
@@ -244,9 +244,9 @@ def test_presets_differ_as_documented():
 
 
 def test_a_parameter_goes_before_its_preset_and_all_stand_in_the_facts():
-    facts = methods.find("tvl1").build({"preset": "fast", "warps": 7}).facts()
+    facts = methods.find_method("tvl1").build_module({"preset": "fast", "warps": 7}).collect_facts()
     assert (facts["preset"], facts["warps"], facts["inner"]) == ("fast", 7, 10)
-    assert set(facts) == {"preset", *(f.name for f in dataclasses.fields(PRESETS["fast"]))}
+    assert set(facts) == {"preset", *(f.name for f in dataclasses.fields(TVL1_PRESETS["fast"]))}
 
 
 @pytest.mark.parametrize(
@@ -265,4 +265,4 @@ def test_a_parameter_goes_before_its_preset_and_all_stand_in_the_facts():
 )
 def test_what_cannot_be_meant_is_refused(parameters, message):
     with pytest.raises(UsageError, match=f"tvl1: {message}"):
-        methods.find("tvl1").build(parameters)
+        methods.find_method("tvl1").build_module(parameters)

@@ -7,7 +7,7 @@ from support import flows
 
 from mrx.errors import ShapeError
 from mrx.methods.tvnet import METHOD, TVNet, flow_loss
-from mrx.ops.tvnet_solver import Sampling
+from mrx.ops.tvnet_solver import WarpSampling
 
 PORT = {"floor_grey": False, "normalize_pair": False, "outside": "clamp", "short_shift": False}
 
@@ -167,7 +167,7 @@ def test_training_the_taps_lowers_the_flow_loss():
 def test_the_flow_loss_is_brightness_and_total_variation():
     first, second = torch.zeros(1, 3, 4, 5), torch.full((1, 3, 4, 5), 2.0)
     flow = torch.stack([torch.arange(5.0).expand(4, 5), torch.zeros(4, 5)])[None]
-    given = {"strength": 0.5, "sampling": Sampling("clamp", shorten=False)}
+    given = {"strength": 0.5, "sampling": WarpSampling("clamp", shorten=False)}
     assert flow_loss(first, second, 0 * flow, **given).item() == pytest.approx(1)
     assert flow_loss(first, second, flow, **given).item() == pytest.approx(1 + 4 / 5)
     double = torch.tensor([-2.0, 2.0]).expand(2, 2, 2)
@@ -191,7 +191,7 @@ def test_trained_constants_stay_above_zero_and_start_where_fixed_ones_are():
     clip, module = textures(1), TVNet(iterations=5, train_constants=True)
     torch.testing.assert_close(module(clip), TVNet(iterations=5)(clip), rtol=0, atol=1e-5)
     module.log_tau.data.sub_(50)
-    assert 0 < module.facts()["tau"] < 1e-20
+    assert 0 < module.collect_facts()["tau"] < 1e-20
     assert module(clip).isfinite().all()
 
 
@@ -246,16 +246,16 @@ def test_no_windows_give_no_maps():
 def test_presets_are_what_parameters_change():
     assert TVNet().depth == (1, 1, 50, 0.5)
     assert TVNet("multiscale", warps=2, zoom=0.7).depth == (5, 2, 50, 0.7)
-    assert METHOD.build({"preset": "multiscale"}).divergence.shape == (5, 5, 50, 2, 2, 2)
+    assert METHOD.build_module({"preset": "multiscale"}).divergence.shape == (5, 5, 50, 2, 2, 2)
 
 
 def test_facts_tell_trained_from_untrained_weights():
     module = TVNet("multiscale", iterations=2, field_height=2, field_width=2)
-    facts = module.facts()
+    facts = module.collect_facts()
     assert facts["trained"] is False
     assert [facts[key] for key in ("scales", "warps", "iterations", "strength")] == [5, 5, 2, 0.15]
     module.initial_field.data[0, 0, 0] = 1
-    assert module.facts()["trained"] is True
+    assert module.collect_facts()["trained"] is True
 
 
 def test_a_module_can_be_copied_after_training_on_it():

@@ -75,7 +75,7 @@ def test_a_mismatch_without_a_prefix_names_unexpected_keys(tmp_path):
 
 
 class Foreign(PA):
-    def translate(self, state):
+    def translate_state(self, state):
         if "kernel" not in state:
             raise ValueError("no kernel among its names")
         return {"shallow_conv.weight": state["kernel"], "shallow_conv.bias": torch.zeros(8)}

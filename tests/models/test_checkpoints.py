@@ -154,9 +154,9 @@ def test_motion_squeeze_alone_is_filled_from_a_file_of_the_released_network(tmp_
     assert load_part(module, tmp_path / "a.pth.tar").reduction
     load_checkpoint(net, tmp_path / "a.pth.tar")
     with torch.inference_mode():
-        maps = net.features(clip_of(file), "layer2")
-        found = module.match(maps)
-        assert torch.equal(module(maps), net.motion(maps))
+        maps = net.compute_features(clip_of(file), "layer2")
+        found = module.match_frames(maps)
+        assert torch.equal(module(maps), net.add_motion(maps))
     assert (found.displacement / 7 - torch.from_numpy(file["flow"])).abs().max() < 1e-5
     assert (found.confidence - torch.from_numpy(file["conf"])).abs().max() < 1e-5
 

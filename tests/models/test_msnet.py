@@ -27,7 +27,7 @@ def test_msnet_gives_the_official_logits_and_flow(tmp_path, depth):
     net, file, found = load_golden(depth, tmp_path / "a.pth")
     with torch.inference_mode():
         frames, clips = net.frame_logits(clip_of(file)), net(clip_of(file))
-        match = net.match(net.features(clip_of(file), "layer2"))
+        match = net.match_frames(net.compute_features(clip_of(file), "layer2"))
     expected = torch.from_numpy(file["logits_per_frame"])[..., 0]
     assert found.reduction
     assert (frames - expected).abs().max() < 1e-5 * expected.abs().max()
@@ -53,8 +53,8 @@ def test_it_is_motion_squeeze_with_the_networks_own_layers():
     module.load_state_dict({k: v for k, v in net.state_dict().items() if k.startswith(parts)})
     maps = torch.randn(6, 128, 9, 7).relu()
     with torch.inference_mode():
-        assert torch.equal(net.motion(maps), module(maps))
-        assert torch.equal(copy.deepcopy(net).motion(maps), module(maps))
+        assert torch.equal(net.add_motion(maps), module(maps))
+        assert torch.equal(copy.deepcopy(net).add_motion(maps), module(maps))
 
 
 def test_features_of_layer2_do_not_know_of_the_motion():
@@ -62,8 +62,12 @@ def test_features_of_layer2_do_not_know_of_the_motion():
     plain.load_state_dict(net.state_dict(), strict=False)
     clip = torch.rand(1, 2, 3, 64, 64)
     with torch.inference_mode():
-        assert torch.equal(net.features(clip, "layer2"), plain.features(clip, "layer2"))
-        assert not torch.equal(net.features(clip, "layer3"), plain.features(clip, "layer3"))
+        assert torch.equal(
+            net.compute_features(clip, "layer2"), plain.compute_features(clip, "layer2")
+        )
+        assert not torch.equal(
+            net.compute_features(clip, "layer3"), plain.compute_features(clip, "layer3")
+        )
 
 
 @pytest.mark.parametrize("form", ["separable", "one-1x1", "one-3x3", "four-3x3"])
@@ -116,9 +120,9 @@ def test_proposals_are_made_of_maps_before_the_relu_and_change_nothing_at_first(
     plain.load_state_dict(net.state_dict(), strict=False)
     clip = torch.rand(1, 2, 3, 64, 64)
     with torch.inference_mode():
-        maps = net.features(clip, "layer2")
+        maps = net.compute_features(clip, "layer2")
         assert maps.min() < 0
-        assert torch.equal(maps.relu(), plain.features(clip, "layer2"))
+        assert torch.equal(maps.relu(), plain.compute_features(clip, "layer2"))
         assert torch.equal(net(clip), plain(clip))
 
 

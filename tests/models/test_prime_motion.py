@@ -7,7 +7,7 @@ from support import flows
 
 from mrx.errors import ShapeError
 from mrx.models.prime_motion import (
-    Negatives,
+    NegativeCounts,
     PrimeMotionBlock,
     contrastive_loss,
     count_negatives,
@@ -39,26 +39,26 @@ def test_a_new_block_changes_nothing():
     block = PrimeMotionBlock(32, segments=3)
     assert torch.equal(block(features), features)
     assert torch.equal(block.eval()(features), features)
-    assert block.motion(features).abs().sum() > 0
+    assert block.compute_motion(features).abs().sum() > 0
 
 
 def test_costs_are_cosines_of_49_displacements_two_cells_apart():
     block = PrimeMotionBlock(32, segments=2)
     assert (block.patch, block.dilation) == (7, 2)
     first, second = seeded(1, 8, 9, 10), seeded(1, 8, 9, 10, seed=1)
-    found = block._costs(first, second)
+    found = block._compute_costs(first, second)
     unit = normalize_features(first), normalize_features(second)
     wide = correlate(*unit, patch=13).view(1, 13, 13, 9, 10)
     assert found.shape == (1, 49, 9, 10)
     torch.testing.assert_close(found, wide[:, ::2, ::2].flatten(1, 2))
-    dot = PrimeMotionBlock(32, segments=2, similarity="dot")._costs(first, second)
+    dot = PrimeMotionBlock(32, segments=2, similarity="dot")._compute_costs(first, second)
     torch.testing.assert_close(dot, correlate(first, second, patch=7, dilation=2) / 8)
 
 
 def test_the_output_is_the_features_plus_their_expanded_motion():
     block = trained(PrimeMotionBlock(16, segments=3, width=5)).eval()
     features = seeded(6, 16, 7, 8)
-    motion = block.motion(features)
+    motion = block.compute_motion(features)
     assert motion.shape == (6, 5, 7, 8)
     assert motion.min() >= 0
     assert torch.equal(block(features), features + block.expansion(motion))
@@ -151,7 +151,9 @@ def test_negatives_are_counted_as_a_look_at_every_truth_counts_them():
     others = [p for p in itertools.product(*map(range, sizes)) if p != (0, 0, 0)]
     same = [p for p in others if p[0] == 0]
     at_the_place = [p for p in same if p[1] == 0]
-    expected = Negatives(len(same) - len(at_the_place), len(at_the_place), len(others) - len(same))
+    expected = NegativeCounts(
+        len(same) - len(at_the_place), len(at_the_place), len(others) - len(same)
+    )
     assert count_negatives(*sizes) == expected
     assert expected == tuple(golden[key] for key in ("n_spatial", "n_temporal", "n_easy"))
     assert sum(expected) + 1 == predicted[..., 0].numel()

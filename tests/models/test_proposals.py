@@ -3,7 +3,7 @@ import torch
 from support.flows import golden
 
 from mrx.errors import ShapeError
-from mrx.models.proposals import CorrespondenceProposal, nearest_elsewhere, resize
+from mrx.models.proposals import CorrespondenceProposal, find_nearest_points, resize_maps
 
 
 def reference(file):
@@ -44,13 +44,13 @@ def test_it_agrees_with_the_independent_reference():
 def test_neighbours_are_the_references_in_blocks_of_any_size(most):
     file = golden("matching_cp_ref")
     clips = torch.from_numpy(file["x"]).permute(0, 1, 4, 2, 3)
-    found = nearest_elsewhere(clips, int(file["k"]), most=most)
+    found = find_nearest_points(clips, int(file["k"]), max_distances=most)
     assert torch.equal(found.sort(2).values, torch.from_numpy(file["idx"]).long())
 
 
 def test_neighbours_are_never_of_the_own_frame():
     clips = torch.zeros(2, 3, 4, 2, 5)
-    found = nearest_elsewhere(clips, 20)
+    found = find_nearest_points(clips, 20)
     own = torch.arange(30) // 10
     assert (found // 10 != own[None, :, None]).all()
     assert all(len(row.unique()) == 20 for row in found.flatten(0, 1))
@@ -93,8 +93,8 @@ def test_all_that_it_learns_has_exact_gradients():
 
 def test_it_shrinks_by_leaving_out_and_grows_by_straight_lines():
     maps = torch.arange(8.0).view(1, 1, 1, 8).expand(-1, -1, 4, -1)
-    assert torch.equal(resize(maps, 2, 4)[0, 0], torch.tensor([[0.0, 2, 4, 6]] * 2))
-    grown = resize(resize(maps, 2, 4), 4, 8)
+    assert torch.equal(resize_maps(maps, 2, 4)[0, 0], torch.tensor([[0.0, 2, 4, 6]] * 2))
+    grown = resize_maps(resize_maps(maps, 2, 4), 4, 8)
     assert torch.equal(grown[0, 0], torch.tensor([[0.0, 1, 2, 3, 4, 5, 6, 6]] * 4))
 
 
@@ -125,15 +125,15 @@ def test_what_cannot_be_meant_is_refused():
 def test_an_offset_of_all_features_does_not_blur_who_is_near():
     clips = torch.rand(1, 3, 8, 4, 4)
     far = clips.double() + 1e4
-    expected = nearest_elsewhere(far, 4)
-    found = nearest_elsewhere(far.float(), 4)
+    expected = find_nearest_points(far, 4)
+    found = find_nearest_points(far.float(), 4)
     same = (found.sort(2).values == expected.sort(2).values).float().mean()
     assert same > 0.95
 
 
 def test_neighbours_are_found_in_full_precision_under_autocast():
     maps = 10 * torch.rand(3, 8, 4, 4)
-    expected = nearest_elsewhere(maps.view(1, 3, 8, 4, 4), 4)
+    expected = find_nearest_points(maps.view(1, 3, 8, 4, 4), 4)
     with torch.autocast("cpu", torch.bfloat16):
-        found = nearest_elsewhere(maps.view(1, 3, 8, 4, 4), 4)
+        found = find_nearest_points(maps.view(1, 3, 8, 4, 4), 4)
     assert torch.equal(found, expected)

@@ -9,11 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mrx.errors import ShapeError
 from mrx.ops import matching
 from mrx.ops.matching import (
-    confidence,
     correlate,
+    max_displacement,
     normalize_features,
     pair_up,
-    reach,
+    peak_confidence,
     repeat_last,
     soft_argmax,
 )
@@ -44,7 +44,7 @@ def settings(golden):
 
 def released_flow(golden):
     found = soft_argmax(cosines(golden), **settings(golden))
-    return found / reach(patch=int(golden["patch"]))
+    return found / max_displacement(patch=int(golden["patch"]))
 
 
 def random_pair(*shape, seed=0, dtype=torch.float64):
@@ -101,7 +101,7 @@ def test_unrelated_features_correlate_and_move_as_in_the_released_code(name):
     found = cosines(golden)
     assert (found.flatten(2) - golden["corr"]).abs().max() <= 2e-6
     assert (released_flow(golden) - golden["flow"]).abs().max() <= 1e-5
-    assert (confidence(found) - golden["conf"]).abs().max() <= 2e-6
+    assert (peak_confidence(found) - golden["conf"]).abs().max() <= 2e-6
 
 
 def test_known_shifts_are_found_wherever_the_target_is_inside():
@@ -109,19 +109,19 @@ def test_known_shifts_are_found_wherever_the_target_is_inside():
     found, (h, w) = cosines(golden), golden["feat"].shape[2:]
     assert (found[1].flatten(1) - golden["corr_first"]).abs().max() <= 2e-6
     assert (released_flow(golden) - golden["flow"]).abs().max() <= 1e-5
-    assert (confidence(found) - golden["conf"]).abs().max() <= 1e-5
+    assert (peak_confidence(found) - golden["conf"]).abs().max() <= 1e-5
     cells = soft_argmax(found, **settings(golden))
     for i, (dx, dy) in enumerate(golden["shifts"].tolist()):
         y, x = slice(max(0, -dy), min(h, h - dy)), slice(max(0, -dx), min(w, w - dx))
         expected = torch.tensor([dx, dy], dtype=torch.float32).view(2, 1, 1)
         assert (cells[i, :, y, x] - expected).abs().max() <= 1e-6
-        assert confidence(found)[i, :, y, x].min() >= 0.99999
+        assert peak_confidence(found)[i, :, y, x].min() >= 0.99999
 
 
 def test_nothing_to_match_gives_no_displacement_and_no_confidence():
     golden = load("degenerate")
     found = cosines(golden)
-    flow, height = released_flow(golden), confidence(found)
+    flow, height = released_flow(golden), peak_confidence(found)
     for case in (0, 2, 3):
         assert flow[case].abs().max() < 1e-6
         assert height[case].eq(0).all()
@@ -130,7 +130,7 @@ def test_nothing_to_match_gives_no_displacement_and_no_confidence():
     assert (height[1] - 1).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize("form", [matching._blocks, matching._shifts])
+@pytest.mark.parametrize("form", [matching._correlate_by_blocks, matching._correlate_by_shifts])
 @pytest.mark.parametrize(
     ("patch", "dilation", "size"),
     [(1, 1, (3, 4)), (3, 1, (5, 70)), (5, 2, (9, 8)), (7, 3, (4, 11)), (5, 40, (6, 3))],
@@ -138,7 +138,9 @@ def test_nothing_to_match_gives_no_displacement_and_no_confidence():
 def test_both_forms_are_the_loop_over_cells_and_displacements(
     form, patch, dilation, size, monkeypatch
 ):
-    monkeypatch.setattr(matching, "_shifting_is_faster", lambda *_: form is matching._shifts)
+    monkeypatch.setattr(
+        matching, "_shifting_is_faster", lambda *_: form is matching._correlate_by_shifts
+    )
     first, second = random_pair(2, 3, *size)
     found = correlate(first, second, patch=patch, dilation=dilation)
     torch.testing.assert_close(found, by_loops(first, second, patch, dilation))
@@ -149,7 +151,7 @@ def test_blocks_and_shifts_are_the_unfolded_form_in_float32(size):
     first, second = random_pair(2, 16, *size, dtype=torch.float32)
     first, second = normalize_features(first), normalize_features(second)
     expected = by_unfolding(first, second, 15)
-    for form in (matching._blocks, matching._shifts):
+    for form in (matching._correlate_by_blocks, matching._correlate_by_shifts):
         assert (form(first, second, 15, range(size[0])) - expected).abs().max() <= 1e-6
 
 
@@ -168,9 +170,9 @@ def test_shifting_is_taken_for_patches_that_are_small_beside_the_map(patch, size
 def test_blocks_make_the_whole_whatever_their_size(high, wide, most, monkeypatch):
     first, second = random_pair(3, 4, 11, 13)
     expected = by_unfolding(first, second, 5)
-    for name, value in {"_HIGH": high, "_WIDE": wide, "_MOST": most}.items():
+    for name, value in {"_BLOCK_ROWS": high, "_BLOCK_COLUMNS": wide, "_MAX_VALUES": most}.items():
         monkeypatch.setattr(matching, name, value)
-    torch.testing.assert_close(matching._correlate(first, second, 5, range(11)), expected)
+    torch.testing.assert_close(matching._correlate_in_chunks(first, second, 5, range(11)), expected)
 
 
 @pytest.mark.parametrize("shape", [(24, 512, 28, 28), (3, 512, 72, 72)])
@@ -178,7 +180,7 @@ def test_blocks_stay_within_the_bound_and_nothing_is_larger_than_the_output(shap
     features = torch.zeros(shape)
     with Sizes(features) as sizes:
         found = correlate(features, features, patch=15)
-    assert sizes.of["bmm"] <= 4 * matching._MOST
+    assert sizes.of["bmm"] <= 4 * matching._MAX_VALUES
     assert max(sizes.of.values()) == 4 * found.numel() < 4 * features.numel()
 
 
@@ -192,7 +194,7 @@ def test_blocks_stay_within_the_bound_and_nothing_is_larger_than_the_output(shap
 def test_strips_of_rows_have_the_bits_of_all_rows_at_once(shape, patch, dilation):
     pair = [normalize_features(m) for m in random_pair(*shape, dtype=torch.float32)]
     most = shape[0] * patch**2 * shape[3] * 16
-    parts = matching.strips(pair[0], patch=patch, dilation=dilation, most=most)
+    parts = matching.split_rows(pair[0], patch=patch, dilation=dilation, max_values=most)
     assert len(parts) > 1
     assert [y for rows in parts for y in rows] == list(range(shape[2]))
     whole = correlate(*pair, patch=patch, dilation=dilation).relu()
@@ -289,7 +291,7 @@ def test_autocast_leaves_the_numbers_as_they_are():
 
     def compute():
         maps = correlate(normalize_features(first), normalize_features(second), patch=5)
-        return soft_argmax(maps, patch=5, sigma=5, temperature=100), confidence(maps)
+        return soft_argmax(maps, patch=5, sigma=5, temperature=100), peak_confidence(maps)
 
     expected = compute()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -326,7 +328,7 @@ def test_maps_of_the_wrong_shape_are_refused():
     with pytest.raises(ShapeError, match=r"patch=3: needs maps \(N, 9, H, W\), got \(2, 3, 5, 6\)"):
         soft_argmax(maps, patch=3, sigma=1, temperature=1)
     with pytest.raises(ShapeError, match=r"D at least 1, got \(2, 0, 5, 6\)"):
-        confidence(maps[:, :0])
+        peak_confidence(maps[:, :0])
     with pytest.raises(ShapeError, match=r"matching takes features \(B \* 3, C, H, W\), got"):
         pair_up(maps, 3)
     with pytest.raises(ShapeError, match=r"clips of 4 frames have maps \(B \* 3, \.\.\.\), got"):

@@ -6,7 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mrx.ops.orientation import CELLS, luma, orientation_histograms, smooth, standardize
+from mrx.ops.orientation import (
+    CELL_LAYOUTS,
+    blur_by_matrix,
+    compute_luma,
+    orientation_histograms,
+    standardize_features,
+)
 
 
 def blur_plainly(image, sigma):
@@ -45,56 +51,64 @@ def gray():
 
 @pytest.mark.parametrize("stride", [8, 4])
 def test_histograms_are_those_of_the_definition(gray, stride):
-    expected = histograms_plainly(gray, CELLS[stride])
-    found = orientation_histograms(gray, CELLS[stride])
+    expected = histograms_plainly(gray, CELL_LAYOUTS[stride])
+    found = orientation_histograms(gray, CELL_LAYOUTS[stride])
     assert found.shape == (2, {8: 72, 4: 200}[stride], 45 // stride, 54 // stride)
     assert (found - expected).abs().max() < 1e-7  # the definition has |g| of 1e-6 where g is 0
-    assert (orientation_histograms(gray.float(), CELLS[stride]) - expected).abs().max() < 1e-6
+    assert (
+        orientation_histograms(gray.float(), CELL_LAYOUTS[stride]) - expected
+    ).abs().max() < 1e-6
 
 
 def test_a_ramp_has_one_orientation_and_some_of_its_neighbours():
     ramp = (0.01 * torch.arange(80.0, dtype=torch.float64)).expand(1, 1, 80, 80)
-    middle = orientation_histograms(ramp, CELLS[8])[0, :, 5, 5].view(9, 8)
+    middle = orientation_histograms(ramp, CELL_LAYOUTS[8])[0, :, 5, 5].view(9, 8)
     expected = 0.01 * torch.tensor([1, 0.25, 0, 0, 0, 0, 0, 0.25], dtype=torch.float64)
     assert torch.allclose(middle, expected.expand(9, 8), atol=1e-9)
 
 
 def test_a_turned_picture_has_the_orientations_two_further(gray):
     square = gray[..., :40, :40]
-    found = orientation_histograms(square, CELLS[8]).view(2, 9, 8, 5, 5)[:, 4]
-    turned = orientation_histograms(square.rot90(-1, (2, 3)), CELLS[8]).view(2, 9, 8, 5, 5)[:, 4]
+    found = orientation_histograms(square, CELL_LAYOUTS[8]).view(2, 9, 8, 5, 5)[:, 4]
+    turned = orientation_histograms(square.rot90(-1, (2, 3)), CELL_LAYOUTS[8]).view(2, 9, 8, 5, 5)[
+        :, 4
+    ]
     assert torch.allclose(turned, found.roll(2, 1).rot90(-1, (2, 3)), atol=1e-7)
 
 
 def test_histograms_are_the_same_bytes_twice(gray):
-    first, second = (orientation_histograms(gray.float(), CELLS[8]) for _ in range(2))
+    first, second = (orientation_histograms(gray.float(), CELL_LAYOUTS[8]) for _ in range(2))
     assert torch.equal(first, second)
 
 
 def test_standardized_channels_have_mean_0_and_deviation_1_over_all_frames(gray):
-    flat = standardize(orientation_histograms(gray, CELLS[8])).transpose(0, 1).flatten(1)
+    flat = (
+        standardize_features(orientation_histograms(gray, CELL_LAYOUTS[8]))
+        .transpose(0, 1)
+        .flatten(1)
+    )
     assert flat.mean(1).abs().max() < 1e-9
     assert (flat.std(1) - 1).abs().max() < 1e-3
 
 
 def test_a_constant_picture_has_no_features():
-    features = orientation_histograms(torch.full((2, 1, 32, 32), 0.3), CELLS[8])
-    assert standardize(features).abs().max() < 1e-3
+    features = orientation_histograms(torch.full((2, 1, 32, 32), 0.3), CELL_LAYOUTS[8])
+    assert standardize_features(features).abs().max() < 1e-3
 
 
 def test_histograms_have_the_gradients_of_finite_differences(gray):
     small = gray[:1, :, :9, :10].clone().requires_grad_()
 
     def compute(image):
-        return orientation_histograms(image, CELLS[8])
+        return orientation_histograms(image, CELL_LAYOUTS[8])
 
     assert torch.autograd.gradcheck(compute, small, fast_mode=True)
 
 
 def test_luma_weighs_red_green_and_blue():
     frames = torch.eye(3).view(3, 3, 1, 1)
-    assert torch.allclose(luma(frames).flatten(), torch.tensor([0.299, 0.587, 0.114]))
+    assert torch.allclose(compute_luma(frames).flatten(), torch.tensor([0.299, 0.587, 0.114]))
 
 
 def test_smoothing_keeps_what_is_constant():
-    assert torch.allclose(smooth(torch.full((1, 2, 3, 5), 7.0), 4.0), torch.tensor(7.0))
+    assert torch.allclose(blur_by_matrix(torch.full((1, 2, 3, 5), 7.0), 4.0), torch.tensor(7.0))

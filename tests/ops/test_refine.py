@@ -4,7 +4,13 @@ import pytest
 import torch
 from support import flows
 
-from mrx.ops.refine import Found, affine_motion, agreement, common_shift, refine
+from mrx.ops.refine import (
+    MatchedMotion,
+    affine_motion,
+    find_common_shift,
+    measure_agreement,
+    refine_motion,
+)
 
 HEIGHT, WIDTH = 96, 120
 
@@ -15,7 +21,7 @@ def picture(dx=0.0, dy=0.0):
 
 def found(dx, dy):
     flow = torch.tensor([dx, dy]).view(1, 2, 1, 1).expand(1, 2, HEIGHT // 8, WIDTH // 8)
-    return Found(flow.clone(), torch.ones(1, 1, HEIGHT // 8, WIDTH // 8))
+    return MatchedMotion(flow.clone(), torch.ones(1, 1, HEIGHT // 8, WIDTH // 8))
 
 
 def inner(maps, border=6):
@@ -23,7 +29,7 @@ def inner(maps, border=6):
 
 
 def test_half_a_cell_off_becomes_a_small_part_of_a_pixel_off():
-    maps = refine(picture(), picture(5.3, -2.6), found(8.0, 0.0), found(-8.0, 0.0))
+    maps = refine_motion(picture(), picture(5.3, -2.6), found(8.0, 0.0), found(-8.0, 0.0))
     error = (maps.displacement - torch.tensor([5.3, -2.6]).view(2, 1, 1)).norm(dim=1)
     assert inner(error).mean() < 0.1
     assert maps.displacement.shape == (1, 2, HEIGHT // 4, WIDTH // 4)
@@ -32,17 +38,17 @@ def test_half_a_cell_off_becomes_a_small_part_of_a_pixel_off():
 def test_what_one_direction_alone_says_gives_way_to_what_is_around_it():
     there = found(8.0, 8.0)
     there.displacement[..., 4:6, 4:6] = -40.0
-    maps = refine(picture(), picture(8, 8), there, found(-8.0, -8.0))
+    maps = refine_motion(picture(), picture(8, 8), there, found(-8.0, -8.0))
     assert (inner(maps.displacement) - 8).abs().max() < 0.2
 
 
 def test_a_search_that_begins_wrong_is_begun_again_from_no_motion():
-    maps = refine(picture(), picture(1, 0), found(40.0, -32.0), found(-40.0, 32.0))
+    maps = refine_motion(picture(), picture(1, 0), found(40.0, -32.0), found(-40.0, 32.0))
     assert inner(maps.displacement).square().sum(1).sqrt().mean() < 1.2
 
 
 def test_a_search_that_begins_wrong_is_begun_again_from_what_all_pixels_have_in_common():
-    maps = refine(picture(), picture(-21, 26), found(40.0, -32.0), found(-40.0, 32.0))
+    maps = refine_motion(picture(), picture(-21, 26), found(40.0, -32.0), found(-40.0, 32.0))
     inside = maps.displacement[..., 2:-9, 8:-2]
     assert (inside - torch.tensor([-21.0, 26.0]).view(2, 1, 1)).abs().mean() < 0.3
 
@@ -53,20 +59,20 @@ def test_the_common_shift_is_found_in_images_of_noise(shift):
     big = torch.randn(1, 1, 80, 90, generator=torch.Generator().manual_seed(0))
     first, second = big[..., 20:60, 20:70], big[..., 20 - dy : 60 - dy, 20 - dx : 70 - dx]
     both = torch.cat([first, second]), torch.cat([second, first])
-    assert common_shift(*both, most=14).tolist() == [[dx, dy], [-dx, -dy]]
+    assert find_common_shift(*both, max_shift=14).tolist() == [[dx, dy], [-dx, -dy]]
 
 
 @pytest.mark.parametrize("size", [(2, 2), (2, 9), (1, 3)])
 def test_a_shift_of_small_images_is_at_most_half_of_their_side(size):
     images = torch.randn(3, 1, *size)
-    found = common_shift(images, images, most=14).abs()
+    found = find_common_shift(images, images, max_shift=14).abs()
     assert (found <= torch.tensor(size[::-1]) // 2).all()
 
 
 def test_confidence_is_high_on_what_moved_and_none_where_it_is_flat():
     before, after = picture(), picture(4, 0)
     before[..., 64:], after[..., 64:] = 128, 128
-    confidence = refine(before, after, found(4.0, 0.0), found(-4.0, 0.0)).confidence
+    confidence = refine_motion(before, after, found(4.0, 0.0), found(-4.0, 0.0)).confidence
     assert confidence.min() >= 0
     assert confidence.max() <= 1
     assert confidence[..., 4:-4, 4:12].mean() > 0.5
@@ -76,23 +82,23 @@ def test_confidence_is_high_on_what_moved_and_none_where_it_is_flat():
 def test_confidence_is_low_where_the_later_frame_is_another():
     after = picture(4, 0)
     after[..., 64:] = picture(0, 0).flip(2)[..., 64:]
-    confidence = refine(picture(), after, found(4.0, 0.0), found(-4.0, 0.0)).confidence
+    confidence = refine_motion(picture(), after, found(4.0, 0.0), found(-4.0, 0.0)).confidence
     assert confidence[..., 20:].mean() < 0.3 * confidence[..., 4:12].mean()
 
 
 def test_frames_of_one_cell_are_refined():
     image = picture()[..., :8, :8]
-    one = Found(torch.zeros(1, 2, 1, 1), torch.ones(1, 1, 1, 1))
-    assert refine(image, image, one, one).displacement.abs().max() < 1e-5
+    one = MatchedMotion(torch.zeros(1, 2, 1, 1), torch.ones(1, 1, 1, 1))
+    assert refine_motion(image, image, one, one).displacement.abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(("height", "width"), [(15, 33), (16, 17), (41, 9)])
 def test_every_whole_cell_of_4_pixels_gets_a_displacement(height, width):
     image = picture()[..., :height, :width]
-    cells = Found(
+    cells = MatchedMotion(
         torch.zeros(1, 2, height // 8, width // 8), torch.ones(1, 1, height // 8, width // 8)
     )
-    maps = refine(image, image, cells, cells)
+    maps = refine_motion(image, image, cells, cells)
     assert maps.displacement.shape == (1, 2, height // 4, width // 4)
     assert maps.confidence.shape == (1, 1, height // 4, width // 4)
     assert maps.displacement.abs().max() < 1e-5
@@ -100,8 +106,8 @@ def test_every_whole_cell_of_4_pixels_gets_a_displacement(height, width):
 
 def test_gradients_pass_through_the_refinement():
     before = picture().double().requires_grad_()
-    still = Found(*(maps.double() for maps in found(0.0, 0.0)))
-    maps = refine(before, picture(3, 1).double(), still, still)
+    still = MatchedMotion(*(maps.double() for maps in found(0.0, 0.0)))
+    maps = refine_motion(before, picture(3, 1).double(), still, still)
     maps.displacement.sum().backward()
     assert before.grad.isfinite().all()
     assert before.grad.abs().max() > 0
@@ -109,11 +115,12 @@ def test_gradients_pass_through_the_refinement():
 
 def test_directions_agree_where_one_undoes_the_other():
     there, back = found(8.0, 0.0).displacement, found(-8.0, 0.0).displacement
-    share = agreement(there, back, cell=8, tolerance=1.0)
+    share = measure_agreement(there, back, cell=8, tolerance=1.0)
     assert (share[..., :-1] == 1).all()
     assert (share[..., -1] == 0).all()  # it leads out of the frame
     assert torch.allclose(
-        agreement(there, back + 1.0, cell=8, tolerance=2**0.5)[..., :-1], 0.5 * share[..., :-1]
+        measure_agreement(there, back + 1.0, cell=8, tolerance=2**0.5)[..., :-1],
+        0.5 * share[..., :-1],
     )
 
 

@@ -9,19 +9,27 @@ from support import flows
 
 from mrx.methods.tvl1 import TVL1
 from mrx.ops import stencils
-from mrx.ops.flow import flow, neighbours, shared_flow
+from mrx.ops.flow import estimate_flow, estimate_shared_flow, map_neighbors
 from mrx.ops.median import median, median_blur
-from mrx.ops.pyramid import blur, blur_sigma, blur_taps, enlarge, pyramid, shrink, sizes
-from mrx.ops.texture import structure
-from mrx.ops.tvl1_solver import (
-    Linear,
-    PlainLevel,
-    data_step,
-    divergence,
-    dual_step,
-    forward_difference,
+from mrx.ops.pyramid import (
+    blur_reflected,
+    blur_sigma,
+    blur_taps,
+    build_pyramid,
+    enlarge_flow,
+    pyramid_sizes,
+    shrink_image,
 )
-from mrx.ops.warp import cubic_weights, inside, sample_cubic
+from mrx.ops.texture import extract_structure
+from mrx.ops.tvl1_solver import (
+    LinearResidual,
+    PlainLevel,
+    dual_divergence,
+    forward_difference,
+    take_data_step,
+    take_dual_step,
+)
+from mrx.ops.warp import cubic_weights, is_inside, sample_cubic
 
 
 def random(*shape, seed=0):
@@ -44,7 +52,7 @@ def test_a_whole_displacement_takes_the_pixels_themselves(h, w, dx, dy, a):
     assert torch.equal(sample_cubic(image, flow, a=a, border="clamp"), clamped)
     within = ((y >= 0) & (y < h))[:, None] & ((x >= 0) & (x < w))
     assert torch.equal(sample_cubic(image, flow, a=a, border="zero"), clamped * within)
-    assert torch.equal(inside(flow)[0, 0], within)
+    assert torch.equal(is_inside(flow)[0, 0], within)
 
 
 def test_sampling_with_zeros_outside_is_the_bicubic_of_torch():
@@ -106,16 +114,16 @@ def test_shrinking_and_blurring_are_opencvs(zoom, shape):
     image = random(1, 1, *shape)
     plane = image[0, 0].numpy()
     smaller = cv2.resize(plane, None, fx=zoom, fy=zoom)
-    found = shrink(image, *smaller.shape, zoom=zoom)[0, 0].numpy()
+    found = shrink_image(image, *smaller.shape, zoom=zoom)[0, 0].numpy()
     assert np.abs(found - smaller).max() < 1e-3
     sigma = blur_sigma(zoom)
     smooth = cv2.GaussianBlur(plane, (0, 0), sigma)
-    assert np.abs(blur(image, blur_taps(zoom))[0, 0].numpy() - smooth).max() < 1e-3
+    assert np.abs(blur_reflected(image, blur_taps(zoom))[0, 0].numpy() - smooth).max() < 1e-3
 
 
 @given(integers(1, 300), integers(1, 300), sampled_from([0.5, 0.7, 0.97]), integers(1, 99))
 def test_levels_end_before_they_are_too_small(height, width, zoom, most):
-    found = sizes(height, width, zoom=zoom, most=most)
+    found = pyramid_sizes(height, width, zoom=zoom, max_levels=most)
     assert found[0] == (height, width)
     assert len(found) <= most
     assert all(min(size) >= 16 for size in found[1:])
@@ -126,7 +134,7 @@ def test_levels_end_before_they_are_too_small(height, width, zoom, most):
 
 
 def test_a_pyramid_has_each_size():
-    levels = pyramid(random(2, 1, 64, 100), zoom=0.5, most=9, smooth=True)
+    levels = build_pyramid(random(2, 1, 64, 100), zoom=0.5, max_levels=9, smooth=True)
     assert [tuple(level.shape) for level in levels] == [
         (2, 1, 64, 100),
         (2, 1, 32, 50),
@@ -135,7 +143,7 @@ def test_a_pyramid_has_each_size():
 
 
 def test_enlarged_displacements_are_longer():
-    found = enlarge(torch.ones(1, 2, 8, 9), 16, 19, zoom=0.5)
+    found = enlarge_flow(torch.ones(1, 2, 8, 9), 16, 19, zoom=0.5)
     torch.testing.assert_close(found, torch.full((1, 2, 16, 19), 2.0))
 
 
@@ -160,14 +168,14 @@ def test_the_divergence_is_minus_the_adjoint_of_the_difference():
     dual[..., 0, :, -1] = 0
     dual[..., 1, -1, :] = 0
     inner = (forward_difference(field) * dual).sum()
-    torch.testing.assert_close(inner, -(field * divergence(dual)).sum())
+    torch.testing.assert_close(inner, -(field * dual_divergence(dual)).sum())
 
 
 def test_the_data_step_is_the_three_cases_of_the_paper():
     gradient = torch.tensor([3.0, -4.0]).view(1, 2, 1, 1).expand(1, 2, 1, 3)
     rest = torch.tensor([-9.0, 0.5, 9.0]).view(1, 1, 1, 3)
-    term = Linear(gradient, rest, torch.full((1, 1, 1, 3), 1 / 25))
-    moved = data_step(torch.zeros(1, 2, 1, 3), term, limit=0.045)
+    term = LinearResidual(gradient, rest, torch.full((1, 1, 1, 3), 1 / 25))
+    moved = take_data_step(torch.zeros(1, 2, 1, 3), term, limit=0.045)
     expected = torch.tensor([0.045, -0.5 / 25, -0.045]) * gradient
     torch.testing.assert_close(moved, expected)
 
@@ -175,23 +183,23 @@ def test_the_data_step_is_the_three_cases_of_the_paper():
 def test_the_dual_step_keeps_fields_below_one():
     dual = torch.zeros(1, 2, 2, 8, 9)
     for seed in range(30):
-        dual = dual_step(dual, random(1, 2, 8, 9, seed=seed), rate=0.8333)
+        dual = take_dual_step(dual, random(1, 2, 8, 9, seed=seed), rate=0.8333)
     assert dual.square().sum(2).sqrt().max() <= 1
 
 
 def test_the_dual_step_has_the_gradient_of_finite_differences():
     dual = random(1, 2, 2, 4, 5).double() / 255 - 0.5
     flow = random(1, 2, 4, 5, seed=1).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda f: dual_step(dual, f, rate=0.8333), flow)
+    assert torch.autograd.gradcheck(lambda f: take_dual_step(dual, f, rate=0.8333), flow)
 
 
 def test_structure_is_smoother_and_keeps_what_is_plain():
     image = random(1, 1, 20, 24) / 127.5 - 1
-    smooth = structure(image, rounds=40)
+    smooth = extract_structure(image, rounds=40)
     variation = [forward_difference(i).abs().sum() for i in (image, smooth)]
     assert variation[1] < 0.7 * variation[0]
     plain = torch.full((1, 1, 5, 6), 0.3)
-    assert torch.equal(structure(plain, rounds=40), plain)
+    assert torch.equal(extract_structure(plain, rounds=40), plain)
 
 
 def test_pairs_that_windows_share_are_computed_once():
@@ -202,10 +210,10 @@ def test_pairs_that_windows_share_are_computed_once():
         return (before * 10 + after)[None, None]
 
     windows = video.unfold(0, 3, 1).permute(0, 3, 1, 2)
-    found = neighbours(windows, compute)
+    found = map_neighbors(windows, compute)
     assert found[:, :, 0, 0].tolist() == [[1, 12], [12, 23], [23, 34], [34, 45]]
     assert computed == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
-    assert torch.equal(neighbours(windows.clone(), compute), found)
+    assert torch.equal(map_neighbors(windows.clone(), compute), found)
 
 
 def test_windows_that_share_frames_solve_each_pair_once():
@@ -219,8 +227,8 @@ def test_windows_that_share_frames_solve_each_pair_once():
             batches.append(len(before))
             super().__init__(before, *rest)
 
-    found = shared_flow(windows, rules, Counted)
+    found = estimate_shared_flow(windows, rules, Counted)
     assert set(batches) == {5}
-    expected = flow(windows.float().contiguous(), rules)
+    expected = estimate_flow(windows.float().contiguous(), rules)
     assert (found - expected).abs().max() < 1e-5
     assert set(batches) == {5}

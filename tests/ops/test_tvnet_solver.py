@@ -6,8 +6,8 @@ from support import flows
 from mrx.ops import tvnet_solver as ops
 from mrx.ops.stencils import central_difference
 
-CLAMP = ops.Sampling("clamp", shorten=False)
-OFFICIAL = ops.Sampling("extrapolate", shorten=True)
+CLAMP = ops.WarpSampling("clamp", shorten=False)
+OFFICIAL = ops.WarpSampling("extrapolate", shorten=True)
 
 
 def load(name):
@@ -17,22 +17,24 @@ def load(name):
 
 def untrained(*shape, dtype=torch.float32):
     taps = torch.tensor([-1.0, 1.0], dtype=dtype).expand(*shape, 2, 2, 2)
-    return ops.Taps(taps, taps)
+    return ops.DifferenceTaps(taps, taps)
 
 
 def constants(dtype=torch.float32):
-    return ops.Constants(*(torch.tensor(v, dtype=dtype) for v in (0.25, 0.15, 0.3)))
+    return ops.SolverConstants(*(torch.tensor(v, dtype=dtype) for v in (0.25, 0.15, 0.3)))
 
 
 def linear(h=9, w=7, dtype=torch.float64):
     first = torch.rand(2, 1, h, w, dtype=dtype) * 20
     warped = torch.rand(2, 3, h, w, dtype=dtype) * 20
-    return ops.linearize(first, warped, torch.zeros(2, 2, h, w, dtype=dtype))
+    return ops.linearize_error(first, warped, torch.zeros(2, 2, h, w, dtype=dtype))
 
 
 def port_pair(name):
     golden, kernel = load(name), ops.smoothing_kernel().float()
-    frames = [ops.smooth(golden[k].float()[None, None], kernel, "zero") for k in ("I0", "I1")]
+    frames = [
+        ops.smooth_by_kernel(golden[k].float()[None, None], kernel, "zero") for k in ("I0", "I1")
+    ]
     return golden, frames
 
 
@@ -40,7 +42,7 @@ def port_pair(name):
 def test_the_dual_step_is_eq_1_of_the_supplement(dtype, most):
     golden = load("dual_step_eq11")
     ratio = (golden["tau"] / golden["theta"]).to(dtype)
-    found = ops.dual_step(tuple(golden["p"].to(dtype)), tuple(golden["grad_u"].to(dtype)), ratio)
+    found = ops.update_dual(tuple(golden["p"].to(dtype)), tuple(golden["grad_u"].to(dtype)), ratio)
     assert (torch.stack(found) - golden["p_new"]).abs().max() <= most
 
 
@@ -49,7 +51,7 @@ def test_the_derivative_of_the_dual_step_is_eq_2_of_the_supplement(dtype, most):
     golden = load("dual_step_eq11")
     ratio = (golden["tau"] / golden["theta"]).to(dtype)
     dual, slope = tuple(golden["p"].to(dtype)), golden["grad_u"].to(dtype).requires_grad_()
-    for i, part in enumerate(ops.dual_step(dual, tuple(slope), ratio)):
+    for i, part in enumerate(ops.update_dual(dual, tuple(slope), ratio)):
         (found,) = torch.autograd.grad(part.sum(), slope, retain_graph=True)
         assert (found - golden["jac"][i]).abs().max() <= most
 
@@ -60,7 +62,7 @@ def test_the_dual_step_passes_gradcheck_also_where_nothing_changes():
     ratio = torch.tensor(5 / 6, dtype=torch.float64, requires_grad=True)
 
     def step(*parts):
-        return ops.dual_step(parts[:2], parts[2:4], parts[4])
+        return ops.update_dual(parts[:2], parts[2:4], parts[4])
 
     assert torch.autograd.gradcheck(step, (*values, ratio))
     flat = [torch.zeros(6, dtype=torch.float64, requires_grad=True) for _ in range(4)]
@@ -78,8 +80,8 @@ def test_an_iteration_passes_gradcheck():
     given += constants(torch.float64)
 
     def iteration(flow, dual_x, dual_y, slope, error, inverse, first, second, *rest):
-        data, known = ops.Linear(slope, error, inverse), ops.Constants(*rest)
-        flow, dual, error = ops.iteration(flow, (dual_x, dual_y), data, (first, second), known)
+        data, known = ops.LinearError(slope, error, inverse), ops.SolverConstants(*rest)
+        flow, dual, error = ops.run_iteration(flow, (dual_x, dual_y), data, (first, second), known)
         return flow, *dual, error
 
     assert torch.autograd.gradcheck(iteration, [g.requires_grad_() for g in given])
@@ -100,18 +102,18 @@ def test_clipping_is_the_threshold_of_the_papers(name):
     _, (first, second) = port_pair(name)
     flow = first.new_zeros(1, 2, *first.shape[2:])
     maps = torch.cat([second, central_difference(second)], 1)
-    data, dual = ops.linearize(first, maps, flow), (flow, flow)
+    data, dual = ops.linearize_error(first, maps, flow), (flow, flow)
     for _ in range(10):
-        smoothed = 0.3 * ops.divergence(*dual, untrained().gradient)
+        smoothed = 0.3 * ops.tap_divergence(*dual, untrained().gradient)
         expected = masked_step(flow, data, 0.045) + smoothed
-        flow, dual, _ = ops.iteration(flow, dual, data, untrained(), constants())
+        flow, dual, _ = ops.run_iteration(flow, dual, data, untrained(), constants())
         assert (flow - expected).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("name", ["port_syn_rot2deg", "port_syn_smallobj"])
 def test_the_brightness_error_is_that_of_the_port(name):
     golden, (first, second) = port_pair(name)
-    flow, error = ops.unrolled_flow(
+    flow, error = ops.unroll_flow(
         first, second, untrained(1, 1, 10), constants(), zoom=0.5, sampling=CLAMP
     )
     assert (flow[0].permute(1, 2, 0) - golden["flow_i10_ac"]).abs().max() <= 1e-3
@@ -124,8 +126,8 @@ def test_iterating_in_place_gives_the_same_bits(dtype):
     dual = torch.zeros_like(start), torch.zeros_like(start)
     before = [t.clone() for t in (start, *dual, *data)]
     given = start, dual, data, untrained(20, dtype=dtype), constants(dtype)
-    flow, expected, error = ops.iterate(*given)
-    twin, found, same = ops.iterate_plainly(*given)
+    flow, expected, error = ops.iterate_warp(*given)
+    twin, found, same = ops.iterate_in_place(*given)
     pairs = zip((flow, *expected, error), (twin, *found, same), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     after = (start, *dual, *data)
@@ -137,7 +139,7 @@ def test_the_divergence_is_minus_the_transposed_gradient():
     flow, *dual = (torch.randn(1, 2, 5, 6, dtype=torch.float64) for _ in range(3))
     gradient = ops.forward_gradient(flow, taps)
     ahead = sum((p * g).sum() for p, g in zip(dual, gradient, strict=True))
-    torch.testing.assert_close(-(ops.divergence(*dual, taps) * flow).sum(), ahead)
+    torch.testing.assert_close(-(ops.tap_divergence(*dual, taps) * flow).sum(), ahead)
 
 
 def test_each_component_and_axis_has_its_own_taps():
@@ -146,8 +148,8 @@ def test_each_component_and_axis_has_its_own_taps():
     assert along_x[0, :, 0].tolist() == [[1, 1, 0], [9, 9, 0]]
     assert along_y[0, :, :, 0].tolist() == [[5, 5, 0], [13, 13, 0]]
     ones, zeros = torch.ones(1, 2, 3, 3), torch.zeros(1, 2, 3, 3)
-    assert ops.divergence(ones, zeros, taps)[0, :, 0].tolist() == [[1, 1, 0], [5, 9, 4]]
-    assert ops.divergence(zeros, ones, taps)[0, :, :, 0].tolist() == [[3, 5, 2], [7, 13, 6]]
+    assert ops.tap_divergence(ones, zeros, taps)[0, :, 0].tolist() == [[1, 1, 0], [5, 9, 4]]
+    assert ops.tap_divergence(zeros, ones, taps)[0, :, :, 0].tolist() == [[3, 5, 2], [7, 13, 6]]
 
 
 @pytest.mark.parametrize("sampling", [CLAMP, OFFICIAL])
@@ -166,7 +168,7 @@ def test_a_flow_of_whole_pixels_takes_them_x_first():
 
 def test_official_sampling_goes_on_linearly_right_of_the_frame_and_is_0_left_of_it():
     maps = torch.tensor([3.0, 4.0, 6.0]).expand(1, 1, 3, 3)
-    flow, sampling = torch.zeros(1, 2, 3, 3), ops.Sampling("extrapolate", shorten=False)
+    flow, sampling = torch.zeros(1, 2, 3, 3), ops.WarpSampling("extrapolate", shorten=False)
     flow[:, 0] = torch.tensor([-0.5, 3.0, 5.0])
     assert ops.warp(maps, flow, sampling)[0, 0, 1].tolist() == [0, 10, 16]
 
@@ -193,15 +195,17 @@ def test_sampling_passes_gradcheck(sampling):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gray_of_gray_is_itself_and_of_colors_the_floor_of_the_exact_sum(dtype):
     levels = torch.arange(256, dtype=dtype).view(-1, 1, 1, 1)
-    assert torch.equal(ops.gray(levels.expand(-1, 3, 1, 1), whole=True), levels)
+    assert torch.equal(ops.convert_to_gray(levels.expand(-1, 3, 1, 1), round_down=True), levels)
     colors = torch.randint(0, 256, (3, 200, 1))
     sums = 299 * colors[:1] + 587 * colors[1:2] + 114 * colors[2:]
-    assert torch.equal(ops.gray(colors.to(dtype), whole=True), (sums // 1000).to(dtype))
+    assert torch.equal(
+        ops.convert_to_gray(colors.to(dtype), round_down=True), (sums // 1000).to(dtype)
+    )
 
 
 def test_rounding_down_lets_derivatives_through():
     frames = torch.full((3, 2, 2), 7.3, requires_grad=True)
-    ops.gray(frames, whole=True).sum().backward()
+    ops.convert_to_gray(frames, round_down=True).sum().backward()
     torch.testing.assert_close(frames.grad[:, 0, 0], torch.tensor([0.299, 0.587, 0.114]))
 
 
@@ -217,7 +221,7 @@ def test_each_pair_is_stretched_by_itself_and_a_constant_one_stays():
 
 def test_smoothing_darkens_two_pixels_of_the_border_unless_it_reflects():
     image, kernel = torch.ones(1, 1, 6, 7), ops.smoothing_kernel().float()
-    dark, kept = (ops.smooth(image, kernel, pad)[0, 0] for pad in ("zero", "reflect"))
+    dark, kept = (ops.smooth_by_kernel(image, kernel, pad)[0, 0] for pad in ("zero", "reflect"))
     torch.testing.assert_close(kept, torch.ones(6, 7), rtol=0, atol=1e-5)
     assert (dark[:, 1] < 0.99).all()
     assert (dark[2:-2, 2:-2] > 0.9999).all()
@@ -226,8 +230,8 @@ def test_smoothing_darkens_two_pixels_of_the_border_unless_it_reflects():
 def test_a_field_to_start_from_is_resized_with_its_displacements():
     gray, field = torch.full((2, 1, 8, 12), 9.0), torch.ones(2, 4, 4)
     taps = untrained(1, 1, 3)
-    flow, _ = ops.unrolled_flow(
-        gray, gray, taps, constants(), zoom=0.5, sampling=CLAMP, field=field
+    flow, _ = ops.unroll_flow(
+        gray, gray, taps, constants(), zoom=0.5, sampling=CLAMP, initial_field=field
     )
     torch.testing.assert_close(flow[:, 0], torch.full((2, 8, 12), 3.0))
     torch.testing.assert_close(flow[:, 1], torch.full((2, 8, 12), 2.0))
@@ -235,14 +239,14 @@ def test_a_field_to_start_from_is_resized_with_its_displacements():
 
 def test_a_coarser_flow_is_divided_by_the_zoom_and_not_by_the_ratio_of_sizes():
     gray, field = torch.full((1, 1, 9, 13), 9.0), torch.ones(2, 5, 7)
-    flow, _ = ops.unrolled_flow(
-        gray, gray, untrained(2, 1, 1), constants(), zoom=0.5, sampling=CLAMP, field=field
+    flow, _ = ops.unroll_flow(
+        gray, gray, untrained(2, 1, 1), constants(), zoom=0.5, sampling=CLAMP, initial_field=field
     )
     torch.testing.assert_close(flow, torch.full((1, 2, 9, 13), 2.0))
 
 
 def test_resizing_goes_from_corner_to_corner():
     image = torch.rand(1, 2, 9, 13)
-    found = ops.resize(image, (5, 7))
+    found = ops.resize_bilinear(image, (5, 7))
     torch.testing.assert_close(found, image[..., ::2, ::2])
     assert torch.equal(found, F.interpolate(image, (5, 7), mode="bilinear", align_corners=True))

@@ -5,30 +5,30 @@ import time
 
 import pytest
 import torch
-from support.stages import CPU, Plan, Stages, assert_whole, counts, doubled, feed
+from support.stages import CPU, FakeStages, VideoPlan, assert_whole, counts, doubled, feed
 
-from mrx.errors import Cancelled, DeviceFault, OutputError
+from mrx.errors import DeviceFault, OutputError, RunCancelled
 from mrx.pipeline import sync_device as device_module
 from mrx.pipeline import threaded as threads_module
-from mrx.pipeline.compute import Computer
-from mrx.pipeline.sequential import in_turn
-from mrx.pipeline.sync_device import Direct
+from mrx.pipeline.compute import BatchComputer
+from mrx.pipeline.sequential import run_sequentially
+from mrx.pipeline.sync_device import SyncDevice
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_every_video_ends_with_its_maps_in_order(threads):
-    stages = Stages(counts(9, windows=3, pieces=4))
+    stages = FakeStages(counts(9, windows=3, pieces=4))
     assert_whole(stages, feed(stages, threads=threads))
 
 
 def test_windows_of_several_videos_fill_a_batch():
-    stages = Stages(counts(8))
+    stages = FakeStages(counts(8))
     assert_whole(stages, feed(stages, most=4))
     assert max(map(len, stages.batches)) == 4
 
 
 def test_a_batch_that_does_not_fill_goes_all_the_same():
-    stages = Stages(counts(3))
+    stages = FakeStages(counts(3))
     assert_whole(stages, feed(stages, most=100))
     assert sum(map(len, stages.batches)) == 3
 
@@ -37,15 +37,15 @@ def test_sizes_are_never_mixed():
     plans = counts(6, windows=2)
     for plan in list(plans.values())[::2]:
         plan.size = 6
-    stages = Stages(plans)
+    stages = FakeStages(plans)
     assert_whole(stages, feed(stages, most=8))
     large = {value for plan in list(plans.values())[::2] for value in plan.pieces[0]}
     assert all(set(batch) <= large or not set(batch) & large for batch in stages.batches)
 
 
 def test_one_long_video_does_not_hold_up_many_short_ones():
-    plans = {"long": Plan([[1]] * 60, pause=0.005)} | counts(20)
-    stages = Stages(plans)
+    plans = {"long": VideoPlan([[1]] * 60, pause=0.005)} | counts(20)
+    stages = FakeStages(plans)
     rows = feed(stages, threads=2, most=8)
     assert_whole(stages, rows)
     assert list(rows)[-1] == "long"
@@ -53,13 +53,13 @@ def test_one_long_video_does_not_hold_up_many_short_ones():
 
 @pytest.mark.parametrize("most", [1, 2, 100, None])
 def test_the_batch_size_changes_no_map(most):
-    stages = Stages(counts(5, windows=3, pieces=3))
+    stages = FakeStages(counts(5, windows=3, pieces=3))
     assert_whole(stages, feed(stages, most=most))
 
 
 @pytest.mark.parametrize("stage", ["decode", "compute", "write"])
 def test_a_video_that_fails_in_a_stage_says_which_and_the_others_go_on(stage):
-    stages = Stages(counts(6, windows=2, pieces=2))
+    stages = FakeStages(counts(6, windows=2, pieces=2))
     stages.plans["002"].fails = stage
     rows = feed(stages, most=100)
     assert rows["002"].reason == f"internal error in {stage}: ValueError: injected"
@@ -68,11 +68,11 @@ def test_a_video_that_fails_in_a_stage_says_which_and_the_others_go_on(stage):
     assert all(stages.written[k] == doubled(stages.plans[k]) for k in rows if k != "002")
 
 
-@pytest.mark.parametrize(("stage", "work"), [("transfer", "move"), ("pack", "pack")])
+@pytest.mark.parametrize(("stage", "work"), [("transfer", "move_windows"), ("pack", "pack_motion")])
 def test_a_video_that_fails_on_its_way_to_or_from_the_device_does_so_alone(
     stage, work, monkeypatch
 ):
-    stages = Stages(counts(4))
+    stages = FakeStages(counts(4))
     bad = stages.plans["001"].pieces[0][0]
     whole = getattr(device_module, work)
 
@@ -89,9 +89,9 @@ def test_a_video_that_fails_on_its_way_to_or_from_the_device_does_so_alone(
 
 
 def test_a_device_that_fails_for_good_ends_the_run_and_blames_no_video():
-    stages = Stages(counts(20))
+    stages = FakeStages(counts(20))
     stages.extract = _failing
-    stages.lane.module.extract = _failing
+    stages.method_run.module.extract = _failing
     told = []
     with pytest.raises(DeviceFault, match="the device failed in compute: CUDA error: an illegal"):
         told.extend(_feeder(stages).run(stages.sources()))
@@ -104,7 +104,7 @@ def _failing(windows):
 
 @pytest.mark.parametrize("stage", ["decode", "compute", "write"])
 def test_a_thread_that_dies_ends_the_run_soon_and_leaves_no_thread(stage):
-    stages = Stages(counts(30, windows=2, pieces=3), broken=stage)
+    stages = FakeStages(counts(30, windows=2, pieces=3), broken=stage)
     began = time.monotonic()
     with pytest.raises(OutputError, match=f"no more {stage}"):
         feed(stages)
@@ -128,7 +128,7 @@ def _ours():
 def test_a_slow_writer_stops_the_decoders_before_memory_grows(monkeypatch):
     monkeypatch.setattr(threads_module, "PIECES_BYTES", 4000)
     monkeypatch.setattr(threads_module, "RESULTS_BYTES", 1000)
-    stages = Stages(counts(40, windows=3, pieces=2, size=8), slow_write=0.002)
+    stages = FakeStages(counts(40, windows=3, pieces=2, size=8), slow_write=0.002)
     assert_whole(stages, feed(stages, most=6))
     assert 0 < stages.most_held <= 4000
 
@@ -136,19 +136,19 @@ def test_a_slow_writer_stops_the_decoders_before_memory_grows(monkeypatch):
 def test_a_piece_that_is_larger_than_all_room_goes_alone(monkeypatch):
     monkeypatch.setattr(threads_module, "PIECES_BYTES", 10)
     monkeypatch.setattr(threads_module, "RESULTS_BYTES", 10)
-    stages = Stages(counts(5, windows=4, pieces=3))
+    stages = FakeStages(counts(5, windows=4, pieces=3))
     assert_whole(stages, feed(stages, most=100))
 
 
 def test_a_slow_decoder_is_waited_for():
-    stages = Stages(counts(3, pieces=3, pause=0.08))
+    stages = FakeStages(counts(3, pieces=3, pause=0.08))
     assert_whole(stages, feed(stages, most=100))
 
 
 def test_a_run_that_is_stopped_drops_what_is_in_flight():
-    stages = Stages(counts(50, pieces=4), cancel_at=3)
+    stages = FakeStages(counts(50, pieces=4), cancel_at=3)
     told = []
-    with pytest.raises(Cancelled):
+    with pytest.raises(RunCancelled):
         told.extend(_feeder(stages).run(stages.sources()))
     assert stages.forgotten
     assert {row.key for row in told} == set(stages.concluded)
@@ -156,7 +156,7 @@ def test_a_run_that_is_stopped_drops_what_is_in_flight():
 
 
 def test_rows_that_nobody_takes_end_the_run():
-    stages = Stages(counts(20))
+    stages = FakeStages(counts(20))
     rows = _feeder(stages).run(stages.sources())
     next(rows)
     rows.close()
@@ -164,25 +164,25 @@ def test_rows_that_nobody_takes_end_the_run():
 
 
 def _feeder(stages):
-    computer = Computer(Direct(CPU, stages.busy), 1)
-    return threads_module.Feeder(stages, computer, 2)
+    computer = BatchComputer(SyncDevice(CPU, stages.busy), 1)
+    return threads_module.ThreadedRunner(stages, computer, 2)
 
 
-class Small(Direct):
+class SmallDevice(SyncDevice):
     """A device with room for so many windows."""
 
     room = 3
 
-    def compute(self, pieces):
-        with self.busy.at("compute"):
+    def compute_group(self, pieces):
+        with self.timer.time_stage("compute"):
             if sum(map(len, pieces)) > self.room:
                 raise torch.cuda.OutOfMemoryError("no room")
-        return super().compute(pieces)
+        return super().compute_group(pieces)
 
 
 def test_a_batch_too_large_for_the_device_is_halved_until_it_fits():
-    stages = Stages(counts(4, windows=8))
-    assert_whole(stages, feed(stages, most=8, threads=1, device=Small(CPU, stages.busy)))
+    stages = FakeStages(counts(4, windows=8))
+    assert_whole(stages, feed(stages, most=8, threads=1, device=SmallDevice(CPU, stages.busy)))
     assert max(map(len, stages.batches)) <= 3
     assert stages.warnings == [
         "not enough memory on the device for 8 windows of twice at once: from here on 4 or fewer"
@@ -190,8 +190,8 @@ def test_a_batch_too_large_for_the_device_is_halved_until_it_fits():
 
 
 def test_a_window_too_large_for_the_device_fails_its_video():
-    stages = Stages(counts(2))
-    small = Small(CPU, stages.busy)
+    stages = FakeStages(counts(2))
+    small = SmallDevice(CPU, stages.busy)
     small.room = 0
     rows = feed(stages, device=small, most=1)
     assert {row.reason for row in rows.values()} == {
@@ -200,10 +200,16 @@ def test_a_window_too_large_for_the_device_fails_its_video():
 
 
 def test_one_stage_after_another_keeps_to_the_halved_size():
-    stages = Stages(counts(4, windows=8))
-    small = Small(CPU, stages.busy)
+    stages = FakeStages(counts(4, windows=8))
+    small = SmallDevice(CPU, stages.busy)
     tries = []
-    small.compute = lambda pieces: tries.append(len(pieces[0])) or Small.compute(small, pieces)
-    rows = list(in_turn(stages, Computer(small, 8), stages.sources()))
+    small.compute_group = lambda pieces: (
+        tries.append(len(pieces[0])) or SmallDevice.compute_group(small, pieces)
+    )
+    rows = list(run_sequentially(stages, BatchComputer(small, 8), stages.sources()))
     assert {row.status for row in rows} == {"ok"}
-    assert [size for size in tries if size > Small.room] == [8, 4, 4]  # of the first piece alone
+    assert [size for size in tries if size > SmallDevice.room] == [
+        8,
+        4,
+        4,
+    ]  # of the first piece alone

@@ -7,7 +7,13 @@ import torch
 from mrx import render
 from mrx.errors import ShapeError, UsageError
 from mrx.render.diverging import diverging_table
-from mrx.render.figures import Kernel, Panel, Size, filters_page, kernels_page
+from mrx.render.figures import (
+    FilterPanel,
+    KernelPanel,
+    PageSize,
+    draw_filters_page,
+    draw_kernels_page,
+)
 
 
 def test_filters_of_colors_stand_around_gray_in_their_order():
@@ -55,29 +61,31 @@ def test_what_is_no_convolution_is_refused():
 
 
 def test_a_page_of_filters_has_a_bar_for_each_panel_or_one_for_all():
-    panels = [Panel("a", torch.randn(4, 3, 7, 7)), Panel("b", torch.randn(4, 1, 7, 7))]
-    one = filters_page(panels, Size(), each=False, same=True).shape[1]
-    two = filters_page(panels, Size(), each=False, same=False).shape[1]
+    panels = [FilterPanel("a", torch.randn(4, 3, 7, 7)), FilterPanel("b", torch.randn(4, 1, 7, 7))]
+    one = draw_filters_page(panels, PageSize(), each=False, same_scale=True).shape[1]
+    two = draw_filters_page(panels, PageSize(), each=False, same_scale=False).shape[1]
     assert one + 40 < two
 
 
 def test_a_page_that_would_take_gigabytes_is_refused():
-    deep = Panel("deep", torch.zeros(1).expand(512, 512, 3, 3))
+    deep = FilterPanel("deep", torch.zeros(1).expand(512, 512, 3, 3))
     with pytest.raises(UsageError, match="million pixels; draw one input"):
-        filters_page([deep], Size(), each=False, same=False)
+        draw_filters_page([deep], PageSize(), each=False, same_scale=False)
 
 
 def test_kernels_on_a_page_share_one_scale():
     kernel = torch.zeros(5, 5)
     kernel[2, 2] = 1
     taps = torch.tensor([-1.0, 2, -1])
-    page = kernels_page([Kernel("a", kernel, taps), Kernel("b", 2 * kernel, 2 * taps)], Size())
+    page = draw_kernels_page(
+        [KernelPanel("a", kernel, taps), KernelPanel("b", 2 * kernel, 2 * taps)], PageSize()
+    )
     full = (page == diverging_table()[254]).all(2).sum(0)
     half = (page == diverging_table()[127 + 64]).all(2).sum(0)
     assert np.flatnonzero(half > 20).max() < page.shape[1] / 2 < np.flatnonzero(full > 20).min()
 
 
 def test_a_scale_makes_everything_larger():
-    kernel = Kernel("", torch.eye(5), torch.ones(3))
-    small, large = (kernels_page([kernel], Size(scale)).shape for scale in (1, 2))
+    kernel = KernelPanel("", torch.eye(5), torch.ones(3))
+    small, large = (draw_kernels_page([kernel], PageSize(scale)).shape for scale in (1, 2))
     assert [round(a / b, 1) for a, b in zip(large[:2], small[:2], strict=True)] == [2, 2]

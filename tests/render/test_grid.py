@@ -6,7 +6,7 @@ import torch
 
 from mrx import render
 from mrx.errors import ShapeError, UsageError
-from mrx.render.text import text_size
+from mrx.render.text import measure_text
 
 FRAME = np.full((60, 80, 3), 90, np.uint8)
 
@@ -109,7 +109,7 @@ def test_names_that_the_font_cannot_draw_become_ascii(text, expected):
 def test_text_is_drawn_within_its_box_in_soft_ink():
     page = np.full((40, 200, 3), 255, np.uint8)
     render.draw_text(page, "Hg 8.37 px", (10, 20), height=20)
-    height, width = text_size("Hg 8.37 px", 20)
+    height, width = measure_text("Hg 8.37 px", 20)
     rows, columns = drawn_at(page, 255).T
     assert (height, rows.min() >= 10, rows.max() < 30) == (20, True, True)
     assert columns.min() >= 20
@@ -123,7 +123,7 @@ def test_all_words_stand_on_one_line(other):
     def zero(text):
         page = np.full((20, 80, 3), 255, np.uint8)
         render.draw_text(page, text, (0, 0), height=20)
-        return drawn_at(page[:, : text_size("0", 20)[1] - 3], 255)[:, 0]
+        return drawn_at(page[:, : measure_text("0", 20)[1] - 3], 255)[:, 0]
 
     assert zero(other).max() == zero("0").max() == zero("0g").max()
 
@@ -212,7 +212,7 @@ def test_a_grid_leaves_room_for_names_and_titles():
     plain = render.grid([[FRAME, FRAME]])
     named = render.grid([[FRAME, FRAME]], names=["tvl1\nfast"], titles=["a", "b"], height=12)
     side = named.shape[1] - plain.shape[1]
-    assert side == max(text_size(t, 12)[1] for t in ("tvl1", "fast")) + 4
+    assert side == max(measure_text(t, 12)[1] for t in ("tvl1", "fast")) + 4
     assert named.shape[0] - plain.shape[0] == 15
     assert named[:, :side].min() < 60
     assert named[:15, side:].min() < 60

@@ -15,10 +15,10 @@ def maps(channels, seed=0, shape=(33, 35)):
     return np.random.default_rng(seed).normal(size=(channels, *shape)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", methods.list_method_names())
 def test_every_method_is_drawn_in_every_style_that_fits_its_maps(name):
-    method = methods.find(name)
-    module = method.build(method.complete({}))
+    method = methods.find_method(name)
+    module = method.build_module(method.complete_parameters({}))
     given = torch.from_numpy(maps(len(module.channels)))
     kind = render.kind_of(module.channels, module.units)
     for style in ("auto", *render.STYLES[kind]):

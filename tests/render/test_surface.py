@@ -6,7 +6,7 @@ import torch
 
 from mrx import render
 from mrx.errors import ShapeError, UsageError
-from mrx.render.axes import offsets, ticks
+from mrx.render.axes import choose_tap_offsets, choose_ticks
 from mrx.render.diverging import diverging_table
 from mrx.render.surface import natural_limits
 
@@ -149,13 +149,13 @@ def test_weights_in_a_row_have_their_number_and_color():
 
 @pytest.mark.parametrize("span", [(-1, 1), (0, 0.0041), (-37.2, 317), (-3e-8, 9e-8), (5, 6)])
 def test_ticks_are_few_and_inside(span):
-    found = ticks(*span)
+    found = choose_ticks(*span)
     assert 2 <= len(found) <= 6
     assert span[0] - 1e-12 <= found[0] <= found[-1] <= span[1] + 1e-12
     assert np.allclose(np.diff(found), found[1] - found[0])
 
 
 def test_offsets_count_from_the_middle_tap():
-    assert offsets(7) == [-3, -2, -1, 0, 1, 2, 3]
-    assert offsets(4) == [-2, -1, 0, 1]
-    assert offsets(21) == [-10, -5, 0, 5, 10]
+    assert choose_tap_offsets(7) == [-3, -2, -1, 0, 1, 2, 3]
+    assert choose_tap_offsets(4) == [-2, -1, 0, 1]
+    assert choose_tap_offsets(21) == [-10, -5, 0, 5, 10]

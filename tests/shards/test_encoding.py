@@ -7,16 +7,16 @@ from hypothesis.strategies import floats
 
 from mrx.errors import InputError
 from mrx.job import Storage
-from mrx.shards.encoding import Encoding, Statistics, decode, encode
+from mrx.shards.encoding import Encoding, ValueStatistics, decode_maps, encode_maps
 
 maps = arrays(np.float32, (2, 1, 3, 4), elements=floats(-20, 20, width=32))
 
 
 def round_trip(values, *, units="px", **storage):
-    encoding = Encoding.choose(Storage(**storage), units=units, bound=20.0)
-    statistics = Statistics()
-    raw = encode(torch.from_numpy(values), encoding, statistics)
-    return decode(raw, scale=encoding.scale, offset=encoding.offset), raw, statistics
+    encoding = Encoding.from_storage(Storage(**storage), units=units, bound=20.0)
+    statistics = ValueStatistics()
+    raw = encode_maps(torch.from_numpy(values), encoding, statistics)
+    return decode_maps(raw, scale=encoding.scale, offset=encoding.offset), raw, statistics
 
 
 @settings(deadline=None)
@@ -56,7 +56,7 @@ def test_zero_is_exact_in_every_type(dtype):
 def test_what_is_clipped_is_counted():
     values = np.array([0, 5, 25, -40], np.float32).reshape(1, 1, 2, 2)
     back, _, statistics = round_trip(values, dtype="uint8")
-    assert statistics.attributes()["clipped_fraction"] == 0.5
+    assert statistics.to_attributes()["clipped_fraction"] == 0.5
     assert back.ravel()[2:] == pytest.approx([20, -20], abs=1e-5)
 
 
@@ -69,9 +69,11 @@ def test_float16_clips_rather_than_overflow():
 
 def test_q16_of_other_units_uses_the_bound():
     values = np.array([1234.5, -2000], np.float32).reshape(1, 1, 1, 2)
-    encoding = Encoding.choose(Storage(dtype="q16"), units="a.u.", bound=2000.0)
-    back = decode(
-        encode(torch.from_numpy(values), encoding, Statistics()), scale=encoding.scale, offset=0
+    encoding = Encoding.from_storage(Storage(dtype="q16"), units="a.u.", bound=2000.0)
+    back = decode_maps(
+        encode_maps(torch.from_numpy(values), encoding, ValueStatistics()),
+        scale=encoding.scale,
+        offset=0,
     )
     assert abs(back - values).max() <= 2000 / 32767
 
@@ -85,10 +87,10 @@ def test_nan_cannot_become_an_integer(dtype):
 
 def test_statistics_are_those_of_the_floats():
     values = np.array([[-3.0, 1.0], [2.0, 6.0]], np.float32).reshape(1, 1, 2, 2)
-    attributes = round_trip(values, dtype="float16")[2].attributes()
+    attributes = round_trip(values, dtype="float16")[2].to_attributes()
     assert attributes == {"clipped_fraction": 0.0, "min": -3.0, "max": 6.0, "absmean": 3.0}
 
 
 def test_a_bound_that_was_asked_for_is_taken():
-    encoding = Encoding.choose(Storage(dtype="uint8", bound=127.0), units="px", bound=20.0)
+    encoding = Encoding.from_storage(Storage(dtype="uint8", bound=127.0), units="px", bound=20.0)
     assert (encoding.scale, encoding.offset) == (1.0, -128.0)

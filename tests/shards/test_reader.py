@@ -9,7 +9,7 @@ from support.shards import add, make, motion
 import mrx
 from mrx.errors import NoInputError
 from mrx.job import Job, Storage
-from mrx.shards.chunks import pack
+from mrx.shards.chunks import pack_motion
 from mrx.shards.encoding import Encoding
 from mrx.shards.writer import ShardWriter
 
@@ -17,12 +17,12 @@ from mrx.shards.writer import ShardWriter
 def test_values_come_back_as_floats_whatever_the_type(tmp_path):
     writer = ShardWriter(Job(output=str(tmp_path)), shards.SETTINGS)
     for dtype in ("float16", "float32", "q16", "uint8"):
-        entry = writer.begin(dtype)
-        encoding = Encoding.choose(Storage(dtype=dtype, bound=5.0), units="px", bound=5.0)
-        entry.open("mbpm", shape=(1, 4, 5), encoding=encoding, filters={})
-        entry.put("mbpm", pack(motion(9), encoding, {}))
-        entry.commit(shards.ATTRIBUTES, {"mbpm": shards.METHOD})
-    writer.seal()
+        entry = writer.begin_entry(dtype)
+        encoding = Encoding.from_storage(Storage(dtype=dtype, bound=5.0), units="px", bound=5.0)
+        entry.create_dataset("mbpm", shape=(1, 4, 5), encoding=encoding, filters={})
+        entry.append_maps("mbpm", pack_motion(motion(9), encoding, {}))
+        entry.commit_video(shards.ATTRIBUTES, {"mbpm": shards.METHOD})
+    writer.seal_shard()
     with mrx.open(tmp_path) as found:
         for dtype in found:
             values = found[dtype]["mbpm"][3:9]
@@ -97,6 +97,6 @@ def test_added_videos_are_found(tmp_path):
     writer = ShardWriter(Job(output=str(tmp_path)), shards.SETTINGS)
     add(writer, "a")
     add(writer, "b", label="7")
-    writer.seal()
+    writer.seal_shard()
     with mrx.open(tmp_path) as found:
         assert {row["key"]: row["label"] for row in found.rows()} == {"a": -1, "b": 7}

@@ -7,10 +7,10 @@ from support.shards import SETTINGS, make
 
 import mrx
 from mrx.errors import FormatError, OutputError, UsageError
-from mrx.job import Row
-from mrx.manifest import Manifest, locked
-from mrx.shards.repair import repair
-from mrx.shards.verify import check
+from mrx.job import ManifestRow
+from mrx.manifest import Manifest, lock_output
+from mrx.shards.repair import repair_shard
+from mrx.shards.verify import check_output
 
 
 def names(folder):
@@ -18,7 +18,7 @@ def names(folder):
 
 
 def texts(path):
-    return [str(problem) for problem in check(path)]
+    return [str(problem) for problem in check_output(path)]
 
 
 def test_a_good_folder_has_no_problem(tmp_path):
@@ -48,7 +48,7 @@ def test_a_missing_video_of_the_manifest_is_found(tmp_path):
     make(tmp_path, ["a"])
     manifest = Manifest(tmp_path, "", SETTINGS)
     for key in "ab":
-        manifest.append(Row(key, "ok", path=f"/videos/{key}"))
+        manifest.append_row(ManifestRow(key, "ok", path=f"/videos/{key}"))
     manifest.close()
     assert "::b: the manifest says ok (/videos/b), no shard holds it" in texts(tmp_path)[0]
 
@@ -86,7 +86,7 @@ def test_repair_keeps_what_is_whole(tmp_path):
     path = make(tmp_path, ["a", "b", "c"])
     with h5py.File(path, "r+") as file:
         file["videos/b/mbpm"][0] = np.inf
-    assert repair(path) == (["a", "c"], ["b"])
+    assert repair_shard(path) == (["a", "c"], ["b"])
     assert texts(tmp_path) == []
     with h5py.File(tmp_path / "shard-00001.h5") as file:
         assert sorted(file["videos"]) == ["a", "c"]
@@ -96,7 +96,7 @@ def test_repair_keeps_what_is_whole(tmp_path):
 def test_repair_sets_a_file_aside_that_cannot_be_opened(tmp_path):
     path = make(tmp_path, ["a"])
     os.truncate(path, 1000)
-    assert repair(path) == ([], [])
+    assert repair_shard(path) == ([], [])
     assert names(tmp_path) == ["shard-00000.h5.broken"]
 
 
@@ -105,7 +105,7 @@ def test_repair_does_not_touch_a_newer_format(tmp_path):
     with h5py.File(path, "r+") as file:
         file.attrs["mrx_format"] = 9
     with pytest.raises(FormatError, match="format 9"):
-        repair(path)
+        repair_shard(path)
     assert path.exists()
 
 
@@ -115,27 +115,27 @@ def test_a_link_that_leads_nowhere_is_a_problem_and_repair_keeps_the_rest(tmp_pa
         del file["videos/b"]
         file["videos/b"] = h5py.SoftLink("/nowhere")
     assert f"{path}::b: cannot be read" in texts(tmp_path)
-    assert repair(path) == (["a"], ["b"])
+    assert repair_shard(path) == (["a"], ["b"])
     assert texts(tmp_path) == []
 
 
 def test_a_second_broken_shard_of_one_name_does_not_replace_the_first(tmp_path):
     for _ in range(2):
         os.truncate(make(tmp_path, ["a"]), 1000)
-        repair(tmp_path / "shard-00000.h5")
+        repair_shard(tmp_path / "shard-00000.h5")
     assert names(tmp_path) == ["shard-00000.h5.broken", "shard-00000.h5.broken1"]
 
 
 def test_repair_touches_shards_only(tmp_path):
     (tmp_path / "manifest.jsonl").write_text("{}")
     with pytest.raises(UsageError, match="not a shard"):
-        repair(tmp_path / "manifest.jsonl")
+        repair_shard(tmp_path / "manifest.jsonl")
 
 
 def test_repair_waits_for_no_run(tmp_path):
     path = make(tmp_path, ["a"])
-    with locked(tmp_path, "0of2"), pytest.raises(OutputError, match="being written"):
-        repair(path)
+    with lock_output(tmp_path, "0of2"), pytest.raises(OutputError, match="being written"):
+        repair_shard(path)
 
 
 def test_a_key_in_two_shards_is_found(tmp_path):
@@ -160,5 +160,5 @@ def test_a_shard_without_its_index_is_broken_not_a_traceback(tmp_path):
         del file["index"]
     with pytest.raises(FormatError, match="broken shard"):
         mrx.open(tmp_path)
-    assert repair(path) == (["a"], [])
+    assert repair_shard(path) == (["a"], [])
     assert texts(tmp_path) == []

@@ -12,10 +12,10 @@ from support.shards import SETTINGS, add, make, motion
 
 from mrx.errors import FormatError, OutputError
 from mrx.job import Job, Storage
-from mrx.shards.chunks import pack
+from mrx.shards.chunks import pack_motion
 from mrx.shards.encoding import Encoding
-from mrx.shards.layout import open_shard, temporaries
-from mrx.shards.repair import salvage
+from mrx.shards.layout import list_temporaries, open_shard
+from mrx.shards.repair import salvage_leftover
 from mrx.shards.writer import ShardWriter
 
 
@@ -27,7 +27,7 @@ def test_a_shard_has_its_name_only_when_it_is_whole(tmp_path):
     shard = writer(tmp_path)
     add(shard, "a.mp4")
     assert [p.name for p in tmp_path.iterdir()] == [shard.path.name]
-    final = shard.seal()
+    final = shard.seal_shard()
     assert [p.name for p in tmp_path.iterdir()] == ["shard-00000.h5"] == [final.name]
 
 
@@ -46,15 +46,15 @@ def test_a_stranger_can_read_it_with_h5py_alone(tmp_path):
 
 
 def test_an_empty_shard_vanishes(tmp_path):
-    assert writer(tmp_path).seal() is None
+    assert writer(tmp_path).seal_shard() is None
     assert not list(tmp_path.iterdir())
 
 
 def test_a_dropped_video_leaves_nothing(tmp_path):
     shard = writer(tmp_path)
     add(shard, "a")
-    shard.begin("b").drop()
-    with h5py.File(shard.seal()) as file:
+    shard.begin_entry("b").drop_video()
+    with h5py.File(shard.seal_shard()) as file:
         assert list(file["videos"]) == ["a"]
 
 
@@ -62,7 +62,7 @@ def test_a_video_written_again_in_one_shard_stands_there_once(tmp_path):
     shard = writer(tmp_path)
     add(shard, "a", seed=1)
     add(shard, "a", seed=2)
-    with h5py.File(shard.seal()) as file:
+    with h5py.File(shard.seal_shard()) as file:
         assert len(file["index"]) == 1
         assert np.allclose(file["videos/a/mbpm"][...], motion(seed=2).data, atol=1e-2)
 
@@ -93,7 +93,7 @@ def test_processes_that_seal_at_once_never_collide(tmp_path):
         with h5py.File(path) as file:
             keys += file["index"]["key"].tolist()
     assert len(keys) == len(set(keys)) == 12
-    assert not temporaries(tmp_path)
+    assert not list_temporaries(tmp_path)
 
 
 def test_where_there_are_no_hard_links_names_are_claimed_all_the_same(tmp_path, monkeypatch):
@@ -120,13 +120,13 @@ def killed(tmp_path, after):
     here = str(Path(shards.__file__).parents[1])
     ran = subprocess.run([sys.executable, "-c", program, here, str(tmp_path)], check=False)
     assert ran.returncode == -9
-    return temporaries(tmp_path)
+    return list_temporaries(tmp_path)
 
 
-@pytest.mark.parametrize("after", ["", "shard.begin('c')"])
+@pytest.mark.parametrize("after", ["", "shard.begin_entry('c')"])
 def test_what_a_killed_writer_had_finished_is_saved(tmp_path, after):
     (orphan,) = killed(tmp_path, after)
-    assert salvage(orphan, "", {}) == ["a", "b"]
+    assert salvage_leftover(orphan, "", {}) == ["a", "b"]
     assert [p.name for p in tmp_path.iterdir()] == ["shard-00000.h5"]
     with h5py.File(tmp_path / "shard-00000.h5") as file:
         assert sorted(file) == ["index", "videos"]
@@ -137,14 +137,14 @@ def test_a_temporary_whose_final_name_was_given_already_is_only_removed(tmp_path
     final = make(tmp_path, ["a"])
     orphan = tmp_path / ".tmp-all-host-1-aa.h5"
     orphan.hardlink_to(final)
-    assert salvage(orphan, "", {}) == []
+    assert salvage_leftover(orphan, "", {}) == []
     assert [p.name for p in tmp_path.iterdir()] == [final.name]
 
 
 def test_a_temporary_that_cannot_be_opened_is_removed(tmp_path):
     orphan = tmp_path / ".tmp-all-host-1-aa.h5"
     orphan.write_bytes(b"not hdf5 at all")
-    assert salvage(orphan, "", {}) == []
+    assert salvage_leftover(orphan, "", {}) == []
     assert not orphan.exists()
 
 
@@ -152,14 +152,14 @@ def test_a_temporary_that_is_being_written_is_left_alone(tmp_path):
     shard = writer(tmp_path)
     add(shard, "a")
     program = (
-        "import sys; from pathlib import Path; from mrx.shards.repair import salvage\n"
-        "salvage(Path(sys.argv[1]), '', {})"
+        "import sys; from pathlib import Path; from mrx.shards.repair import salvage_leftover\n"
+        "salvage_leftover(Path(sys.argv[1]), '', {})"
     )
     ran = subprocess.run(
         [sys.executable, "-c", program, str(shard.path)], capture_output=True, text=True
     )
     assert "shard is open in another process" in ran.stderr
-    assert shard.seal().name == "shard-00000.h5"
+    assert shard.seal_shard().name == "shard-00000.h5"
 
 
 def test_a_newer_format_is_refused(tmp_path):
@@ -183,7 +183,7 @@ def test_a_shard_is_full_by_videos_or_by_bytes(tmp_path):
     assert not shard.is_full(Storage())
     assert shard.is_full(Storage(videos_per_shard=1))
     assert shard.is_full(Storage(shard_size=100))
-    shard.seal()
+    shard.seal_shard()
 
 
 def test_a_folder_that_is_not_there_is_an_output_error(tmp_path):
@@ -193,33 +193,33 @@ def test_a_folder_that_is_not_there_is_an_output_error(tmp_path):
 
 def test_maps_grow_by_batches(tmp_path):
     shard = writer(tmp_path)
-    entry = shard.begin("a")
-    encoding = Encoding.choose(Storage(dtype="float32"), units="a.u.", bound=1.0)
-    entry.open("mbpm", shape=(1, 4, 5), encoding=encoding, filters={})
+    entry = shard.begin_entry("a")
+    encoding = Encoding.from_storage(Storage(dtype="float32"), units="a.u.", bound=1.0)
+    entry.create_dataset("mbpm", shape=(1, 4, 5), encoding=encoding, filters={})
     for seed in range(3):
-        entry.put("mbpm", pack(motion(2, seed=seed), encoding, {}))
-    assert entry.counts() == {"mbpm": 6}
-    entry.commit(shards.ATTRIBUTES, {"mbpm": shards.METHOD})
-    with h5py.File(shard.seal()) as file:
+        entry.append_maps("mbpm", pack_motion(motion(2, seed=seed), encoding, {}))
+    assert entry.count_items() == {"mbpm": 6}
+    entry.commit_video(shards.ATTRIBUTES, {"mbpm": shards.METHOD})
+    with h5py.File(shard.seal_shard()) as file:
         assert np.array_equal(file["videos/a/mbpm"][4:], motion(2, seed=2).data)
 
 
 def test_what_other_shards_hold_is_not_saved_twice(tmp_path):
     (orphan,) = killed(tmp_path, "")
-    assert salvage(orphan, "", {"a": (10.0, 2.5, -1.0, -1.0)}) == ["b"]
+    assert salvage_leftover(orphan, "", {"a": (10.0, 2.5, -1.0, -1.0)}) == ["b"]
 
 
 def test_a_leftover_with_a_broken_video_gives_the_others(tmp_path):
     (orphan,) = killed(tmp_path, "")
     with h5py.File(orphan, "r+") as file:
         del file["videos/a/mbpm.items"]
-    assert salvage(orphan, "", {}) == ["b"]
+    assert salvage_leftover(orphan, "", {}) == ["b"]
     assert [p.name for p in tmp_path.iterdir()] == ["shard-00000.h5"]
 
 
 def test_what_other_shards_hold_of_an_older_source_is_saved_all_the_same(tmp_path):
     (orphan,) = killed(tmp_path, "")
-    assert salvage(orphan, "", {"a": (9.0, 2.5, -1.0, -1.0)}) == ["a", "b"]
+    assert salvage_leftover(orphan, "", {"a": (9.0, 2.5, -1.0, -1.0)}) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_what_other_shards_hold_of_an_older_source_is_saved_all_the_same(tmp_pat
 def test_the_index_holds_labels_that_are_numbers(tmp_path, label, number):
     shard = writer(tmp_path)
     add(shard, "a", label=label)
-    with h5py.File(shard.seal()) as file:
+    with h5py.File(shard.seal_shard()) as file:
         assert file["index"]["label"].tolist() == [number]
 
 
@@ -239,7 +239,7 @@ def test_a_salvage_without_space_leaves_the_leftover_and_says_so(tmp_path, monke
     def full(*_):
         raise OutputError("no space left")
 
-    monkeypatch.setattr("mrx.shards.repair.seal", full)
+    monkeypatch.setattr("mrx.shards.repair.seal_file", full)
     with pytest.raises(OutputError, match="no space left"):
-        salvage(orphan, "", {})
+        salvage_leftover(orphan, "", {})
     assert [p.name for p in tmp_path.iterdir()] == [orphan.name]

@@ -13,8 +13,8 @@ from hypothesis.strategies import binary, integers, lists, text
 from mrx.errors import UsageError
 from mrx.job import Source
 from mrx.shards.layout import group_name
-from mrx.sources.keys import escape_key, natural, shown
-from mrx.sources.sharding import parse_shard, split
+from mrx.sources.keys import escape_key, natural_sort_key, printable
+from mrx.sources.sharding import parse_shard, select_share
 
 
 @given(binary(min_size=1))
@@ -28,7 +28,7 @@ def test_escaping_a_key_is_printable_and_can_be_undone(data):
 @given(text(min_size=1))
 def test_any_text_has_a_key_in_utf8_and_one_line_to_show(name):
     assert escape_key(name) == escape_key(name)
-    assert b"\n" not in escape_key(name).encode() + shown(name).encode()
+    assert b"\n" not in escape_key(name).encode() + printable(name).encode()
 
 
 def test_an_empty_key_is_refused():
@@ -38,22 +38,22 @@ def test_an_empty_key_is_refused():
 
 @given(lists(text(alphabet="a0129/-", max_size=8) | text()))
 def test_natural_order_is_total(names):
-    ordered = sorted(set(names), key=natural)
-    assert all(natural(low) < natural(high) for low, high in pairwise(ordered))
+    ordered = sorted(set(names), key=natural_sort_key)
+    assert all(natural_sort_key(low) < natural_sort_key(high) for low, high in pairwise(ordered))
 
 
 @given(lists(text(min_size=1), unique=True), integers(1, 9))
 def test_the_shares_of_all_jobs_are_the_whole_and_do_not_depend_on_the_others(names, count):
     sources = [Source(escape_key(name), "x") for name in names]
-    shares = [split(sources, index, count) for index in range(count)]
+    shares = [select_share(sources, index, count) for index in range(count)]
     assert Counter(s.key for share in shares for s in share) == Counter(s.key for s in sources)
     half = sources[::-2]
-    assert split(half, 0, count) == [source for source in half if source in shares[0]]
+    assert select_share(half, 0, count) == [source for source in half if source in shares[0]]
 
 
 def test_a_share_is_part_of_the_format():
     sources = [Source(f"{n}.mp4", "x") for n in range(8)]
-    assert [source.key for source in split(sources, 0, 3)] == ["4.mp4", "7.mp4"]
+    assert [source.key for source in select_share(sources, 0, 3)] == ["4.mp4", "7.mp4"]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 
 from mrx.errors import NoInputError, UsageError
 from mrx.sources.keys import escape_key
-from mrx.sources.numbered import numbered_images
-from mrx.sources.scan import find, problem
+from mrx.sources.numbered import list_numbered_images
+from mrx.sources.scan import find_sources, why_unreadable
 
 ODD = Path(__file__).parents[3] / "shared" / "data" / "odd.tar"
 
@@ -30,11 +30,11 @@ def make(folder, *names):
 
 
 def keys(*inputs, **options):
-    return [source.key for source in find(inputs, **options).sources]
+    return [source.key for source in find_sources(inputs, **options).sources]
 
 
 def only(*inputs, **options):
-    (source,) = find(inputs, **options).sources
+    (source,) = find_sources(inputs, **options).sources
     return source
 
 
@@ -47,7 +47,7 @@ def from_stdin(data, **options):
 
 def test_a_scan_takes_videos_in_natural_order_and_counts_what_it_passes_over(here):
     make(here, "v/10.mp4", "v/9.MKV", "v/b/1.webm", "v/a.txt", "v/noextension", "v/.x.mp4")
-    found = find(["v"])
+    found = find_sources(["v"])
     assert [source.key for source in found.sources] == ["9.MKV", "10.mp4", "b/1.webm"]
     assert found.passed_over == {"hidden": 1, "other extension": 2}
 
@@ -90,7 +90,7 @@ def test_a_scan_keeps_videos_that_cannot_be_opened_with_their_problem(here):
     (here / "loop.mp4").symlink_to("loop.mp4")
     (here / "nowhere.mp4").symlink_to("gone.mp4")
     (here / "zero.mp4").touch()
-    found = {source.key: source.problem for source in find(["."]).sources}
+    found = {source.key: source.problem for source in find_sources(["."]).sources}
     assert found == {
         "fifo.mp4": "not a regular file",
         "loop.mp4": "too many levels of symbolic links",
@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over_in_silence(here, monkey
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    problems = [(source.key, source.problem) for source in find(["v"]).sources]
+    problems = [(source.key, source.problem) for source in find_sources(["v"]).sources]
     assert problems == [("locked", "permission denied"), ("x.mp4", None)]
 
 
@@ -118,7 +118,7 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over_in_silence(here, monkey
 
 def test_a_folder_of_numbered_images_is_one_video(here):
     make(here, "v/f/2.jpg", "v/f/10.jpg", "v/f/Thumbs.db", "v/x.mp4")
-    found = find(["v"])
+    found = find_sources(["v"])
     kinds = [(source.key, source.kind, source.size) for source in found.sources]
     assert kinds == [("f", "frames", None), ("x.mp4", "file", 5)]
     assert found.passed_over == {"other extension": 1}
@@ -131,7 +131,7 @@ def test_images_beside_a_video_are_not_a_video(here):
 
 def test_folders_of_images_can_be_left_out(here):
     make(here, "v/f/1.jpg", "v/x.mp4")
-    assert keys("v", frames=False) == ["x.mp4"]
+    assert keys("v", image_folders=False) == ["x.mp4"]
 
 
 def test_a_named_folder_of_images_is_called_by_its_name(here):
@@ -152,14 +152,17 @@ def test_a_named_folder_of_images_is_called_by_its_name(here):
 )
 def test_frames_are_of_one_prefix_in_natural_order(tmp_path, names, chosen):
     make(tmp_path, *names)
-    assert numbered_images(str(tmp_path)).paths == [str(tmp_path / name) for name in chosen]
+    assert list_numbered_images(str(tmp_path)).paths == [str(tmp_path / name) for name in chosen]
 
 
 def test_gaps_in_the_numbers_are_told_but_never_spelt_out_without_end(tmp_path):
     make(tmp_path, "3.jpg", "6.jpg", "99999999999999999999.jpg")
-    images = numbered_images(str(tmp_path))
-    assert images.missing[:3] == [4, 5, 7]
-    assert (len(images.missing), images.n_missing) == (100, 99999999999999999999 - 3 + 1 - 3)
+    images = list_numbered_images(str(tmp_path))
+    assert images.missing_numbers[:3] == [4, 5, 7]
+    assert (len(images.missing_numbers), images.num_missing) == (
+        100,
+        99999999999999999999 - 3 + 1 - 3,
+    )
 
 
 # Named paths, globs and URLs
@@ -174,7 +177,7 @@ def test_a_named_file_is_taken_whatever_its_name(here):
 def test_named_paths_that_cannot_be_opened_stay_in_the_list(here):
     make(here, "x.mp4", "text/readme.txt")
     (here / "up").symlink_to(here)
-    found = find(["x.mp4", "gone.mp4", "text", "up"]).sources
+    found = find_sources(["x.mp4", "gone.mp4", "text", "up"]).sources
     assert [(s.key, s.problem, s.missing) for s in found] == [
         ("x.mp4", None, False),
         ("gone.mp4", "no such file", True),
@@ -186,14 +189,14 @@ def test_named_paths_that_cannot_be_opened_stay_in_the_list(here):
 def test_a_file_without_permission_is_a_problem(here, monkeypatch):
     make(here, "x.mp4")
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert problem(str(here / "x.mp4")) == only("x.mp4").problem == "permission denied"
+    assert why_unreadable(str(here / "x.mp4")) == only("x.mp4").problem == "permission denied"
 
 
 def test_problem_says_why_a_path_cannot_be_opened(here):
     make(here, "x.mp4", "f/1.jpg", "text/readme.txt")
-    reasons = [problem(str(here / name)) for name in ("x.mp4", "f", "text", "gone")]
+    reasons = [why_unreadable(str(here / name)) for name in ("x.mp4", "f", "text", "gone")]
     assert reasons == [None, None, "is a directory without frames", "no such file"]
-    assert problem("a\0b") == "embedded null byte"
+    assert why_unreadable("a\0b") == "embedded null byte"
 
 
 def test_a_glob_keeps_keys_relative_to_its_fixed_folder(here):
@@ -217,9 +220,9 @@ def test_a_name_that_exists_is_no_glob(here):
 
 def test_a_glob_without_a_match_is_missing_and_a_bad_one_refused(here):
     make(here, "x.mp4")
-    assert [source.missing for source in find(["x.mp4", "*.webm"]).sources] == [False, True]
+    assert [source.missing for source in find_sources(["x.mp4", "*.webm"]).sources] == [False, True]
     with pytest.raises(UsageError, match=r"bad pattern \(a\*\*\): Invalid pattern"):
-        find(["a**"])
+        find_sources(["a**"])
 
 
 def test_a_url_is_called_by_host_and_path_without_its_secrets():
@@ -227,13 +230,13 @@ def test_a_url_is_called_by_host_and_path_without_its_secrets():
     assert (source.kind, source.key) == ("url", "host.org/a b/100%25.mp4")
     assert keys("s3://bucket/v/x.mp4", key="stem") == ["x"]
     with pytest.raises(UsageError, match=r"bad URL \(http://\[x/y\)"):
-        find(["http://[x/y"])
+        find_sources(["http://[x/y"])
 
 
 def test_an_empty_name_never_means_the_current_folder(here):
     make(here, "x.mp4")
     with pytest.raises(UsageError, match=r"bad input \(\): the name is empty"):
-        find([""])
+        find_sources([""])
 
 
 # Lists
@@ -250,14 +253,18 @@ def test_a_text_list_may_have_a_mark_comments_blank_lines_and_windows_line_ends(
 def test_lines_are_literal_but_folders_frames_and_urls_work(here):
     make(here, "v/1.mp4", "f/1.jpg", "@x", "x.csv")
     (here / "list").write_text("v\nf\nhttp://h/x.mp4\n*.mp4\n@x\nx.csv\n-\n")
-    found = find(["@list"]).sources
+    found = find_sources(["@list"]).sources
     assert [s.key for s in found] == ["v/1.mp4", "f", "h/x.mp4", "*.mp4", "@x", "x.csv", "-"]
     assert [s.key for s in found if s.missing] == ["*.mp4", "-"]
 
 
 def test_a_list_separated_by_nul_is_taken_as_it_is(here):
     make(here, "new\nline.mp4", "#x.mp4", " ")
-    assert from_stdin(b"new\nline.mp4\0#x.mp4\0 \0", null=True) == ["new%0Aline.mp4", "#x.mp4", " "]
+    assert from_stdin(b"new\nline.mp4\0#x.mp4\0 \0", nul_separated=True) == [
+        "new%0Aline.mp4",
+        "#x.mp4",
+        " ",
+    ]
 
 
 def test_a_nul_byte_in_a_list_of_lines_is_refused():
@@ -275,7 +282,7 @@ def test_a_csv_gives_keys_ranges_and_labels(here):
     make(here, "a,b.mp4", "c.mp4")
     head = "\ufeffLabel,path,start,end,key\r\n"
     (here / "x.csv").write_text(head + 'run,"a,b.mp4",0.5,2,day/1\r\n\r\n,c.mp4,,,\r\n')
-    first, second = find(["x.csv"]).sources
+    first, second = find_sources(["x.csv"]).sources
     assert (first.key, first.start, first.end, first.label) == ("day/1", 0.5, 2.0, "run")
     assert (second.key, second.start, second.end, second.label) == ("c.mp4", None, None, None)
     assert keys("@x.csv") == ["day/1", "c.mp4"]
@@ -298,12 +305,12 @@ def test_a_csv_gives_keys_ranges_and_labels(here):
 def test_a_bad_csv_says_where_and_what(here, content, says):
     (here / "x.csv").write_text(content)
     with pytest.raises(UsageError, match=says):
-        find(["x.csv"])
+        find_sources(["x.csv"])
 
 
 def test_a_list_that_is_not_there_is_wrong_usage(here):
     with pytest.raises(UsageError, match=r"cannot read the list \(gone.txt\): no such file"):
-        find(["@gone.txt"])
+        find_sources(["@gone.txt"])
 
 
 # Keys
@@ -343,7 +350,7 @@ def test_two_parts_of_one_video_need_two_keys(here):
 
 def test_a_video_named_twice_counts_once(here):
     make(here, "v/x.mp4", "v/y.mp4")
-    found = find(["v/y.mp4", "v", "./v/y.mp4"])
+    found = find_sources(["v/y.mp4", "v", "./v/y.mp4"])
     assert [source.key for source in found.sources] == ["y.mp4", "x.mp4"]
     assert found.duplicates == 2
 
@@ -356,7 +363,7 @@ def test_the_stem_keeps_inner_dots(here):
 def test_labels_come_from_the_parent_unless_a_list_gives_one(here):
     make(here, "run/x.mp4", "run/y.mp4")
     (here / "x.csv").write_text("path,label\nrun/x.mp4,walk\nrun/y.mp4,\n")
-    labels = [source.label for source in find(["x.csv"], label_from_parent=True).sources]
+    labels = [source.label for source in find_sources(["x.csv"], label_from_parent=True).sources]
     assert labels == ["walk", "run"]
 
 
@@ -368,12 +375,12 @@ def test_no_match_says_what_was_passed_over(here):
     with pytest.raises(
         NoInputError, match=r"no video in \(v\): .*hidden \(1\).*other.*\(1\).*--ext"
     ):
-        find(["v"])
+        find_sources(["v"])
 
 
 def test_only_missing_or_nothing_at_all_is_no_input(here):
     with pytest.raises(NoInputError, match=r"\(a, b, c, …\): no such file \(4\)"):
-        find(["a", "b", "c", "d"])
+        find_sources(["a", "b", "c", "d"])
     with pytest.raises(NoInputError, match=r"no video in \(-\): nothing named"):
         from_stdin(b"\n# nothing\n")
 
@@ -385,7 +392,7 @@ def test_only_missing_or_nothing_at_all_is_no_input(here):
 def test_a_scan_of_the_hostile_folder_finds_what_is_there_and_ends(here):
     with tarfile.open(ODD) as archive:
         archive.extractall(here, filter="tar")
-    found = find(["odd"])
+    found = find_sources(["odd"])
     kinds = Counter(source.kind for source in found.sources)
     problems = {s.key: s.problem for s in found.sources if s.problem and s.key != "noperm.mp4"}
     assert (kinds["file"], kinds["frames"]) == (61, 4)

@@ -5,7 +5,7 @@ import torch
 
 from mrx.job import Job, Storage
 from mrx.records import Motion
-from mrx.shards.chunks import pack
+from mrx.shards.chunks import pack_motion
 from mrx.shards.encoding import Encoding
 from mrx.shards.writer import ShardWriter
 
@@ -22,16 +22,16 @@ def motion(items=3, *, seed=0, channels=1, height=4, width=5):
 
 
 def add(writer, key, *, seed=0, items=3, **attributes):
-    entry = writer.begin(key)
+    entry = writer.begin_entry(key)
     maps = motion(items, seed=seed)
-    encoding = Encoding.choose(Storage(), units="a.u.", bound=1.0)
-    entry.open("mbpm", shape=maps.data.shape[1:], encoding=encoding, filters={})
-    entry.put("mbpm", pack(maps, encoding, {}))
-    entry.commit({**ATTRIBUTES, **attributes}, {"mbpm": METHOD})
+    encoding = Encoding.from_storage(Storage(), units="a.u.", bound=1.0)
+    entry.create_dataset("mbpm", shape=maps.data.shape[1:], encoding=encoding, filters={})
+    entry.append_maps("mbpm", pack_motion(maps, encoding, {}))
+    entry.commit_video({**ATTRIBUTES, **attributes}, {"mbpm": METHOD})
 
 
 def make(folder, keys, *, settings=SETTINGS, share=None, seed=0):
     writer = ShardWriter(Job(output=str(folder), share=share), settings)
     for i, key in enumerate(keys):
         add(writer, key, seed=seed + i)
-    return writer.seal()
+    return writer.seal_shard()

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from mrx.errors import Cancelled, OutputError
-from mrx.job import Row, Source
-from mrx.pipeline.compute import Computer
-from mrx.pipeline.sync_device import Direct
-from mrx.pipeline.tasks import Piece, Ticket
-from mrx.pipeline.threaded import Feeder
-from mrx.pipeline.timing import Busy
+from mrx.errors import OutputError, RunCancelled
+from mrx.job import ManifestRow, Source
+from mrx.pipeline.compute import BatchComputer
+from mrx.pipeline.sync_device import SyncDevice
+from mrx.pipeline.tasks import VideoTask, WindowBatch
+from mrx.pipeline.threaded import ThreadedRunner
+from mrx.pipeline.timing import StageTimer
 from mrx.records import Clips
 from mrx.shards.encoding import Encoding
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass
-class Plan:
+class VideoPlan:
     """A video: its windows' values in pieces, its size, and the stage that it fails in."""
 
     pieces: list
@@ -32,7 +32,7 @@ class Plan:
 
 
 @dataclass
-class Stages:
+class FakeStages:
     """What a run did: the batches' values, the values written for each key, how much waited."""
 
     plans: dict
@@ -47,26 +47,26 @@ class Stages:
     cancel_at: int | None = None
 
     def __post_init__(self):
-        self.busy = Busy()
+        self.busy = StageTimer()
         self.lock = threading.Lock()
         module = SimpleNamespace(extract=self.extract)
         method = SimpleNamespace(name="twice")
-        self.lane = SimpleNamespace(
-            method=method, module=module, encoding=Encoding("f4"), filters={}
+        self.method_run = SimpleNamespace(
+            method=method, module=module, encoding=Encoding("f4"), dataset_options={}
         )
-        self.feeder = None
+        self.runner = None
 
     def sources(self):
         return [Source(key, key) for key in self.plans]
 
-    def ticket(self, source):
+    def begin_video(self, source):
         tally = SimpleNamespace(warn=self.warnings.append)
-        return Ticket(source, SimpleNamespace(tally=tally))
+        return VideoTask(source, SimpleNamespace(tally=tally))
 
-    def decode(self, ticket):
-        plan = self.plans[ticket.source.key]
+    def decode_windows(self, task):
+        plan = self.plans[task.source.key]
         for number, values in enumerate(plan.pieces):
-            with self.busy.at("decode"):
+            with self.busy.time_stage("decode"):
                 time.sleep(plan.pause)
                 if plan.fails == "decode" and number == len(plan.pieces) - 1:
                     raise ValueError("injected")
@@ -74,7 +74,7 @@ class Stages:
             value = torch.tensor(values, dtype=torch.uint8).view(-1, 1, 1, 1, 1)
             data = value.expand(-1, 2, 1, plan.size, plan.size).contiguous()
             index = np.zeros((len(values), 2), np.int64)
-            yield Piece(ticket, self.lane, Clips(data, index, index.astype(float)))
+            yield WindowBatch(task, self.method_run, Clips(data, index, index.astype(float)))
 
     def extract(self, windows):
         values = windows[:, 0, 0, 0, 0].tolist()
@@ -85,31 +85,31 @@ class Stages:
                 raise ValueError("injected")
         return windows[:, 0].float() * 2
 
-    def write(self, piece, packed):
-        if self.feeder:
-            self.most_held = max(self.most_held, self.feeder._pieces.held)
-        with self.busy.at("write"):
+    def write_maps(self, batch, packed):
+        if self.runner:
+            self.most_held = max(self.most_held, self.runner._batch_pipe.held_bytes)
+        with self.busy.time_stage("write"):
             time.sleep(self.slow_write)
             self.die("write")
-            if self.plans[piece.ticket.source.key].fails == "write":
+            if self.plans[batch.task.source.key].fails == "write":
                 raise ValueError("injected")
         if packed.chunks is None:  # where there is no numba
             values = packed.raw[:, 0, 0, 0].tolist()
         else:
             values = [float(chunk[:4].view("f4")[0]) for chunk in packed.chunks]
-        self.written.setdefault(piece.ticket.source.key, []).extend(values)
+        self.written.setdefault(batch.task.source.key, []).extend(values)
 
-    def conclude(self, ticket):
-        self.concluded.append(ticket.source.key)
-        failure = ticket.failure or {"status": "ok"}
-        return Row(ticket.source.key, **failure)
+    def finish_video(self, task):
+        self.concluded.append(task.source.key)
+        failure = task.failure or {"status": "ok"}
+        return ManifestRow(task.source.key, **failure)
 
-    def forget(self, tickets):
-        self.forgotten += [ticket.source.key for ticket in tickets]
+    def drop_videos(self, tasks):
+        self.forgotten += [task.source.key for task in tasks]
 
-    def check(self):
+    def check_cancelled(self):
         if self.cancel_at is not None and len(self.batches) >= self.cancel_at:
-            raise Cancelled("the run was stopped")
+            raise RunCancelled("the run was stopped")
 
     def die(self, stage):
         """End the thread that this runs in, as nothing foreseen would."""
@@ -119,9 +119,9 @@ class Stages:
 
 def feed(stages, *, threads=2, most=4, device=None):
     """All rows of a run, by key."""
-    computer = Computer(device or Direct(CPU, stages.busy), most)
-    stages.feeder = Feeder(stages, computer, threads)
-    return {row.key: row for row in stages.feeder.run(stages.sources())}
+    computer = BatchComputer(device or SyncDevice(CPU, stages.busy), most)
+    stages.runner = ThreadedRunner(stages, computer, threads)
+    return {row.key: row for row in stages.runner.run(stages.sources())}
 
 
 def doubled(plan):
@@ -133,7 +133,7 @@ def counts(videos, *, windows=1, pieces=1, **plan):
     """So many videos whose windows have values of their own."""
     value = iter(range(1, 256))
     return {
-        f"{i:03}": Plan([[next(value) for _ in range(windows)] for _ in range(pieces)], **plan)
+        f"{i:03}": VideoPlan([[next(value) for _ in range(windows)] for _ in range(pieces)], **plan)
         for i in range(videos)
     }
 

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from mrx.kernels.tvl1_gpu import Numbers, State, Term
+from mrx.kernels.tvl1_gpu import DataTerm, FlowState, StepConstants
 
-NUMBERS = Numbers(0.15 * 0.3, 0.3, 0.25 / 0.3)
+NUMBERS = StepConstants(0.15 * 0.3, 0.3, 0.25 / 0.3)
 
 
 def smooth(rng, *shape):
@@ -19,10 +19,10 @@ def smooth(rng, *shape):
 def random_fields(b, h, w, *, seed=0):
     """A state and a data term, without any gradient in one corner."""
     rng = np.random.default_rng(seed)
-    state = State(smooth(rng, b, 2, h, w) * 4, smooth(rng, b, 2, 2, h, w))
+    state = FlowState(smooth(rng, b, 2, h, w) * 4, smooth(rng, b, 2, 2, h, w))
     gradient = smooth(rng, b, 2, h, w) * 40
     gradient[..., :3, :5] = 0
-    return state, Term(gradient, smooth(rng, b, 1, h, w) * 30)
+    return state, DataTerm(gradient, smooth(rng, b, 1, h, w) * 30)
 
 
 def guarded(values, dtype=torch.float32, *, align=16):
@@ -67,7 +67,7 @@ def step(state, term, numbers=NUMBERS):
     slope[:, :, 1, :-1] = np.diff(new, axis=-2)
     length = np.sqrt((slope**2).sum(2, keepdims=True))
     dual = (dual + rate * slope) / (1 + rate * length)
-    return State(new, dual), ((new - flow) ** 2).sum((1, 2, 3))
+    return FlowState(new, dual), ((new - flow) ** 2).sum((1, 2, 3))
 
 
 def run(state, term, times, numbers=NUMBERS):
@@ -127,7 +127,7 @@ def linearize(before, after, flow, rules):
         slope = (slope + gradient(before[:, 0], kind)) / 2
     if rules.masked:
         slope = slope * ((x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1))[:, None]
-    return Term(slope, warped[:, :1] - (slope * flow).sum(1, keepdims=True) - before)
+    return DataTerm(slope, warped[:, :1] - (slope * flow).sum(1, keepdims=True) - before)
 
 
 def median(field, side):
@@ -143,13 +143,13 @@ def warp(before, after, state, rules):
     if rules.median_at == "warp":
         flow = median(flow, rules.median)
     term = linearize(before, after, flow, rules)
-    numbers = Numbers(rules.strength * rules.theta, rules.theta, rules.tau / rules.theta)
+    numbers = StepConstants(rules.strength * rules.theta, rules.theta, rules.tau / rules.theta)
     limit = rules.epsilon**2 * flow[0, 0].size
     for i in range(rules.outer):
         if rules.median_at == "round":
             flow = median(flow, rules.median)
         for j in range(rules.inner):
-            (flow, dual), change = step(State(flow, dual), term, numbers)
+            (flow, dual), change = step(FlowState(flow, dual), term, numbers)
             if rules.epsilon and change <= limit:
-                return State(flow, dual), i * rules.inner + j + 1
-    return State(flow, dual), rules.outer * rules.inner
+                return FlowState(flow, dual), i * rules.inner + j + 1
+    return FlowState(flow, dual), rules.outer * rules.inner

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mrx.kernels import tvl1_gpu
-from mrx.kernels.tvl1_gpu import Shape
+from mrx.kernels.tvl1_gpu import BlockShape
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,14 +15,14 @@ def compiled_elsewhere(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def nothing_kept():
-    tvl1_gpu.release()
+    tvl1_gpu.release_idle_buffers()
 
 
 @pytest.fixture
 def large_blocks(monkeypatch):
     """The interpreter's time goes with the number of programs, hardly with their pixels."""
-    monkeypatch.setattr(tvl1_gpu, "STEPS", (Shape(64, 64, 4),))
-    monkeypatch.setattr(tvl1_gpu, "TILES", (Shape(64, 64, 8, 5),))
+    monkeypatch.setattr(tvl1_gpu, "STEP_SHAPES", (BlockShape(64, 64, 4),))
+    monkeypatch.setattr(tvl1_gpu, "TILE_SHAPES", (BlockShape(64, 64, 8, 5),))
 
 
 @pytest.fixture

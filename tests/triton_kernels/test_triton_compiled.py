@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support.triton_marks import HAS_TRITON, compiled
 
-from mrx.kernels.tvl1_gpu import STEPS, TILES
+from mrx.kernels.tvl1_gpu import STEP_SHAPES, TILE_SHAPES
 
 if HAS_TRITON:
     import triton
@@ -34,7 +34,7 @@ AT_REST = {"changes": None}  # launched without a stop
 
 def _iterate(shape, **options):
     constants = {"rows": shape.rows, "columns": shape.columns, "iterations": shape.iterations}
-    return "iterate", {**constants, **options}, shape.warps
+    return "iterate_kernel", {**constants, **options}, shape.warps
 
 
 def _rows(name, **options):
@@ -42,18 +42,18 @@ def _rows(name, **options):
 
 
 KERNELS = {
-    "step": _iterate(STEPS[0], **AT_REST),
-    "step that stops": _iterate(STEPS[0]),
-    "step 8x32 that stops": _iterate(STEPS[3]),
-    "tile 64x32": _iterate(TILES[0], **AT_REST),
-    "tile 32x64": _iterate(TILES[1], **AT_REST),
-    "tile 64x32 that stops": _iterate(TILES[0]),
-    "tile 32x64 that stops": _iterate(TILES[1]),
-    "warp": _rows("warp", zero=False, mixed=True, masked=True),
-    "warp of opencv": _rows("warp", zero=True, mixed=False, masked=False),
-    "median of 9": _rows("median", side=3, **AT_REST),
-    "median of 25": _rows("median", side=5, **AT_REST),
-    "median of 25 that stops": _rows("median", side=5),
+    "step": _iterate(STEP_SHAPES[0], **AT_REST),
+    "step that stops": _iterate(STEP_SHAPES[0]),
+    "step 8x32 that stops": _iterate(STEP_SHAPES[3]),
+    "tile 64x32": _iterate(TILE_SHAPES[0], **AT_REST),
+    "tile 32x64": _iterate(TILE_SHAPES[1], **AT_REST),
+    "tile 64x32 that stops": _iterate(TILE_SHAPES[0]),
+    "tile 32x64 that stops": _iterate(TILE_SHAPES[1]),
+    "warp": _rows("warp_kernel", zero=False, mixed=True, masked=True),
+    "warp of opencv": _rows("warp_kernel", zero=True, mixed=False, masked=False),
+    "median of 9": _rows("median_kernel", side=3, **AT_REST),
+    "median of 25": _rows("median_kernel", side=5, **AT_REST),
+    "median of 25 that stops": _rows("median_kernel", side=5),
 }
 """Name, constants and warps of all launches that `GpuLevel` makes, but for the widths of steps."""
 

@@ -14,21 +14,21 @@ from support.tvl1_float64 import (
 
 from mrx.errors import ShapeError
 from mrx.kernels import tvl1_gpu
-from mrx.kernels.tvl1_gpu import STEPS, TILES, Shape, State, Term
+from mrx.kernels.tvl1_gpu import STEP_SHAPES, TILE_SHAPES, BlockShape, DataTerm, FlowState
 
 pytestmark = interpreted
 
-STEP = Shape(32, 128, 4)
-TILE = Shape(64, 64, 8, 4)
+STEP = BlockShape(32, 128, 4)
+TILE = BlockShape(64, 64, 8, 4)
 
 
 def launched(state, term, shape, times, *, dtype=torch.float32):
     """The state after so many launches, between buffers that are NaN to begin with."""
-    old = State(*(guarded(field, dtype) for field in state))
-    new = State(*(poisoned(field) for field in old))
-    terms = Term(*(guarded(field) for field in term))
+    old = FlowState(*(guarded(field, dtype) for field in state))
+    new = FlowState(*(poisoned(field) for field in old))
+    terms = DataTerm(*(guarded(field) for field in term))
     for _ in range(times):
-        tvl1_gpu.iterate(old, new, terms, NUMBERS, shape)
+        tvl1_gpu.launch_iterations(old, new, terms, NUMBERS, shape)
         old, new = new, old
     for field in (*old, *new, *terms):
         assert_nothing_else_written(field)
@@ -57,7 +57,7 @@ def test_steps_of_a_batch_agree_with_float64():
     assert_agrees((3, 64, 85), STEP, 3)
 
 
-@pytest.mark.parametrize("shape", STEPS)
+@pytest.mark.parametrize("shape", STEP_SHAPES)
 def test_steps_of_each_shape_agree_with_float64(shape):
     assert_agrees((2, 9, 37), shape, 2)
 
@@ -68,21 +68,21 @@ def test_tiles_agree_with_float64(size):
 
 
 def test_many_tiles_agree_with_float64():
-    assert_agrees((1, 70, 75), Shape(64, 64, 8, 5), 6)
+    assert_agrees((1, 70, 75), BlockShape(64, 64, 8, 5), 6)
 
 
-@pytest.mark.parametrize("shape", TILES)
+@pytest.mark.parametrize("shape", TILE_SHAPES)
 def test_tiles_of_each_shape_agree_with_float64(shape):
     assert_agrees((1, 60, 70), shape, 2)
 
 
-@pytest.mark.parametrize("shape", [Shape(64, 512, 4), Shape(128, 128, 16, 8)])
+@pytest.mark.parametrize("shape", [BlockShape(64, 512, 4), BlockShape(128, 128, 16, 8)])
 def test_the_size_of_a_video_agrees_with_float64(shape):
     assert_agrees((1, 255, 341), shape, 1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 3)])
-@pytest.mark.parametrize("shape", [Shape(8, 32, 4), Shape(32, 32, 4, 4)])
+@pytest.mark.parametrize("shape", [BlockShape(8, 32, 4), BlockShape(32, 32, 4, 4)])
 def test_the_smallest_images_agree_with_float64(size, shape):
     assert_agrees((2, *size), shape, 2)
 
@@ -91,8 +91,8 @@ def test_the_smallest_images_agree_with_float64(size, shape):
 def test_a_gradient_up_to_the_guard_is_none(shape):
     size = np.sqrt(NUMBERS.guard / 2)
     gradient = np.full((2, 2, 9, 9), size) * np.array([0.99, 1.01]).reshape(2, 1, 1, 1)
-    state = State(np.zeros((2, 2, 9, 9)), np.zeros((2, 2, 2, 9, 9)))
-    flow = launched(state, Term(gradient, np.ones((2, 1, 9, 9))), shape, 1).flow
+    state = FlowState(np.zeros((2, 2, 9, 9)), np.zeros((2, 2, 2, 9, 9)))
+    flow = launched(state, DataTerm(gradient, np.ones((2, 1, 9, 9))), shape, 1).flow
     assert not flow[0].any()
     torch.testing.assert_close(flow[1].double(), torch.tensor(-NUMBERS.bound * gradient[1]))
 
@@ -129,12 +129,12 @@ def test_fields_of_other_pitches_are_refused():
     old, terms = (type(f)(*(guarded(v) for v in f)) for f in (state, term))
     wide = terms._replace(rest=guarded(term.rest, align=64))
     with pytest.raises(ShapeError, match="not planes of pitch=16"):
-        tvl1_gpu.iterate(old, State(*map(poisoned, old)), wide, NUMBERS, STEP)
+        tvl1_gpu.launch_iterations(old, FlowState(*map(poisoned, old)), wide, NUMBERS, STEP)
 
 
 def test_dense_fields_need_no_pitch():
     state, term = random_fields(1, 5, 6)
     tensors = [[torch.from_numpy(v.astype(np.float32)) for v in fields] for fields in (state, term)]
-    new = State(*(torch.full_like(field, float("nan")) for field in tensors[0]))
-    tvl1_gpu.iterate(State(*tensors[0]), new, Term(*tensors[1]), NUMBERS, STEP)
+    new = FlowState(*(torch.full_like(field, float("nan")) for field in tensors[0]))
+    tvl1_gpu.launch_iterations(FlowState(*tensors[0]), new, DataTerm(*tensors[1]), NUMBERS, STEP)
     assert relative_error(new.flow, run(state, term, 1)[0].flow) < 1e-6

@@ -48,7 +48,11 @@ def test_all_launches_of_a_kind_share_their_code(rules, kernel, count, kinds, la
     level(rules, 37, 53, kernel=kernel).warp()
     assert len(launches) == count
     assert len({made.hash for made in launches}) == kinds
-    assert {made.metadata.name for made in launches} == {"median", "warp", "iterate"}
+    assert {made.metadata.name for made in launches} == {
+        "median_kernel",
+        "warp_kernel",
+        "iterate_kernel",
+    }
     assert all(made.metadata.enable_fp_fusion for made in launches)
 
 
@@ -63,9 +67,9 @@ def test_sizes_share_their_code_too(launches):
 def test_half_precision_is_a_type_of_its_own(launches):
     level(replace(ACCURATE, inner=5), 37, 53, dtype=torch.float16).warp()
     types = {made.metadata.name: made.src.signature for made in launches}
-    assert [types["iterate"][name] for name in ("flow", "new_dual", "rest")] == [
+    assert [types["iterate_kernel"][name] for name in ("flow", "new_dual", "rest")] == [
         "*fp16",
         "*fp16",
         "*fp32",
     ]
-    assert types["median"]["flow"] == types["warp"]["flow"] == "*fp16"
+    assert types["median_kernel"]["flow"] == types["warp_kernel"]["flow"] == "*fp16"

@@ -5,7 +5,7 @@ import pytest
 import torch
 from support import tvl1_float64
 from support.triton_marks import interpreted
-from support.tvl1_float64 import State, relative_error, smooth
+from support.tvl1_float64 import FlowState, relative_error, smooth
 from support.tvl1_rules import ACCURATE, OPENCV
 
 from mrx.kernels import tvl1_gpu
@@ -28,7 +28,7 @@ def expected_by_float64(before, after, flow, rules):
     for i in range(len(flow)):
         images = [field[i : i + 1].double().numpy() for field in (before, after)]
         start = flow[i : i + 1].double().numpy()
-        state = State(start, np.zeros((1, 2, 2, *start.shape[2:])))
+        state = FlowState(start, np.zeros((1, 2, 2, *start.shape[2:])))
         counts.append([])
         for _ in range(rules.warps):
             state, count = tvl1_float64.warp(*images, state, rules)
@@ -87,12 +87,12 @@ def test_a_later_level_finds_nothing_of_an_earlier_one(rng):
     rules = replace(OPENCV, warps=1, outer=1)
     first, second = pairs(rng, 1, 20, 30), pairs(rng, 1, 20, 30)
     fresh = solved(*second, rules)
-    tvl1_gpu.release()
+    tvl1_gpu.release_idle_buffers()
     kept = solved(*first, rules)
     again = solved(*second, rules)
     assert torch.equal(again, fresh)
     assert not torch.equal(kept, again)
-    assert len(tvl1_gpu._idle) == 1
+    assert len(tvl1_gpu._idle_buffers) == 1
 
 
 class Launches:
@@ -101,28 +101,28 @@ class Launches:
     def __init__(self, work):
         self.calls = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tvl1_gpu, "_run", lambda *a, **b: self.calls.append((a, b)))
+            patch.setattr(tvl1_gpu, "_launch_kernel", lambda *a, **b: self.calls.append((a, b)))
             work._launch()
 
     def replay(self):
         for places, names in self.calls:
-            tvl1_gpu._run(*places, **names)
+            tvl1_gpu._launch_kernel(*places, **names)
 
 
 @pytest.mark.parametrize("median", [1, 3])
 @pytest.mark.parametrize("inner", [5, 6])
 def test_a_recorded_warp_goes_on_in_the_right_buffers(median, inner, rng, monkeypatch):
-    monkeypatch.setattr(tvl1_gpu._Work, "_record", lambda work: Launches(work))
+    monkeypatch.setattr(tvl1_gpu._LevelBuffers, "_record", lambda work: Launches(work))
     rules = replace(ACCURATE, warps=5, inner=inner, median=median)
     first, second = pairs(rng, 1, 20, 30), pairs(rng, 1, 20, 30)
     expected = solved(*second, rules)
     level = GpuLevel(*first, rules)
-    level._work.records = True
+    level._buffers.records_graphs = True
     for fields in (first, second):
-        level._work.load(*fields)
+        level._buffers.load_images(*fields)
         for _ in range(rules.warps):
             level.warp()
-    assert level._work._graphs
+    assert level._buffers._graphs
     assert torch.equal(level.flow(), expected)
 
 

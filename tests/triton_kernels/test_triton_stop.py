@@ -5,12 +5,12 @@ from support.triton_marks import interpreted
 from support.tvl1_float64 import NUMBERS, guarded, poisoned, random_fields, relative_error, run
 
 from mrx.kernels import tvl1_gpu
-from mrx.kernels.tvl1_gpu import Shape, State, Stop, Term
+from mrx.kernels.tvl1_gpu import BlockShape, DataTerm, FlowState, StopRule
 
 pytestmark = interpreted
 
-STEP = Shape(32, 64, 4)
-TILE = Shape(64, 64, 8, 4)
+STEP = BlockShape(32, 64, 4)
+TILE = BlockShape(64, 64, 8, 4)
 SCALE = 2**24
 
 
@@ -25,7 +25,7 @@ def calm_and_wild():
     state, term = random_fields(2, 30, 50)
     part = np.array([0, 1]).reshape(2, 1, 1, 1)
     rest = term.rest * np.maximum(part, 1e-2)
-    return State(state.flow * part, state.dual * part[..., None]), Term(term.gradient, rest)
+    return FlowState(state.flow * part, state.dual * part[..., None]), DataTerm(term.gradient, rest)
 
 
 def limit_after(state, term, launches, each):
@@ -41,12 +41,14 @@ def limit_after(state, term, launches, each):
 
 def launched(state, term, shape, times, limit):
     """The state, its other buffers, and the changes."""
-    old = State(*(guarded(field) for field in state))
-    new = State(*(poisoned(field) for field in old))
-    terms = Term(*(guarded(field) for field in term))
+    old = FlowState(*(guarded(field) for field in state))
+    new = FlowState(*(poisoned(field) for field in old))
+    terms = DataTerm(*(guarded(field) for field in term))
     changes = slots(times, len(state.flow))
     for i in range(times):
-        tvl1_gpu.iterate(old, new, terms, NUMBERS, shape, Stop(changes, int(limit * SCALE), i))
+        tvl1_gpu.launch_iterations(
+            old, new, terms, NUMBERS, shape, StopRule(changes, int(limit * SCALE), i)
+        )
         old, new = new, old
     return old, new, changes
 
@@ -86,7 +88,7 @@ def test_both_buffers_hold_the_result_of_a_pair_at_rest():
 
 def test_without_change_a_pair_is_at_rest_after_one_launch():
     state, term = random_fields(1, 20, 30)
-    still = State(*(0 * field for field in state))
+    still = FlowState(*(0 * field for field in state))
     found, _, changes = launched(still, term._replace(rest=0 * term.rest), STEP, 3, 0)
     assert not found.flow.any()
     assert changes[1:].tolist() == [[0], [0], [0]]
@@ -94,11 +96,11 @@ def test_without_change_a_pair_is_at_rest_after_one_launch():
 
 def test_a_state_in_half_precision_comes_to_rest_too():
     state, term = calm_and_wild()
-    old = State(*(guarded(field, torch.float16) for field in state))
-    new, terms = State(*map(poisoned, old)), Term(*(guarded(field) for field in term))
+    old = FlowState(*(guarded(field, torch.float16) for field in state))
+    new, terms = FlowState(*map(poisoned, old)), DataTerm(*(guarded(field) for field in term))
     changes = slots(3, 2)
     changes[1] = torch.tensor([0, 1])
-    tvl1_gpu.iterate(old, new, terms, NUMBERS, STEP, Stop(changes, 0, 1))
+    tvl1_gpu.launch_iterations(old, new, terms, NUMBERS, STEP, StopRule(changes, 0, 1))
     assert torch.equal(new.flow[0], old.flow[0])
     assert torch.equal(new.dual[0], old.dual[0])
     assert not torch.equal(new.flow[1], old.flow[1])
@@ -110,7 +112,7 @@ def test_the_median_leaves_a_pair_at_rest_as_it_is(side, large_blocks):
     found, plain = poisoned(flow), poisoned(flow)
     changes = slots(2, 2)
     changes[1] = torch.tensor([5, 6])
-    tvl1_gpu.median(flow, found, side, Stop(changes, 5, 1))
-    tvl1_gpu.median(flow, plain, side)
+    tvl1_gpu.launch_median(flow, found, side, StopRule(changes, 5, 1))
+    tvl1_gpu.launch_median(flow, plain, side)
     assert torch.equal(found[0], flow[0])
     assert torch.equal(found[1], plain[1])

@@ -15,7 +15,7 @@ from support.tvl1_float64 import (
 from support.tvl1_rules import ACCURATE
 
 from mrx.kernels import tvl1_gpu
-from mrx.kernels.tvl1_gpu import Term
+from mrx.kernels.tvl1_gpu import DataTerm
 
 pytestmark = [*interpreted, pytest.mark.usefixtures("large_blocks")]
 
@@ -30,9 +30,9 @@ def stacked(image, rules):
 
 def warped(before, after, flow, rules):
     first = stacked(before, rules) if rules.gradient == "mixed" else before
-    out = Term(poisoned(guarded(flow)), poisoned(guarded(before)))
+    out = DataTerm(poisoned(guarded(flow)), poisoned(guarded(before)))
     fields = [guarded(field) for field in (stacked(after, rules), first, flow)]
-    tvl1_gpu.warp(*fields, out, rules)
+    tvl1_gpu.launch_warp(*fields, out, rules)
     for field in (*fields, *out):
         assert_nothing_else_written(field)
     return out

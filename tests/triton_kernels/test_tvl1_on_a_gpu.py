@@ -44,7 +44,7 @@ def solved(level, warps):
 
 
 def test_it_can_be_used_here(device):
-    assert tvl1_gpu.usable(torch.zeros(1, device=device))
+    assert tvl1_gpu.supports_device(torch.zeros(1, device=device))
 
 
 def test_it_agrees_with_float64(device, case):
@@ -58,24 +58,24 @@ def test_it_agrees_with_float64(device, case):
 
 def test_a_recorded_warp_is_what_it_was_before_it_was_recorded(device, case):
     rules, kernel = case
-    tvl1_gpu.release()
+    tvl1_gpu.release_idle_buffers()
     plain = GpuLevel(*pairs(device, 2), rules, kernel=kernel)
     for _ in range(rules.warps):
-        with tvl1_gpu._device_of(plain.flow()):
-            plain._work._launch()
+        with tvl1_gpu._select_device(plain.flow()):
+            plain._buffers._launch_sequence()
     recorded = GpuLevel(*pairs(device, 2), rules, kernel=kernel)
     assert torch.equal(solved(recorded, rules.warps), plain.flow())
-    assert recorded._work._graphs
+    assert recorded._buffers._graphs
 
 
 def test_recorded_warps_serve_the_next_pairs(device, case):
     rules, kernel = case
-    tvl1_gpu.release()
+    tvl1_gpu.release_idle_buffers()
     second = solved(GpuLevel(*pairs(device, 4), rules, kernel=kernel), rules.warps)
-    tvl1_gpu.release()
+    tvl1_gpu.release_idle_buffers()
     for seed in (3, 4):
         found = solved(GpuLevel(*pairs(device, seed), rules, kernel=kernel), rules.warps)
-    assert len(tvl1_gpu._idle) == 1
+    assert len(tvl1_gpu._idle_buffers) == 1
     assert torch.equal(found, second)
 
 

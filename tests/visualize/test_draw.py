@@ -8,26 +8,26 @@ from support.videos import clip, images
 import mrx
 from mrx.errors import InputError, OutputError, UsageError
 from mrx.job import Decoding, Storage
-from mrx.visualize.draw import Showing, _write, check_input_is_no_output, visualize_shard
-from mrx.visualize.moments import Moment, Stored, Track
-from mrx.visualize.painter import Look, Painter
+from mrx.visualize.draw import DrawRequest, _write_clip, check_output_differs, visualize_shard
+from mrx.visualize.moments import MethodTrack, Moment, StoredMoments
+from mrx.visualize.painter import Painter, PictureOptions
 
 
 class Fake:
     """A clip whose k-th moment moves by k + 1 pixels."""
 
-    tracks = (Track("tvl1", ("dx", "dy"), "px", {}),)
+    tracks = (MethodTrack("tvl1", ("dx", "dy"), "px", {}),)
 
     def __init__(self, times):
         self.times = times
 
-    def rate(self):
+    def estimate_rate(self):
         return 10.0
 
-    def warnings(self):
+    def list_warnings(self):
         return []
 
-    def moments(self):
+    def iter_moments(self):
         for k, time in enumerate(self.times):
             maps = np.full((2, 24, 32), k + 1.0, np.float32)
             yield Moment(k, time, None, (maps,), ((k, k + 1),), (time,), (24, 32))
@@ -36,7 +36,9 @@ class Fake:
 def show(clip, output, **look):
     """Write a clip; what was said."""
     said = []
-    _write(clip, "a.mp4", Showing(str(output), (0, None), Look(**look), said.append))
+    _write_clip(
+        clip, "a.mp4", DrawRequest(str(output), (0, None), PictureOptions(**look), said.append)
+    )
     return said
 
 
@@ -50,12 +52,12 @@ def even(count):
 
 @pytest.mark.parametrize(("count", "places"), [(16, (2, 6, 10, 14)), (5, (0, 1, 3, 4))])
 def test_a_grid_shows_the_middles_of_equal_parts(tmp_path, count, places):
-    film, look = Fake(even(count)), Look(columns=4)
+    film, look = Fake(even(count)), PictureOptions(columns=4)
     show(film, tmp_path / "a.png", columns=4)
-    painter, moments = Painter(film.tracks, look), list(film.moments())
+    painter, moments = Painter(film.tracks, look), list(film.iter_moments())
     for moment in moments:
-        painter.measure(moment)
-    expected = painter.grid([moments[place] for place in places])
+        painter.measure_moment(moment)
+    expected = painter.draw_grid([moments[place] for place in places])
     np.testing.assert_array_equal(picture(tmp_path / "a.png"), expected)
 
 
@@ -87,10 +89,10 @@ def test_nothing_is_written_among_the_frames_that_are_read(tmp_path):
     folder = images(tmp_path / "in", range(3), name="{:03d}.png")
     for name in ("001.png", "new.PNG"):
         with pytest.raises(UsageError, match="lies among the frames of the input"):
-            check_input_is_no_output(str(folder), output=str(folder / name))
+            check_output_differs(str(folder), output=str(folder / name))
     with pytest.raises(UsageError, match="is the input"):
-        check_input_is_no_output(str(folder), output=str(folder))
-    check_input_is_no_output(str(folder), output=str(tmp_path / "a.png"))
+        check_output_differs(str(folder), output=str(folder))
+    check_output_differs(str(folder), output=str(tmp_path / "a.png"))
 
 
 @pytest.fixture
@@ -105,7 +107,9 @@ def shard(tmp_path):
 
 def draw(shard, output, *names, **look):
     said = []
-    visualize_shard(str(shard), names, Showing(str(output), (0, None), Look(**look), said.append))
+    visualize_shard(
+        str(shard), names, DrawRequest(str(output), (0, None), PictureOptions(**look), said.append)
+    )
     return said
 
 
@@ -117,14 +121,14 @@ def test_the_video_behind_a_shard_is_not_written_over(shard, tmp_path):
 
 
 def test_one_key_that_fails_does_not_end_the_others(shard, tmp_path, monkeypatch):
-    def read(self, places, real=Stored._read):
+    def read(self, places, real=StoredMoments._read_maps):
         if self.path and self.video.source.key == "a.mp4":
             raise InputError("broken on purpose")
         return real(self, places)
 
-    monkeypatch.setattr(Stored, "_read", read)
+    monkeypatch.setattr(StoredMoments, "_read_maps", read)
     said = []
-    showing = Showing(str(tmp_path / "all"), (0, None), Look(), said.append)
+    showing = DrawRequest(str(tmp_path / "all"), (0, None), PictureOptions(), said.append)
     with pytest.raises(InputError, match="1 of 2 videos could not be drawn"):
         visualize_shard(str(shard), ("mbpm",), showing)
     assert said == ["failed: a.mp4: broken on purpose"]

@@ -11,7 +11,7 @@ from support.videos import moving
 
 from mrx.errors import OutputError, ShapeError, UsageError
 from mrx.render import flow_to_rgb
-from mrx.visualize.film import kind_of, open_film
+from mrx.visualize.film import find_output_kind, open_film
 
 BLOCK = 16
 
@@ -19,7 +19,7 @@ BLOCK = 16
 def write(output, pictures, *, rate=12.5, stdout=None):
     with open_film(str(output), rate, stdout=stdout) as film:
         for picture in pictures:
-            film.put(picture)
+            film.add_picture(picture)
 
 
 def read(source):
@@ -174,7 +174,7 @@ def test_what_cannot_be_written_is_said(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     with pytest.raises(UsageError, match=r"give a name in \.mp4"):
-        kind_of("a.avi")
+        find_output_kind("a.avi")
     with pytest.raises(OutputError, match="there is no folder"):
         open_film(str(tmp_path / "none" / "a.mp4"), 25)
     with pytest.raises(OutputError, match="not empty"):

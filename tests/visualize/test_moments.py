@@ -12,7 +12,7 @@ from mrx import render
 from mrx.errors import FormatError
 from mrx.job import Decoding, Job, Source, Storage, Windowing
 from mrx.visualize import draw
-from mrx.visualize.moments import Computed, Stored
+from mrx.visualize.moments import ComputedMoments, StoredMoments
 
 TURN = 64 * 54 / (2 * np.pi * 255)  # the steepest part of the wheel, in shares of 1 for a radian
 AS_IT_IS = Decoding(short_side=None)
@@ -26,13 +26,13 @@ def video(tmp_path_factory):
 def stored(video, folder, *methods, **options):
     mrx.extract(video, folder, method=methods, storage=Storage(dtype="float32"), **options)
     with mrx.open(folder) as found:
-        return list(Stored(found["a.mp4"], methods, (0, None)).moments())
+        return list(StoredMoments(found["a.mp4"], methods, (0, None)).iter_moments())
 
 
 def test_computed_and_stored_moments_are_the_same(video, tmp_path):
     names = ("mbpm", "dynamic-image")
     job = Job("-", methods=names, decoding=AS_IT_IS)
-    computed = Computed(job, Source("a.mp4", str(video), "file"), (0, None)).moments()
+    computed = ComputedMoments(job, Source("a.mp4", str(video), "file"), (0, None)).iter_moments()
     found = stored(video, tmp_path, *names, decoding=AS_IT_IS)
     assert [m.number for m in found] == [0, 3, 6, 9]
     for one, other in zip(computed, found, strict=True):
@@ -124,9 +124,9 @@ def test_frames_that_a_damaged_video_beside_a_shard_lost_are_gray(tmp_path, on_e
     mrx.extract(video, tmp_path / "out", method="mbpm", decoding=decoding)
     damage(video)
     with mrx.open(tmp_path / "out") as found:
-        made = Stored(found["a.mp4"], ["mbpm"], (0, None))
-        first, second = (list(made.moments()) for _ in range(2))
-        warned = " ".join(made.warnings())
+        made = StoredMoments(found["a.mp4"], ["mbpm"], (0, None))
+        first, second = (list(made.iter_moments()) for _ in range(2))
+        warned = " ".join(made.list_warnings())
     frames = [moment.frame for moment in first]
     assert frames[0].std() > 10
     assert (frames[-1] == 80).all()
@@ -144,4 +144,4 @@ def test_maps_of_a_shard_that_is_damaged_are_an_error_in_one_line(video, tmp_pat
     data[offset : offset + 99] = bytes(99)
     path.write_bytes(data)
     with mrx.open(path) as found, pytest.raises(FormatError, match="broken shard"):
-        list(Stored(found["a.mp4"], ["mbpm"], (0, None)).moments())
+        list(StoredMoments(found["a.mp4"], ["mbpm"], (0, None)).iter_moments())

@@ -12,23 +12,23 @@ from support.pages import read
 from support.videos import texture
 
 from mrx.errors import OutputError, UsageError
-from mrx.visualize.page import UNKNOWN, Page, Pane, Panel, quantized
+from mrx.visualize.page import UNKNOWN_CODE, Page, PagePanel, PanelView, quantize_values
 
-PANELS = (Panel("video"), Panel("flow", ("a=1",), channels=("dx", "dy"), units="px"))
+PANELS = (PagePanel("video"), PagePanel("flow", ("a=1",), channels=("dx", "dy"), units="px"))
 
 
 def panes(number, *, window=None, height=12, width=16, values=None):
     picture = texture(height, width, number)
     flow = np.full((2, 3, 4), number, np.float32) if values is None else values
     window = window or (number, number + 1)
-    frame = Pane(picture, (12, 16), (number, number), photo=True)
-    return [frame, Pane(picture, (12, 16), window, values=flow, full=5.0)]
+    frame = PanelView(picture, (12, 16), (number, number), is_photo=True)
+    return [frame, PanelView(picture, (12, 16), window, values=flow, full_strength=5.0)]
 
 
 def write(path, moments, *, title="a.mp4", panels=PANELS):
     with Page(path, title, panels, 25.0) as page:
         for number, some in enumerate(moments):
-            page.put(number, number / 25, some)
+            page.add_moment(number, number / 25, some)
     return page
 
 
@@ -61,7 +61,7 @@ def test_drawings_and_values_come_back_as_they_were(tmp_path):
     _, [[photo, drawing]] = read(tmp_path / "a.html")
     assert (decoded(drawing["picture"]) == shown[1].picture).all()
     assert np.abs(decoded(photo["picture"]).astype(int) - shown[0].picture).mean() < 12
-    assert unpacked(drawing["values"]).tolist() == [[[123, -450]], [[UNKNOWN, 0]]]
+    assert unpacked(drawing["values"]).tolist() == [[[123, -450]], [[UNKNOWN_CODE, 0]]]
     assert drawing["values"]["step"] == pytest.approx(0.01)
 
 
@@ -71,9 +71,9 @@ def test_drawings_and_values_come_back_as_they_were(tmp_path):
 )
 def test_values_are_off_by_half_a_step_at_most(numbers, full):
     values = np.array(numbers, np.float32).reshape(1, 1, -1)
-    codes, step = quantized(values, full)
+    codes, step = quantize_values(values, full)
     known = np.abs(values) < 1e9
-    assert (codes[~known] == UNKNOWN).all()
+    assert (codes[~known] == UNKNOWN_CODE).all()
     assert (np.abs(codes[known] * step - values[known]) <= step * 0.501).all()
     assert step <= max(full / 300, np.abs(values[known], dtype=float).max(initial=0) / 3276.7)
 
@@ -98,7 +98,7 @@ def test_a_map_larger_than_its_picture_keeps_the_values_in_the_pixels_middle(tmp
 
 def test_no_text_ends_a_script_or_starts_a_tag(tmp_path):
     name = "</script><img src=x onerror=alert(1)><!--"
-    panels = (Panel("video"), Panel(name, (name,), channels=(name, "dy"), units=name))
+    panels = (PagePanel("video"), PagePanel(name, (name,), channels=(name, "dy"), units=name))
     write(tmp_path / "a.html", [panes(0)], title=name, panels=panels)
     text = (tmp_path / "a.html").read_text("utf-8")
     about, _ = read(tmp_path / "a.html")
@@ -120,7 +120,7 @@ def test_a_page_that_was_given_up_leaves_nothing(tmp_path):
 def test_a_page_has_its_name_only_when_it_is_whole(tmp_path):
     (tmp_path / "a.html").write_text("old")
     with Page(tmp_path / "a.html", "a", PANELS, 25.0) as page:
-        page.put(0, 0.0, panes(0))
+        page.add_moment(0, 0.0, panes(0))
         assert (tmp_path / "a.html").read_text() == "old"
     assert (tmp_path / "a.html").read_text().endswith("</html>\n")
 

@@ -28,7 +28,7 @@ def test_test_starts_equal_the_official_ones(golden):
         if mode == DENSE:
             starts = sampling.ten_dense_starts(frames, segments, length)
         else:
-            starts = sampling.centre_starts(frames, segments, length, twice=mode == TWICE)
+            starts = sampling.center_starts(frames, segments, length, twice=mode == TWICE)
         assert starts == used(expected), (frames, segments, length, mode)
 
 
@@ -55,9 +55,9 @@ def test_training_starts_equal_the_official_ones_from_the_same_draws(golden):
 
 def test_frames_past_the_end_are_the_last_one(golden):
     expected = [int(i) - 1 for i in golden["expand_20_25_29_of30_len3"]]
-    assert sampling.read([19, 24, 28], 3, frames=30) == expected
+    assert sampling.list_read_frames([19, 24, 28], 3, frames=30) == expected
 
 
 def test_a_video_shorter_than_a_window_is_refused():
     with pytest.raises(UsageError, match="window of 6 frames does not fit in a video of 4"):
-        sampling.centre_starts(4, 8, 6)
+        sampling.center_starts(4, 8, 6)
