@@ -1,7 +1,7 @@
-"""Videos in, motion representations out: decode → windows → method → sink.
+"""Extracts motion representations from videos: decode → windows → method → shards.
 
-`extract` runs the whole of it and tells a `Listener` how it goes; `open` reads the shards that it
-wrote. Names are loaded when asked for, so that `import mrx` costs nothing.
+`extract` runs the pipeline and reports progress to a `Listener`; `open` reads the shards. The names
+are loaded at their first use, so that `import mrx` stays fast.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Load the public functions at their first use."""
+    """Load a public name at its first use."""
     if name not in __all__:
         raise AttributeError(f"module mrx has no attribute {name}")
     from mrx import api

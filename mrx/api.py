@@ -1,4 +1,4 @@
-"""The library's two doors: `extract` what the command line extracts, `open` what it wrote."""
+"""The library interface: `extract` writes shards, as the command line does; `open` reads them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from mrx import methods
 from mrx.engines.run import Limits, Summary, run_job
 from mrx.engines.run import Listener as Listener
 from mrx.errors import UsageError
-from mrx.job import Decoding, Job, Storage, Windowing
+from mrx.job import DEFAULT_OUTPUT, Decoding, Job, Storage, Windowing
 from mrx.shards.reader import Shards
 from mrx.sources import scan
 
@@ -18,57 +18,64 @@ InputPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 def extract(
     inputs: InputPaths,
-    output: str | os.PathLike[str] = "mrx-out",
+    output: str | os.PathLike[str] = DEFAULT_OUTPUT,
     *,
-    method: str | Sequence[str] = "mbpm",
+    method: str | Sequence[str] = Job.methods,
     parameters: Mapping[str, Mapping[str, Any]] | None = None,
     weights: Mapping[str, str] | None = None,
     decoding: Decoding = Decoding(),  # noqa: B008 - frozen
     windowing: Windowing = Windowing(),  # noqa: B008 - frozen
     storage: Storage = Storage(),  # noqa: B008 - frozen
-    device: str | Sequence[str] = "auto",
+    device: str | Sequence[str] = Job.devices,
     workers: int | None = 0,
     batch: int | None = None,
     decode_threads: int | None = None,
+    backend: str = Job.backend,
     overwrite: bool = False,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     listener: Listener | None = None,
 ) -> Summary:
     """Extract motion representations into the shards of a folder, as ``mrx extract`` does.
 
-    What is done already is not done again. A video that cannot be read does not raise: it is
-    counted in the summary and told in the folder's manifest.
+    Videos already in the output folder are not extracted again. A video that cannot be read raises
+    no error: the summary counts it and the folder's manifest gives the reason.
 
     Args:
         inputs: files, folders, globs, lists (``@list.txt``, ``list.csv``) or URLs
-        output: the folder
-        method: one or more of ``mrx methods``; several share one decode
-        parameters: method → its constructor's keywords
-        weights: method → a checkpoint's path
-        decoding: size, range, rate
-        windowing: which windows
-        storage: type, bound, compression, shard sizes
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; several for a worker on each
-        workers: processes; 0 works in this one, None is one for each core or GPU. With processes,
-            guard a script's main part by ``if __name__ == "__main__"``: each imports it
-        batch: windows computed at once; None leaves it to the device
-        decode_threads: videos that a worker decodes at once, beside computing; 0 is one stage after
-            another, None is 0 on a CPU
-        overwrite: remove what the folder holds
-        limits: timeout, how many failures to bear, whether to try failed inputs again
-        listener: told of every step
+        output: the output folder
+        method: one or more of ``mrx methods``; several methods share one decode
+        parameters: method → keyword arguments of its constructor
+        weights: method → path of a checkpoint
+        decoding: frame size, time range and frame rate
+        windowing: step, dilation and number of the windows
+        storage: data type, bound, compression and shard sizes
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; several start a worker on each
+        workers: number of worker processes; 0 works in this process, None starts one for each core
+            or GPU. Each process imports the calling script, so guard its main part with
+            ``if __name__ == "__main__"``
+        batch: windows computed at once; None chooses by device
+        decode_threads: videos each worker decodes concurrently; 0 runs the stages in sequence, None
+            is 0 on a CPU
+        backend: kernels on the CPU: ``auto``, ``numba``, ``opencv`` or ``torch``
+        overwrite: remove the shards and manifests in the output folder first
+        limits: timeout, number of failures to accept, and treatment of earlier failures
+        listener: receives progress events
 
     Returns:
-        how many inputs were ok, skipped and failed, and the shards written
+        the counts of ok, skipped and failed inputs, and the shards written
+
+    Raises:
+        UsageError: an option or parameter is invalid
+        NoInputError: no input matched
+        OutputError: the output folder cannot be used as it is
+        MissingError: a device or an optional package is missing
 
     Example:
         >>> summary = mrx.extract("videos/", "out/", method=["mbpm", "pa"])  # doctest: +SKIP
         >>> mrx.open("out/")["a.mp4"]["mbpm"][3:9].shape  # doctest: +SKIP
         (6, 3, 256, 340)
     """
-    names = (method,) if isinstance(method, str) else tuple(dict.fromkeys(method))
-    for name in names:
-        methods.check_method_name(name)
+    names = methods.choose_methods((method,) if isinstance(method, str) else method)
     job = Job(
         output=os.fsdecode(output),
         methods=names,
@@ -80,6 +87,7 @@ def extract(
         devices=(device,) if isinstance(device, str) else tuple(device),
         batch=batch,
         decode_threads=decode_threads,
+        backend=backend,
         overwrite=overwrite,
     )
     input_list = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
@@ -88,11 +96,11 @@ def extract(
 
 
 def _stringify_parameters(parameters: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Each method's parameters as text, which is how the command line gives them."""
+    """Convert parameter values to text, the form in which the command line gives them."""
     for name, values in parameters.items():
         if not isinstance(values, Mapping):
             raise UsageError(
-                f"bad parameters ({name}={values}): say of which method, as in "
+                f"bad parameters ({name}={values}): no method named. Group them by method, as in "
                 "{'mbpm': {'sigma': 0.9}}"
             )
     return {m: {k: str(v) for k, v in values.items()} for m, values in parameters.items()}

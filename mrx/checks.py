@@ -1,4 +1,4 @@
-"""Small checks of arguments, for every layer."""
+"""Small argument checks for every layer."""
 
 import math
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from mrx.errors import UsageError
 
 
 def check_choice(name: str, value: str, literal: Any) -> None:
-    """Refuse a value that is none of a `Literal`'s choices.
+    """Raise a ValueError unless the value is one of a `Literal`'s choices.
 
     >>> check_choice("scale", "paper", Literal["released", "paper"])
     """
@@ -17,29 +17,36 @@ def check_choice(name: str, value: str, literal: Any) -> None:
 
 
 def check_record_choices(record: Any) -> None:
-    """Refuse a value that is none of its `Literal`'s choices."""
+    """Raise a UsageError unless each `Literal` field of a record holds one of its choices."""
     for name, annotation in get_type_hints(type(record)).items():
         value = getattr(record, name)
         if get_origin(annotation) is Literal and value not in get_args(annotation):
-            raise UsageError(f"{name} is one of {', '.join(get_args(annotation))}, not {value}")
+            raise UsageError(
+                f"{name} must be one of {', '.join(get_args(annotation))}, not {value}"
+            )
+
+
+def list_choices(record_class: type, field_name: str) -> tuple[str, ...]:
+    """Return the choices of a field that is annotated with a `Literal`."""
+    return get_args(get_type_hints(record_class)[field_name])
 
 
 def check_positive_integers(record: Any, *names: str) -> None:
-    """Refuse a named field that is no whole number of at least 1."""
+    """Raise a UsageError unless the named fields are positive integers, or None where allowed."""
     for name, value in _iterate_set_values(record, names):
         if not is_positive_integer(value):
-            raise UsageError(f"{name} is a whole number of at least 1, not {value}")
+            raise UsageError(f"{name} must be a positive integer, not {value}")
 
 
 def check_positive_numbers(record: Any, *names: str) -> None:
-    """Refuse a named field that is no finite number above 0."""
+    """Raise a UsageError unless the named fields are finite and above 0, or None where allowed."""
     for name, value in _iterate_set_values(record, names):
         if not (isinstance(value, int | float) and 0 < value < math.inf):
-            raise UsageError(f"{name} is a finite number above 0, not {value}")
+            raise UsageError(f"{name} must be a finite number above 0, not {value}")
 
 
 def _iterate_set_values(record: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """The named values, but for None where it may stand."""
+    """Yield the named fields and their values, except for None in an optional field."""
     annotations = get_type_hints(type(record))
     for name in names:
         value = getattr(record, name)
@@ -48,5 +55,5 @@ def _iterate_set_values(record: Any, names: tuple[str, ...]) -> Iterator[tuple[s
 
 
 def is_positive_integer(value: Any) -> bool:
-    """Tell whether a value is a whole number of at least 1."""
+    """Return True for an int of at least 1."""
     return isinstance(value, int) and value >= 1

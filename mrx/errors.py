@@ -1,30 +1,30 @@
-"""Every error that mrx raises on purpose, and the exit code that each one means.
+"""The errors that mrx raises on purpose, with their exit codes.
 
     MrxError
-    ├── UsageError           2   options, parameters or lists that cannot be meant
-    ├── NoInputError         3   nothing matched
-    ├── OutputError          4   the output cannot be used as it is
-    │   └── FormatError      4   a shard that this version cannot read
-    ├── MissingError         5   a device or an optional package that is not there
-    ├── DeviceFault          5   a device that takes no more work from this process
-    └── InputError           1   one video's own fault: it becomes a row, the run goes on
+    ├── UsageError           2   invalid options, parameters or lists
+    ├── NoInputError         3   no input matched
+    ├── OutputError          4   the output folder cannot be used as it is
+    │   └── FormatError      4   a shard is damaged or of an unknown format
+    ├── MissingError         5   a device or an optional package is missing
+    ├── DeviceFault          5   the device is unusable for the rest of this process
+    └── InputError           1   one video failed: it becomes a row and the run goes on
         ├── DecodeError          the video cannot be read
-        ├── ShapeError           frames that a method cannot take (also a ValueError)
-        ├── StageError           a bug, or the machine's fault, in one stage of the video's way
-        └── Cancelled            the run was told to stop while this video was in flight
+        ├── ShapeError           a method cannot take frames of this shape (also a ValueError)
+        ├── StageError           an unexpected error in one stage; see `__cause__`
+        └── RunCancelled         the run was stopped while this video was in flight
 
-The exit code is an attribute; `mrx.cli` turns an error into one line and that code.
+The exit code is an attribute. `mrx.cli` turns an error into one line and this code.
 """
 
 
 class MrxError(Exception):
-    """Anything that mrx raises on purpose."""
+    """Base class of the errors that mrx raises on purpose."""
 
     exit_code: int = 1
 
 
 class UsageError(MrxError):
-    """Options, parameters or lists that cannot be meant; nothing was done."""
+    """Invalid options, parameters or lists. Raised before any work."""
 
     exit_code = 2
 
@@ -42,23 +42,23 @@ class OutputError(MrxError):
 
 
 class FormatError(OutputError):
-    """A shard that is broken, or of a format that this version does not know."""
+    """A shard is damaged, or of a format that this version does not know."""
 
 
 class MissingError(MrxError):
-    """A device or an optional package that was asked for is not there."""
+    """A requested device or optional package is missing."""
 
     exit_code = 5
 
 
-class DeviceFault(MrxError):  # noqa: N818 - the device's, not ours
-    """A device failed in a way that no later work of this process gets past."""
+class DeviceFault(MrxError):  # noqa: N818 - a fault of the device
+    """The device is unusable for the rest of this process."""
 
     exit_code = 5
 
 
 class InputError(MrxError):
-    """One video's own fault: it becomes a row of the run, and the run goes on."""
+    """One video failed. It becomes a row of the run, and the run goes on."""
 
 
 class DecodeError(InputError):
@@ -66,16 +66,16 @@ class DecodeError(InputError):
 
 
 class ShapeError(InputError, ValueError):
-    """Frames of a shape that a method cannot take."""
+    """A method cannot take frames of this shape."""
 
 
 class StageError(InputError):
-    """A stage of a video's way met what nobody foresaw; its cause is the error that it met."""
+    """An unexpected error in one stage; see `__cause__`."""
 
     def __init__(self, stage: str, cause: Exception) -> None:
         super().__init__(f"internal error in {stage}: {type(cause).__name__}: {cause}")
         self.stage = stage
 
 
-class RunCancelled(InputError):  # noqa: N818 - not a fault, a request
-    """The run was told to stop while this video was in flight."""
+class RunCancelled(InputError):  # noqa: N818 - a request, no error
+    """The run was stopped while this video was in flight."""

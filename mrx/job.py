@@ -1,6 +1,6 @@
-"""What a run was asked to do, with which sources, and the row that tells how one ended.
+"""The settings of a run, its sources, and the row that records the result of one.
 
-Plain values without a heavy import: the parent process makes them, workers receive them.
+Plain values without heavy imports: the parent process makes them and sends them to the workers.
 """
 
 import hashlib
@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,24 +22,25 @@ from mrx.checks import (
 from mrx.errors import OutputError, UsageError
 
 _URL_CREDENTIALS = re.compile(r"://[^/@]*@")
+DEFAULT_OUTPUT = "mrx-out"
 RowStatus = Literal["ok", "skipped", "failed", "planned"]
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One video as the user named it, or as a scan found it.
+    """One input video.
 
     Attributes:
-        key: What it is called in shards and lists, unique in a run: see ``mrx.sources.keys``.
+        key: Its name in shards and lists, unique in a run: see ``mrx.sources.keys``.
         path: Absolute path as ``os.fsdecode`` gives it, links kept; or a URL.
         kind: A file, a folder of numbered images, or a URL.
-        start: Where to begin, in seconds after the video's first frame.
-        end: Where to stop, likewise.
+        start: Start time, in seconds after the video's first frame.
+        end: End time, in seconds after the video's first frame.
         label: Its class, printable.
-        size: Bytes, of files only.
-        mtime: Time of the last change, of files and folders.
-        problem: Why it cannot even be opened.
-        missing: There is nothing of this name (a link that leads nowhere is something).
+        size: Size in bytes; None for folders and URLs.
+        mtime: Time of the last change; None for URLs.
+        problem: Reason why it cannot be opened, as far as a scan can tell.
+        missing: Nothing of this name exists. A broken link exists.
     """
 
     key: str
@@ -55,31 +56,31 @@ class Source:
 
     @property
     def public_path(self) -> str:
-        """The path as lists and shards may show it: a URL without user and password."""
+        """The path without the user and password of a URL, for lists and shards."""
         return _URL_CREDENTIALS.sub("://", self.path) if self.kind == "url" else self.path
 
     @property
     def stamp(self) -> tuple[float, ...]:
-        """What tells whether the video behind the key is still the same; -1 for what is unknown."""
+        """Size, mtime, start and end, to detect a changed video; -1 for unknown values."""
         identity = (self.size, self.mtime, self.start, self.end)
         return tuple(-1.0 if fact is None else float(fact) for fact in identity)
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How frames are read: what is kept, and at which size.
+    """Settings for reading frames: their size, rate and range.
 
     Attributes:
-        short_side: the shorter side is scaled down to this; None keeps the video's size
+        short_side: length in pixels to which the shorter side is reduced; None keeps the size
         size: (width, height) as displayed, instead of `short_side`
         upscale: let `short_side` enlarge small videos too
-        fps: take frames by timestamp at this rate; None takes every frame
-        start, end: seconds after the first frame; a source's own range goes before
+        fps: rate at which frames are taken by timestamp; None takes every frame
+        start, end: time range in seconds after the first frame; a source's own range has priority
         rotate: apply the display matrix
-        on_error: at damage go on (`skip`), end the video there (`stop`) or give it up (`fail`)
-        image_fps: the rate of a folder of images, which carries none
-        max_pixels: a frame, read or resized, with more pixels than this is refused
-        decoder: what reads files: PyAV, or an NVIDIA GPU through torchcodec
+        on_error: at damaged data, go on (`skip`), end the video there (`stop`) or fail it (`fail`)
+        image_fps: frame rate assumed for folders of images
+        max_pixels: largest frame accepted, before or after resizing
+        decoder: decoder for files: PyAV, or an NVIDIA GPU through torchcodec
     """
 
     short_side: int | None = 256
@@ -100,24 +101,25 @@ class Decoding:
         check_positive_numbers(self, "fps", "image_fps")
         sides = [1, 1] if self.size is None else list(self.size)
         if len(sides) != 2 or not all(map(is_positive_integer, sides)):
-            raise UsageError(f"size is a width and a height in whole pixels, not {self.size}")
+            raise UsageError(f"size must be a width and a height in whole pixels, not {self.size}")
         start = 0.0 if self.start is None else self.start
         if not 0 <= start < math.inf:
-            raise UsageError(f"start is a finite number of at least 0, not {start:g}")
+            raise UsageError(f"start must be a finite number, 0 or more, not {start:g}")
         if self.end is not None and not start < self.end < math.inf:
-            raise UsageError(f"end is a finite number after start={start:g}, not {self.end:g}")
+            raise UsageError(f"end must be a finite number above start={start:g}, not {self.end:g}")
 
 
 @dataclass(frozen=True)
 class Windowing:
-    """Which windows the user asked for; None leaves the method's own step and dilation.
+    """Settings for cutting frames into windows.
 
     Attributes:
-        step: frames from one window to the next
-        dilation: frames from one frame of a window to the next
-        segments: this many windows, one at the centre of each equal part, instead of all; without a
-            dilation, for methods that match across segments (`ms`), those of neighbouring centres
-        tail: drop a last window that the video is too short for, or repeat its last frame
+        step: frames from one window to the next; None is the method's own step
+        dilation: frames from one frame of a window to the next; None is the method's own dilation
+        segments: N windows, at the centers of N equal parts of the video, instead of all windows;
+            for methods that match across segments (`ms`), unless a dilation is given, the N-1 pairs
+            of adjacent centers
+        tail: drop an incomplete last window, or complete it by repeating the last frame
     """
 
     step: int | None = None
@@ -132,7 +134,7 @@ class Windowing:
 
 @dataclass(frozen=True)
 class Storage:
-    """How maps are stored; value = raw * scale + offset, whatever the type."""
+    """Settings for storing maps. In all types, value = raw * scale + offset."""
 
     dtype: Literal["float16", "float32", "q16", "uint8"] = "float16"
     bound: float | None = None
@@ -148,14 +150,22 @@ class Storage:
 
 @dataclass(frozen=True)
 class Job:
-    """A whole run: the methods, the way in, and the way out.
+    """All settings of a run.
 
     Attributes:
-        stack: the parameter of that name, for those of the methods that have it
-        devices: where methods compute; a worker process for each where there are several
-        batch: windows computed at once; None leaves it to the device
-        decode_threads: videos that a worker decodes at once beside its computing; 0 is one after
-            another, None leaves it to the device
+        output: the output folder
+        methods: names of the methods to compute
+        parameters: method → name → value as text
+        weights: method → path of a checkpoint
+        stack: value of the parameter `stack`, for all methods that have it
+        devices: devices to compute on; several get a worker process each
+        batch: windows computed at once; None chooses by device
+        decode_threads: videos each worker decodes concurrently; 0 runs the stages in sequence, None
+            chooses by device
+        backend: kernels on the CPU; see `mrx.kernels.choose_backend`
+        share: (index, count) of this job among those that share the inputs; None takes all inputs
+        overwrite: remove the shards and manifests in the output folder first
+        dry_run: only estimate the sizes; write nothing
     """
 
     output: str
@@ -169,22 +179,25 @@ class Job:
     devices: tuple[str, ...] = ("auto",)
     batch: int | None = None
     decode_threads: int | None = None
+    backend: str = "auto"
     share: tuple[int, int] | None = None
     overwrite: bool = False
     dry_run: bool = False
 
     def __post_init__(self) -> None:
         if not self.output.strip() or re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", self.output):
-            raise UsageError(f"bad output ({self.output}): give a folder of this machine")
+            raise UsageError(f"bad output ({self.output}): give a local folder")
         if not self.methods:
             raise UsageError("no method: give at least one")
         if len(set(self.methods)) < len(self.methods):
-            raise UsageError(f"a method is named twice: {', '.join(self.methods)}")
+            raise UsageError(f"duplicate method ({', '.join(self.methods)}): give each method once")
         check_positive_integers(self, "batch")
         if self.decode_threads is not None and self.decode_threads < 0:
-            raise UsageError(f"decode_threads is at least 0, not {self.decode_threads}")
+            raise UsageError(f"decode_threads must be 0 or more, not {self.decode_threads}")
         if not self.devices or len(set(self.devices)) < len(self.devices):
-            raise UsageError(f"devices are at least one, each once: {', '.join(self.devices)}")
+            raise UsageError(
+                f"bad devices ({', '.join(self.devices)}): give one or more, each once"
+            )
         for field_name, by_method in (("parameters", self.parameters), ("weights", self.weights)):
             for name in by_method:
                 if name not in self.methods:
@@ -195,18 +208,23 @@ class Job:
 
     @property
     def share_name(self) -> str:
-        """What the files of this share carry in their names: nothing, or ``3of8``."""
+        """The share in file names: ``3of8``, or empty without shares."""
         return f"{self.share[0]}of{self.share[1]}" if self.share else ""
 
     def collect_settings(self, method_settings: Mapping[str, Any]) -> dict[str, Any]:
-        """All that decides the numbers in the output, given each method's parameters and windows.
+        """Collect all settings that affect the numbers in the output.
 
-        Two runs may share an output folder only where these agree.
+        Runs may share an output folder only if these settings agree.
+
+        Args:
+            method_settings: method → its parameters and windows
         """
         decoding = {k: v for k, v in asdict(self.decoding).items() if k != "max_pixels"}
+        # No entry means the default decoder.
         if self.decoding.decoder == "pyav":
-            del decoding["decoder"]  # the usual one goes without saying
-        per_method = ("step", "dilation")  # each method has its own
+            del decoding["decoder"]
+        # Every method has its own values of these, in `method_settings`.
+        per_method = ("step", "dilation")
         windowing = {k: v for k, v in asdict(self.windowing).items() if k not in per_method}
         stores_integers = self.storage.dtype in ("q16", "uint8")
         storage = {
@@ -221,13 +239,13 @@ class Job:
 
 
 def hash_settings(settings: Mapping[str, Any]) -> str:
-    """A short name for a run's settings."""
+    """Hash a run's settings into 16 hexadecimal digits, independent of their order."""
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level of dotted names.
+    """Flatten nested settings into one level of dotted names.
 
     >>> flatten_settings({"methods": {"mbpm": {"sigma": 1.1}}, "fps": None})
     {'mbpm.sigma': 1.1, 'fps': None}
@@ -243,32 +261,34 @@ def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str,
 
 
 def describe_difference(existing: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
-    """The settings that differ, for a person: ``made with step=2, asked for step=1``."""
+    """List the settings that differ, as in ``made with step=2, asked for step=1``."""
     old, new = flatten_settings(existing), flatten_settings(requested)
     if sorted(existing["methods"]) != sorted(requested["methods"]):
         old = {"method": ",".join(existing["methods"])}
         new = {"method": ",".join(requested["methods"])}
     names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)]
-    made_with, asked_for = (
-        ", ".join(f"{n}={'default' if v.get(n) is None else v[n]}" for n in names)
-        for v in (old, new)
-    )
-    return f"made with {made_with}, asked for {asked_for}"
+    return f"made with {_join_settings(old, names)}, asked for {_join_settings(new, names)}"
+
+
+def _join_settings(settings: Mapping[str, Any], names: Sequence[str]) -> str:
+    values = ("default" if settings.get(name) is None else settings[name] for name in names)
+    return ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
 
 
 def make_mismatch_error(
     folder: Path, existing: Mapping[str, Any], requested: Mapping[str, Any]
 ) -> OutputError:
-    """The error for an output that other settings made."""
+    """Return the error for an output folder that was made with other settings."""
+    difference = describe_difference(existing, requested)
     return OutputError(
-        f"output exists with other parameters ({folder}): {describe_difference(existing, requested)}. "
+        f"output exists with other parameters ({folder}): {difference}. "
         "Use another -o or --overwrite"
     )
 
 
 @dataclass(frozen=True)
 class ManifestRow:
-    """How one input ended; one line of the manifest."""
+    """The result of one input; one line of the manifest."""
 
     key: str
     status: RowStatus
@@ -286,25 +306,25 @@ class ManifestRow:
     traceback: str = ""
 
     def to_json(self) -> str:
-        """One line of JSON, pure ASCII, so that any name survives any log."""
+        """Return the row as one line of JSON, in ASCII so that any name survives any log."""
         return json.dumps(asdict(self), ensure_ascii=True)
 
     @classmethod
     def from_json(cls, line: str) -> "ManifestRow":
-        """The row that `to_json` wrote."""
+        """Parse a line written by `to_json`."""
         values = json.loads(line)
         return cls(**{**values, "warnings": tuple(values["warnings"])})
 
 
 @dataclass(frozen=True)
 class WorkerTimes:
-    """Where a worker's time went.
+    """The busy times of a worker's stages.
 
     Attributes:
-        device: where it computed
-        threads: how many videos it decoded at once; 0 is one stage after another
-        seconds: from when it was ready until its last shard was sealed
-        busy: stage → seconds that it worked, over all its threads
+        device: the device it computed on
+        threads: number of decode threads; 0 ran the stages in sequence
+        seconds: time from its readiness until its last shard was sealed
+        busy: stage → busy seconds, summed over the stage's threads
     """
 
     device: str
@@ -314,7 +334,7 @@ class WorkerTimes:
 
 
 def count_cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

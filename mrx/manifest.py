@@ -1,7 +1,7 @@
-"""The text beside the shards: one JSON line for each input that ended, and the lock of a run.
+"""The manifest beside the shards, with a JSON line for each input, and the lock of the folder.
 
-Text only, so that the parent process needs no h5py. The shards tell what is done; the manifest
-tells what failed or was skipped, and why.
+The manifest is plain text, so that the parent process needs no h5py. Videos count as done by the
+shards alone; the manifest records failures and skips with their reasons.
 """
 
 import fcntl
@@ -21,20 +21,17 @@ MANIFEST_NAME = re.compile(r"manifest(-\d+of\d+)?\.jsonl")
 
 
 def build_manifest_path(folder: Path, share: str) -> Path:
-    """Where a run with this share writes its rows."""
+    """Return the path of the manifest of a share."""
     return folder / (f"manifest-{share}.jsonl" if share else "manifest.jsonl")
 
 
 def list_manifests(folder: Path) -> list[Path]:
-    """All manifests of a folder."""
+    """List the manifests in a folder."""
     return sorted(p for p in folder.glob("manifest*.jsonl") if MANIFEST_NAME.fullmatch(p.name))
 
 
 def read_rows(path: Path) -> tuple[dict[str, Any], dict[str, ManifestRow]]:
-    """The settings in a manifest's first line, and the last row of each key.
-
-    A line that a killed run left unfinished is passed over: its video is done again.
-    """
+    """Read the settings in a manifest's header, and the last row of each key."""
     settings: dict[str, Any] = {}
     rows: dict[str, ManifestRow] = {}
     with path.open(encoding="utf-8", errors="replace") as lines:
@@ -47,12 +44,13 @@ def read_rows(path: Path) -> tuple[dict[str, Any], dict[str, ManifestRow]]:
                     row = ManifestRow.from_json(line)
                     rows[row.key] = row
             except (KeyError, TypeError, ValueError):
+                # A killed run left the line unfinished. Without a row, the video is done again.
                 continue
     return settings, rows
 
 
 class Manifest:
-    """Rows are appended as inputs end, each with one write."""
+    """An open manifest, to which rows are appended as inputs end."""
 
     def __init__(self, folder: Path, share: str, settings: Mapping[str, Any]) -> None:
         path = build_manifest_path(folder, share)
@@ -60,7 +58,9 @@ class Manifest:
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
             if has_header and os.pread(self._descriptor, 1, path.stat().st_size - 1) != b"\n":
-                self._write_line("")  # a killed run's torn line must not swallow the next one
+                # A killed run left its last line unfinished. End it, or the next row would become
+                # part of it.
+                self._write_line("")
         except OSError as error:
             raise OutputError(f"cannot write ({path}): {error.strerror}") from error
         if not has_header:
@@ -68,14 +68,15 @@ class Manifest:
             self._write_line(json.dumps(header))
 
     def append_row(self, row: ManifestRow) -> None:
-        """Add a row."""
+        """Append a row."""
         self._write_line(row.to_json())
 
     def close(self) -> None:
-        """Close the file; what was appended is there already."""
+        """Close the file. All rows have been written by then."""
         os.close(self._descriptor)
 
     def _write_line(self, line: str) -> None:
+        # One unbuffered write per row: a row is in the file as soon as its video has ended.
         try:
             os.write(self._descriptor, line.encode() + b"\n")
         except OSError as error:
@@ -84,9 +85,10 @@ class Manifest:
 
 @contextmanager
 def lock_output(folder: Path, share: str) -> Iterator[None]:
-    """Hold the output folder for this share; refuse where another run holds it.
+    """Lock the output folder for this share.
 
-    Runs of different shares may write side by side; a run of all keys stands alone.
+    Raises:
+        OutputError: another run holds the lock, or the folder cannot be written or locked
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,6 +97,9 @@ def lock_output(folder: Path, share: str) -> Iterator[None]:
         raise OutputError(f"cannot write ({folder}): {error.strerror}") from error
     lock_files = [folder_lock]
     try:
+        # Runs of different shares may write concurrently: they hold the folder's lock together, and
+        # each holds the lock of its share. A run without shares excludes all others. The kernel
+        # drops the locks of a killed process.
         _lock_file(folder_lock, fcntl.LOCK_SH if share else fcntl.LOCK_EX, folder)
         if share:
             lock_files.append(os.open(folder / f".lock-{share}", os.O_RDWR | os.O_CREAT, 0o666))
@@ -110,11 +115,11 @@ def _lock_file(file: int, operation: int, folder: Path) -> None:
         fcntl.flock(file, operation | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise OutputError(
-            f"output is being written by another run ({folder}): wait for it to end, use another "
+            f"output is being written by another run ({folder}): wait until it ends, use another "
             "-o, or split the work with --shard"
         ) from error
     except OSError as error:
         raise OutputError(
             f"output cannot be locked ({folder}): {error.strerror}. Use a folder on a file system "
-            "that has locks"
+            "that supports locks"
         ) from error

@@ -1,6 +1,6 @@
-"""The values that pass from stage to stage. They check themselves, and print shapes, not pixels.
+"""The records that pass between stages. They validate their shapes and print no pixels.
 
-Axes are always in the order B, T, C, H, W. Bytes stay bytes until a method scales them.
+Axes are always in the order B, T, C, H, W. Pixels stay uint8 until a method scales them.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from mrx.errors import ShapeError
 
 @dataclass(frozen=True, repr=False)
 class Frames:
-    """A run of decoded frames.
+    """A chunk of decoded frames.
 
     Shape:
         - data: ``(T, H, W, C)`` uint8, C = 3 (rgb) or 1 (gray)
-        - position: ``(T,)`` place in the selected stream, increasing
+        - position: ``(T,)`` position in the stream of selected frames, increasing
         - index: ``(T,)`` source frame, counted in decode order from the first of the range
         - time: ``(T,)`` seconds
     """
@@ -31,7 +31,9 @@ class Frames:
 
     def __post_init__(self) -> None:
         if self.data.ndim != 4 or self.data.dtype != torch.uint8:
-            raise ShapeError(f"frames are uint8 (T, H, W, C), got {_describe_tensor(self.data)}")
+            raise ShapeError(
+                f"frames must be uint8 (T, H, W, C), got {_describe_tensor(self.data)}"
+            )
         lengths = {len(self.data), len(self.position), len(self.index), len(self.time)}
         if len(lengths) > 1:
             raise ShapeError(f"frames, positions, indices and times differ in length: {lengths}")
@@ -62,7 +64,7 @@ class Clips:
 
     def __post_init__(self) -> None:
         if self.data.ndim != 5:
-            raise ShapeError(f"clips are (B, T, C, H, W), got {_describe_tensor(self.data)}")
+            raise ShapeError(f"clips must be (B, T, C, H, W), got {_describe_tensor(self.data)}")
         _check_window_arrays(len(self.data), self.index, self.time)
 
     def __repr__(self) -> str:
@@ -74,7 +76,7 @@ class Clips:
 
 @dataclass(frozen=True, repr=False)
 class Motion:
-    """Maps that a method computed, one for each window.
+    """The maps that a method computed, one for each window.
 
     Shape:
         - data: ``(B, C, H, W)`` float
@@ -88,7 +90,9 @@ class Motion:
 
     def __post_init__(self) -> None:
         if self.data.ndim != 4 or not self.data.is_floating_point():
-            raise ShapeError(f"motion is floating (B, C, H, W), got {_describe_tensor(self.data)}")
+            raise ShapeError(
+                f"motion must be floating (B, C, H, W), got {_describe_tensor(self.data)}"
+            )
         _check_window_arrays(len(self.data), self.index, self.time)
 
     def __repr__(self) -> str:

@@ -1,5 +1,6 @@
 """`mrx.extract` and `mrx.open`: the command line's work from Python."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,12 +10,13 @@ import mrx
 from mrx.decode import open_video
 from mrx.errors import NoInputError, OutputError, UsageError
 from mrx.job import Decoding, Storage, Windowing
+from mrx.kernels import choose_backend
 from mrx.methods.mbpm import MBPM
 
 
 @pytest.fixture
 def clip(tmp_path):
-    return videos.clip(tmp_path / "a.mp4", 12)
+    return videos.write_clip(tmp_path / "a.mp4", 12)
 
 
 def test_extract_gives_the_sum_and_open_the_maps(clip, tmp_path):
@@ -25,7 +27,7 @@ def test_extract_gives_the_sum_and_open_the_maps(clip, tmp_path):
         assert shards["a.mp4"]["mbpm"][1:3].shape == (2, 3, 64, 80)
 
 
-def test_what_is_extracted_is_what_the_module_computes(clip, tmp_path):
+def test_extracted_maps_equal_those_of_the_module(clip, tmp_path):
     mrx.extract(clip, tmp_path / "out", storage=Storage(dtype="float32"))
     frames = torch.cat([run["rgb"].data for run in open_video(clip).read_frames()])
     clips = frames.permute(0, 3, 1, 2).unflatten(0, (4, 3))
@@ -36,7 +38,7 @@ def test_what_is_extracted_is_what_the_module_computes(clip, tmp_path):
         assert np.allclose(shards["a.mp4"]["mbpm"][:], expected, atol=2e-6 * abs(expected).max())
 
 
-def test_options_are_the_command_lines(clip, tmp_path):
+def test_options_have_the_effect_of_the_command_line(clip, tmp_path):
     mrx.extract(
         [clip],
         tmp_path / "out",
@@ -50,7 +52,7 @@ def test_options_are_the_command_lines(clip, tmp_path):
         assert shards["a.mp4"]["pa"].shape == (2, 3, 32, 40)
 
 
-def test_trained_weights_decide_the_numbers_and_their_hash_is_kept(clip, tmp_path):
+def test_trained_weights_change_the_maps_and_their_hash_is_kept(clip, tmp_path):
     module = MBPM()
     with torch.no_grad():
         module.conv_t.weight.mul_(2)
@@ -69,7 +71,7 @@ def test_trained_weights_decide_the_numbers_and_their_hash_is_kept(clip, tmp_pat
         mrx.extract(clip, tmp_path / "plain", weights=weights, storage=exact)
 
 
-def test_errors_are_raised_for_what_cannot_be_meant(clip, tmp_path):
+def test_unknown_methods_and_missing_inputs_raise_errors(clip, tmp_path):
     with pytest.raises(UsageError, match="no method nope"):
         mrx.extract(clip, tmp_path / "out", method="nope")
     with pytest.raises(NoInputError, match="nowhere"):
@@ -77,18 +79,20 @@ def test_errors_are_raised_for_what_cannot_be_meant(clip, tmp_path):
 
 
 BAD = [
-    ({"parameters": {"sigma": 0.9}}, r"sigma=0.9\): say of which method, as in {'mbpm': "),
+    ({"parameters": {"sigma": 0.9}}, r"sigma=0.9\): no method named. Group them by method, as in"),
     ({"parameters": {"mbmp": {"sigma": 0.9}}}, "parameters for mbmp: it is not among the methods"),
     ({"parameters": {"mbpm": {"sigm": 0.9}}}, "mbpm has no parameter sigm; it has sigma=1.1"),
     ({"weights": {"pa": "x.pt"}}, "weights for pa: it is not among the methods"),
     ({"method": []}, "no method: give at least one"),
-    ({"output": ""}, "give a folder of this machine"),
-    ({"output": "s3://b/x"}, "give a folder of this machine"),
+    ({"output": ""}, "give a local folder"),
+    ({"output": "s3://b/x"}, "give a local folder"),
 ]
 
 
 @pytest.mark.parametrize(("options", "text"), BAD)
-def test_what_cannot_be_meant_says_what_is_right(clip, tmp_path, monkeypatch, options, text):
+def test_invalid_options_are_refused_with_an_explanation(
+    clip, tmp_path, monkeypatch, options, text
+):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=text):
         mrx.extract(clip, **options)
@@ -101,7 +105,7 @@ def test_a_method_named_twice_is_done_once(clip, tmp_path):
         assert shards["a.mp4"]["mbpm"].shape == (4, 3, 64, 80)
 
 
-def test_a_listener_hears_every_step(clip, tmp_path):
+def test_a_listener_receives_every_row(clip, tmp_path):
     heard = []
 
     class Ear(mrx.Listener):
@@ -118,7 +122,7 @@ def test_the_public_names_are_these():
         mrx.banana  # noqa: B018
 
 
-def test_it_works_in_another_thread(clip, tmp_path):
+def test_extract_works_in_another_thread(clip, tmp_path):
     import threading
 
     ended = []
@@ -126,3 +130,58 @@ def test_it_works_in_another_thread(clip, tmp_path):
     thread.start()
     thread.join()
     assert ended == [1]
+
+
+@pytest.fixture
+def unusual_process():
+    """Settings of this process that no run would choose, and a way to read them."""
+
+    def read():
+        tf32 = torch.backends.cudnn.allow_tf32
+        return torch.get_num_threads(), cv2.getNumThreads(), tf32, choose_backend()
+
+    kept = read()
+    torch.set_num_threads(3)
+    cv2.setNumThreads(2)
+    torch.backends.cudnn.allow_tf32 = True
+    yield read
+    torch.set_num_threads(kept[0])
+    cv2.setNumThreads(kept[1])
+    torch.backends.cudnn.allow_tf32 = kept[2]
+
+
+def test_the_process_is_left_as_it_was(clip, tmp_path, unusual_process):
+    before = unusual_process()
+    during = []
+
+    class Watch(mrx.Listener):
+        def row(self, row):
+            during.append(unusual_process())
+
+    mrx.extract(clip, tmp_path / "out", backend="torch", listener=Watch())
+    assert during == [(1, 1, False, "torch")]
+    assert unusual_process() == before
+
+
+def test_the_process_is_left_as_it_was_after_an_error(clip, tmp_path, unusual_process):
+    class Stop(mrx.Listener):
+        def row(self, row):
+            raise KeyError("from a listener")
+
+    before = unusual_process()
+    with pytest.raises(KeyError, match="from a listener"):
+        mrx.extract(clip, tmp_path / "out", listener=Stop())
+    with pytest.raises(UsageError, match="sigma"):
+        mrx.extract(clip, tmp_path / "new", parameters={"mbpm": {"sigma": "wide"}})
+    with pytest.raises(UsageError, match="backend cuda: choose from auto, numba, opencv, torch"):
+        mrx.extract(clip, tmp_path / "new", backend="cuda")
+    assert unusual_process() == before
+
+
+def test_runs_side_by_side_do_not_mix_backends(clip, tmp_path):
+    class Second(mrx.Listener):
+        def row(self, row):
+            mrx.extract(clip, tmp_path / "b", backend="opencv")
+
+    with pytest.raises(UsageError, match="another run of this process uses torch"):
+        mrx.extract(clip, tmp_path / "a", backend="torch", listener=Second())

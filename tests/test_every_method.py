@@ -55,7 +55,7 @@ def random_frames(module, batch=2, height=HEIGHT, width=WIDTH, frames=None):
         shape = (batch, frames, height, width, colors)
         return torch.randint(0, 256, shape, dtype=torch.uint8).permute(0, 1, 4, 2, 3)
     clips = [
-        [flows.texture(height, width, dx=0.7 * t, dy=-0.4 * t, seed=b) for t in range(frames)]
+        [flows.make_texture(height, width, dx=0.7 * t, dy=-0.4 * t, seed=b) for t in range(frames)]
         for b in range(batch)
     ]
     return torch.from_numpy(np.array(clips))[:, :, None].expand(-1, -1, colors, -1, -1).clone()
@@ -70,7 +70,7 @@ def assert_close(found, expected, share):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_maps_have_a_channel_for_each_name_and_the_dtype_of_the_clip(module, dtype):
+def test_maps_have_the_named_channels_and_the_dtype_of_the_clip(module, dtype):
     clip = module.prepare(random_frames(module)).to(dtype)
     found = module.to(dtype)(clip)
     assert found.shape == (2, *module.output_shape(HEIGHT, WIDTH))
@@ -79,7 +79,7 @@ def test_maps_have_a_channel_for_each_name_and_the_dtype_of_the_clip(module, dty
     assert found.isfinite().all()
 
 
-def test_a_clip_decides_the_precision_whatever_the_weights_are(module):
+def test_the_precision_of_maps_follows_the_clip(module):
     clip = module.prepare(random_frames(module))
     assert module(clip.double()).dtype == torch.float64
     assert module(clip.half()).dtype == torch.float32
@@ -181,7 +181,7 @@ def test_clips_of_another_shape_are_refused(module):
             module.extract(wrong)
 
 
-def test_frames_of_the_smallest_size_are_taken_and_smaller_ones_refused(module):
+def test_frames_below_the_smallest_size_are_refused(module):
     least = module.smallest
     found = module(random_frames(module, height=least, width=least).float())
     assert found.shape[1:] == module.output_shape(least, least)
@@ -190,7 +190,7 @@ def test_frames_of_the_smallest_size_are_taken_and_smaller_ones_refused(module):
             module(random_frames(module, height=least - 1).float())
 
 
-def test_bytes_rarely_pass_the_bound(module):
+def test_maps_of_bytes_rarely_exceed_the_bound(module):
     frames = random_frames(module)
     if module.units != "px":
         noise = torch.rand(1, module.length, 3, 4, 5) * 255
@@ -214,7 +214,7 @@ def test_parameters_are_read_from_text_as_they_are_annotated(name):
     )
 
 
-def test_parameters_that_do_not_exist_are_refused_with_those_that_do(name):
+def test_unknown_parameters_are_refused_with_a_list_of_the_known(name):
     with pytest.raises(UsageError, match=f"{name} has no parameter colour; it has "):
         methods.find_method(name).complete_parameters({"colour": "1"})
 
@@ -233,8 +233,8 @@ def test_text_that_cannot_be_read_is_refused(text, kind, message):
         read_value("a.b", text, kind)
 
 
-def test_a_method_without_a_scaling_says_so():
-    with pytest.raises(TypeError, match="Representation does not say how it scales frames"):
+def test_a_method_without_a_scaling_is_refused():
+    with pytest.raises(TypeError, match="Representation does not scale frames: define prepare"):
         Representation().extract(torch.zeros(1, 1, 3, 2, 2))
 
 
@@ -243,7 +243,7 @@ def test_one_backend_at_least_is_there():
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_what_the_cpu_gives(module, close, device, monkeypatch):
+def test_a_gpu_gives_the_maps_of_the_cpu(module, close, device, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     frames = random_frames(module)
     with torch.inference_mode():

@@ -14,7 +14,7 @@ PICTURE = EXAMPLES / "methods.jpg"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(cv2, "FontFace"), reason="OpenCV 4 writes words in another font")
-def test_the_picture_of_all_methods_is_what_its_script_makes(tmp_path):
+def test_the_script_makes_the_stored_picture_of_all_methods(tmp_path):
     target = tmp_path / "again.jpg"
     subprocess.run([sys.executable, EXAMPLES / "07_grid.py", target], check=True, timeout=300)
     kept, again = (cv2.imread(str(path)) for path in (PICTURE, target))

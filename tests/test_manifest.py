@@ -23,7 +23,7 @@ def test_rows_come_back_with_the_settings(tmp_path):
     assert rows["b"] == ManifestRow("b", "failed", "because of b")
 
 
-def test_of_a_key_the_last_row_counts(tmp_path):
+def test_the_last_row_of_a_key_is_read(tmp_path):
     written(tmp_path, "a")
     manifest = Manifest(tmp_path, "", SETTINGS)
     manifest.append_row(ManifestRow("a", "ok"))
@@ -31,18 +31,18 @@ def test_of_a_key_the_last_row_counts(tmp_path):
     assert read_rows(tmp_path / "manifest.jsonl")[1]["a"].status == "ok"
 
 
-def test_a_torn_line_is_passed_over_and_does_not_swallow_the_next(tmp_path):
+def test_a_torn_line_is_skipped_and_the_next_line_is_read(tmp_path):
     path = written(tmp_path, "a")
     path.write_text(path.read_text() + '{"key": "torn", "sta')
     written(tmp_path, "b")
     assert read_rows(path)[1].keys() == {"a", "b"}
 
 
-def test_shares_write_their_own(tmp_path):
+def test_each_share_writes_its_own_manifest(tmp_path):
     assert written(tmp_path, "a", share="3of8").name == "manifest-3of8.jsonl"
 
 
-def test_any_name_survives(tmp_path):
+def test_any_name_is_read_back_unchanged(tmp_path):
     path = written(tmp_path, "caf%E9 日本\u2028.mp4")
     assert path.read_text().isascii()
     assert "caf%E9 日本\u2028.mp4" in read_rows(path)[1]
@@ -65,7 +65,7 @@ def test_a_run_of_all_stands_alone_and_shares_stand_side_by_side(tmp_path):
         pass
 
 
-def test_other_files_of_that_kind_are_not_ours(tmp_path):
+def test_other_jsonl_files_are_no_manifests(tmp_path):
     written(tmp_path, "a")
     (tmp_path / "manifest-train.jsonl").write_text('{"key": 1}')
     assert [p.name for p in list_manifests(tmp_path)] == ["manifest.jsonl"]

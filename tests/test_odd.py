@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from support.command import process, rows
+from support.command import read_rows, run_process
 
 import mrx
 
@@ -32,16 +32,16 @@ def as_expected(row, entry, shards):
     return count == row["frames"] and [width, height] == (entry["size"] or [320, 240])
 
 
-def test_a_list_of_all_of_them_ends_as_expected(odd, tmp_path):
+def test_every_odd_file_of_a_list_ends_as_expected(odd, tmp_path):
     entries = expectations(odd)
     names = b"\0".join(os.fsencode(odd / entry["file"]) for entry in entries)
-    ran = process(
+    ran = run_process(
         *("extract", "-0", "-", "-o", tmp_path / "out", *FRAME_BY_FRAME, "--jsonl"),
         *("--compression", "lzf"),
         stdin=names,
     )
     assert ran.returncode == 1
-    by_path = {row["path"]: row for row in rows(ran)}
+    by_path = {row["path"]: row for row in read_rows(ran)}
     with mrx.open(tmp_path / "out") as shards:
         wrong = [
             (entry["file"], by_path[str(odd / entry["file"])])
@@ -52,13 +52,13 @@ def test_a_list_of_all_of_them_ends_as_expected(odd, tmp_path):
     ok = sum(entry["frames"] is not None for entry in entries)
     closing = ran.stderr.decode().splitlines()[-1]
     assert f"72 inputs: {ok} ok, 0 skipped, {72 - ok} failed" in closing
-    assert process("verify", tmp_path / "out").returncode == 0
+    assert run_process("verify", tmp_path / "out").returncode == 0
 
 
-def test_a_scan_of_their_folder_takes_the_known_and_passes_over_the_rest(odd, tmp_path):
-    ran = process("extract", odd, "-o", tmp_path / "out", *FRAME_BY_FRAME, "--jsonl")
+def test_a_scan_of_the_odd_folder_takes_only_known_videos(odd, tmp_path):
+    ran = run_process("extract", odd, "-o", tmp_path / "out", *FRAME_BY_FRAME, "--jsonl")
     entries = {str(odd / entry["file"]): entry for entry in expectations(odd)}
-    taken = {row["path"]: row for row in rows(ran)}
+    taken = {row["path"]: row for row in read_rows(ran)}
     passed_over = {os.path.relpath(path, odd) for path in entries.keys() - taken.keys()}
     assert passed_over == {
         *(".hidden.mp4", "noextension", "trailing.mp4 ", "cover_art.mp3"),
@@ -73,8 +73,8 @@ def test_a_scan_of_their_folder_takes_the_known_and_passes_over_the_rest(odd, tm
 
 def test_reasons_name_the_cause_in_one_line(odd, tmp_path):
     names = ["audio_only.mp4", "zero.mp4", "fifo.mp4", "loop.mp4", "encrypted.mp4", "frames_empty"]
-    ran = process("extract", *(odd / n for n in names), "-o", tmp_path / "out", "--jsonl")
-    reasons = [row["reason"] for row in sorted(rows(ran), key=lambda row: row["key"])]
+    ran = run_process("extract", *(odd / n for n in names), "-o", tmp_path / "out", "--jsonl")
+    reasons = [row["reason"] for row in sorted(read_rows(ran), key=lambda row: row["key"])]
     assert reasons == [
         "no video stream; it holds audio",
         "encrypted: nothing decodable (12 packets, 11 errors)",

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from support import videos
-from support.command import process
+from support.command import run_process
 
 import mrx as library
 
@@ -23,7 +23,7 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("pipelines")
     (root / "videos" / "d").mkdir(parents=True)
     for i, name in enumerate(NAMES):
-        videos.clip(root / "videos" / name, 9 + i, seed=i)
+        videos.write_clip(root / "videos" / name, 9 + i, seed=i)
     (root / "bin").mkdir()
     script = root / "bin" / "mrx"
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m mrx "$@"\n')
@@ -64,14 +64,14 @@ def test_a_folder_twice_resumes_and_does_nothing(shell, tmp_path):
     assert keys(tmp_path / "out") == sorted(NAMES)
 
 
-def test_find_print0(shell, tmp_path):
+def test_names_can_be_piped_from_find_print0(shell, tmp_path):
     ran = shell("find videos -name '*.mp4' -print0 | mrx extract -0 -m mbpm - -o \"$out\"")
     assert (ran.returncode, ran.stdout) == (0, "")
     assert keys(tmp_path / "out") == sorted(NAMES)
 
 
 @pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed")
-def test_ls_into_jq(shell):
+def test_ls_can_be_piped_into_jq(shell):
     ran = shell(
         'mrx extract videos -o "$out" && mrx ls "$out" --jsonl | jq -r "select(.n_out<4).key"'
     )
@@ -118,13 +118,17 @@ def test_print_path_into_the_next_command(shell):
     assert sorted(row["key"] for row in json.loads(ran.stdout)) == sorted(NAMES)
 
 
-def test_an_empty_share_is_no_failure(place, tmp_path):
-    ran = process("extract", place / "videos" / "a.mp4", "-o", tmp_path / "out", "--shard", "0/9")
-    other = process("extract", place / "videos" / "a.mp4", "-o", tmp_path / "out", "--shard", "1/9")
+def test_an_empty_share_succeeds(place, tmp_path):
+    ran = run_process(
+        "extract", place / "videos" / "a.mp4", "-o", tmp_path / "out", "--shard", "0/9"
+    )
+    other = run_process(
+        "extract", place / "videos" / "a.mp4", "-o", tmp_path / "out", "--shard", "1/9"
+    )
     assert (ran.returncode, other.returncode) == (0, 0)
 
 
-def test_the_module_runs_too(place):
+def test_mrx_runs_as_a_module(place):
     ran = subprocess.run(
         [sys.executable, "-m", "mrx", "--version"], capture_output=True, text=True, check=True
     )

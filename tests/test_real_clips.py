@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.command import mrx, process, summary
+from support.command import mrx, read_summary, run_process
 from support.places import REAL_CLIPS
 
 import mrx as library
@@ -23,7 +23,7 @@ def test_every_method_on_every_real_clip(real_clips, tmp_path):
     words = ["extract", real_clips, "-o", tmp_path / "out", "--short-side", "72"]
     words += ["-p", "tvl1.preset=fast"]
     words += [w for name in METHODS for w in ("-m", name)]
-    ran = process(*words)
+    ran = run_process(*words)
     assert ran.returncode == 0, ran.stderr
     with library.open(tmp_path / "out") as shards:
         assert shards.keys() == REAL_CLIPS.keys()
@@ -38,5 +38,5 @@ def test_every_method_on_every_real_clip(real_clips, tmp_path):
     assert mrx("verify", tmp_path / "out").code == 0
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.h5")}
     again = mrx(*words, "--json")
-    assert (summary(again)["before"], again.code) == (7, 0)
+    assert (read_summary(again)["before"], again.code) == (7, 0)
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.h5")} == before

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 from support import videos
-from support.command import contents
+from support.command import read_contents
 
 import mrx
 from mrx import methods
@@ -22,7 +22,7 @@ FAST = {"tvl1": {"warps": "1", "inner": "3"}, "tvnet": {"iterations": "4"}}
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     for i in range(4):
-        videos.clip(folder / f"{i}.mp4", 14 + i, height=48 + 16 * (i % 2), width=64, seed=i)
+        videos.write_clip(folder / f"{i}.mp4", 14 + i, height=48 + 16 * (i % 2), width=64, seed=i)
     return folder
 
 
@@ -43,7 +43,7 @@ def digests(output):
     """The bits of every dataset and attribute, short enough to be shown where they differ."""
     return {
         name: [hashlib.sha256(repr(part).encode()).hexdigest()[:8] for part in parts]
-        for name, parts in contents(output).items()
+        for name, parts in read_contents(output).items()
     }
 
 
@@ -54,7 +54,7 @@ def usual(folder, tmp_path_factory):
 
 @pytest.mark.parametrize("batch", [1, 5, 1000])
 @pytest.mark.parametrize("decode_threads", [0, 3])
-def test_of_any_batch_size_one_after_another_or_at_once(
+def test_maps_do_not_depend_on_batch_size_and_decode_threads(
     folder, usual, tmp_path, batch, decode_threads
 ):
     assert extract(folder, tmp_path, batch=batch, decode_threads=decode_threads) == usual
@@ -75,7 +75,9 @@ def test_a_video_alone_has_the_maps_it_has_among_others(folder, usual, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "decode_threads"), [(1, 0), (2, 0), (2, 2)])
-def test_from_any_number_of_workers(folder, usual, tmp_path, workers, decode_threads):
+def test_maps_do_not_depend_on_the_number_of_workers(
+    folder, usual, tmp_path, workers, decode_threads
+):
     made = extract(folder, tmp_path, workers=workers, decode_threads=decode_threads)
     assert made == usual
 

@@ -1,1 +1,1 @@
-"""Networks that know nothing of motion: the backbones of methods and classifiers."""
+"""Backbones of methods and classifiers: networks without motion modules."""

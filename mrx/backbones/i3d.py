@@ -1,4 +1,4 @@
-"""I3D: Inception-v1 inflated to space and time, into which a motion module can be put."""
+"""I3D: Inception-v1 inflated to space and time, with optional motion modules."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,11 +11,11 @@ from mrx.backbones.segments import unflatten_clips
 from mrx.errors import ShapeError
 
 _EPSILON = 1e-3
-"""Of every batch norm, as the authors of I3D have it."""
+"""Epsilon of every batch norm, as in the code of I3D's authors."""
 
 
 class BranchWidths(NamedTuple):
-    """Outputs of an Inception block's branches, with those of the 1x1s before its 3x3s."""
+    """Output channels of an Inception block's branches, and of the 1x1s before its 3x3s."""
 
     pointwise: int
     before_first_cube: int
@@ -43,17 +43,17 @@ I3D_BLOCKS = (
     *("MaxPool3d_4a_3x3", "Mixed_4b", "Mixed_4c", "Mixed_4d", "Mixed_4e", "Mixed_4f"),
     *("MaxPool3d_5a_2x2", "Mixed_5b", "Mixed_5c"),
 )
-"""The names of the blocks, in their order."""
+"""The names of the blocks, in order."""
 
 
 class ConvUnit(nn.Module):
-    """A 3D convolution without bias, batch norm and ReLU; the size of the map is kept.
+    """A 3D convolution without bias, batch norm and ReLU; padding keeps the size at stride 1.
 
     Args:
-        inputs: channels that come in
-        outputs: channels that go out
+        inputs: input channels
+        outputs: output channels
         size: of the kernel: time, height, width, all odd
-        stride: the same three
+        stride: in time, height, width
 
     Shape:
         - maps: ``(B, inputs, T, H, W)``; output: ``(B, outputs, T', H', W')``
@@ -73,7 +73,7 @@ class ConvUnit(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Convolve."""
+        """Apply the convolution, batch norm and ReLU."""
         return self.relu(self.bn(self.conv3d(maps)))
 
 
@@ -81,8 +81,8 @@ class InceptionBlock(nn.Module):
     """Four branches side by side: 1x1x1, two of 1x1x1 and 3x3x3, and a maximum with 1x1x1.
 
     Args:
-        inputs: channels that come in
-        widths: outputs of the branches
+        inputs: input channels
+        widths: output channels of the branches
 
     Shape:
         - maps: ``(B, inputs, T, H, W)``; output: ``(B, C, T, H, W)``, C the sum of the four
@@ -100,7 +100,7 @@ class InceptionBlock(nn.Module):
         self.b3b = ConvUnit(inputs, widths.pooled)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Transform along each branch."""
+        """Concatenate the outputs of the branches."""
         branches = (
             self.b0(maps),
             self.b1b(self.b1a(maps)),
@@ -113,23 +113,23 @@ class InceptionBlock(nn.Module):
 class I3D(nn.Module):
     """Inception-v1 in 3D for short clips, not official (Carreira and Zisserman, 2017).
 
-    The stem is 1x7x7 with stride (1, 2, 2), as MotionSqueeze's supplement has it for 8 frames; what
-    else its figure shows is not known, so the rest is as in I3D, but for these choices: pads are
-    the same on both sides, and the head is a mean over all positions and a linear layer. Names are
-    those of the common PyTorch port: blocks as in `I3D_BLOCKS`, of an Inception block ``b0``, ``b1a``,
-    ``b1b``, ``b2a``, ``b2b``, ``b3b``, and in each of them ``conv3d`` and ``bn``; the head is
-    ``logits``, a module put in after a block ``inserted.<block>``.
+    The stem is 1x7x7 with stride (1, 2, 2), as in MotionSqueeze's supplement for 8 frames. The
+    supplement does not describe the rest, which is as in I3D except for two choices: padding is
+    symmetric, and the head is a mean over all positions and a linear layer. Names are those of the
+    common PyTorch port: blocks as in `I3D_BLOCKS`; in an Inception block ``b0``, ``b1a``, ``b1b``,
+    ``b2a``, ``b2b``, ``b3b``, each with ``conv3d`` and ``bn``; ``logits`` for the head; and
+    ``inserted.<block>`` for a module inserted after a block.
 
     Args:
-        classes: how many there are
-        temporal_pools: halve the frames at ``MaxPool3d_4a_3x3`` and ``MaxPool3d_5a_2x2``, as I3D;
-            else all stay
-        insert: by name of a block the module that follows it; it takes and gives maps frame after
-            frame ``(B * T, C, H, W)``. MotionSqueeze's place is after ``Mixed_3c``, the second at
-            stride 8, with 480 channels
+        classes: number of classes
+        temporal_pools: halve the frames at ``MaxPool3d_4a_3x3`` and ``MaxPool3d_5a_2x2``, as I3D
+            does; otherwise keep all
+        insert: modules by name of the block that they follow; their input and output are the maps
+            of all frames ``(B * T, C, H, W)``. MotionSqueeze's place is after ``Mixed_3c``, the
+            second at stride 8, with 480 channels
 
     Shape:
-        - clip: ``(B, T, 3, H, W)``, normalised as the weights were trained with
+        - clip: ``(B, T, 3, H, W)``, normalized as for the training of the weights
         - output: ``(B, classes)``, logits
     """
 
@@ -161,17 +161,18 @@ class I3D(nn.Module):
         self.dropout = nn.Dropout(0.5)
         self.logits = nn.Linear(inputs, classes)
         initialize_weights(self)
+        # Added after the drawing of weights: inserted modules keep their own.
         self.inserted = nn.ModuleDict(insert)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Logits of clips."""
+        """Compute the logits of clips."""
         maps = self.avgpool(self.compute_features(clip)).flatten(1)
         return self.logits(self.dropout(maps))
 
     def compute_features(self, clip: Tensor, until: str | None = None) -> Tensor:
-        """The maps of a block, ``(B, C, T', H', W')``, before a module that follows it acts.
+        """Compute the maps of a block, ``(B, C, T', H', W')``, before its inserted module.
 
-        Without a block it is what the head takes.
+        Without `until`, return the input of the head.
         """
         if until is not None and until not in I3D_BLOCKS:
             raise ValueError(f"until={until}: choose from {', '.join(I3D_BLOCKS)}")
@@ -192,12 +193,12 @@ class I3D(nn.Module):
 
 
 def _apply_frame_by_frame(module: nn.Module, maps: Tensor) -> Tensor:
-    """Apply what takes ``(B * T, C, H, W)`` to ``(B, C, T, H, W)``."""
+    """Apply a module for maps ``(B * T, C, H, W)`` to maps ``(B, C, T, H, W)``."""
     frames = module(maps.transpose(1, 2).flatten(0, 1))
     return unflatten_clips(frames, maps.shape[2]).transpose(1, 2)
 
 
 def _build_max_pool(frames: int, size: int, stride: int) -> nn.MaxPool3d:
-    """A maximum that halves the height and the width, and by `stride` the frames."""
+    """Build a max pool that halves height and width, with `stride` in time."""
     pads = (frames - 1) // 2, (size - 1) // 2, (size - 1) // 2
     return nn.MaxPool3d((frames, size, size), (stride, 2, 2), pads)

@@ -19,25 +19,25 @@ _BLOCK_GROUPS = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-"""Expansion, channels, count of blocks and stride of the first one."""
+"""Expansion, channels, number of blocks, and stride of the first block."""
 
 _LAST_CHANNELS = 1280
 SQUEEZED_CHANNELS = 32
 _LAYERS_BEFORE_MOTION = 7
-"""How many of `features` come before the motion module: all until stride 8, of 32 channels."""
+"""Number of `features` before the motion module: all up to stride 8, with 32 channels."""
 
 
 class InvertedResidual(nn.Module):
-    """Widen by 1x1, filter each channel by 3x3, narrow by 1x1 without ReLU; add where it fits.
+    """Widen by 1x1, filter each channel by 3x3, narrow by 1x1 without ReLU; add if shapes match.
 
     The shift acts on the branch only, and only in blocks that both widen and add.
 
     Args:
-        inputs: channels that come in
-        outputs: channels that go out
+        inputs: input channels
+        outputs: output channels
         stride: of the 3x3
-        expansion: how much wider it is in between; 1 leaves the first convolution out
-        shift: what to do to the branch's input, where the block widens and adds
+        expansion: ratio of inner channels to inputs; 1 leaves the first convolution out
+        shift: module for the branch's input, in blocks that widen and add
 
     Shape:
         - maps: ``(N, inputs, H, W)``; output: ``(N, outputs, H / stride, W / stride)``
@@ -59,27 +59,27 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Transform, and add where it fits."""
+        """Transform the maps, and add them if shapes match."""
         change = self.conv(self.shift(maps))
         return maps + change if self.adds else change
 
 
 class MobileNetV2(nn.Module):
-    """MobileNet-V2 on each frame of a clip, whose logits are averaged; with `shift`, TSM's.
+    """MobileNet-V2 on each frame of a clip, with averaged logits; with `shift`, TSM's.
 
-    The names in its state dict are torchvision's, with the shift and without. The 10 blocks that
+    The names in its state dict are torchvision's, with and without the shift. The 10 blocks that
     widen and add are shifted.
 
     Args:
-        classes: how many there are
+        classes: number of classes
         segments: frames of a clip
         shift: how frames exchange channels, or None for a plain network
-        stem: size of the first kernel: 3 as all public weights have it, or 7 as MotionSqueeze's
-            supplement prints it
+        stem: size of the first kernel: 3 as in all public weights, or 7 as in MotionSqueeze's
+            supplement
 
     Shape:
         - clip: ``(B, segments, 3, H, W)``, or frame after frame ``(B * segments, 3, H, W)``,
-          normalised as the weights were trained with
+          normalized as for the training of the weights
         - output: ``(B, classes)``, logits
     """
 
@@ -115,25 +115,25 @@ class MobileNetV2(nn.Module):
         initialize_weights(self)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Logits of clips: the mean of their frames' logits."""
+        """Compute the logits of clips: the mean of their frames' logits."""
         return average_logits(self.frame_logits(clip), self.segments)
 
     def frame_logits(self, clip: Tensor) -> Tensor:
-        """Logits of single frames, ``(B * segments, classes)``, before the mean."""
+        """Compute the logits of single frames, ``(B * segments, classes)``."""
         maps = flatten_clips(clip, self.segments)
         maps = self.add_motion(self.features[:_LAYERS_BEFORE_MOTION](maps))
         maps = self.features[_LAYERS_BEFORE_MOTION:](maps)
         return self.classifier(self.avgpool(maps).flatten(1))
 
     def add_motion(self, maps: Tensor) -> Tensor:
-        """What a subclass does to the maps of the last block at stride 8 before they pass on."""
+        """Return the maps of the last block at stride 8; subclasses add motion features."""
         return maps
 
 
 def _build_conv_unit(
     inputs: int, outputs: int, size: int, *, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """A convolution, batch norm and ReLU6."""
+    """Build a convolution with batch norm and ReLU6."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),

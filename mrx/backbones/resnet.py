@@ -1,4 +1,4 @@
-"""ResNet for the frames of a clip: plain, with temporal shift, and with MotionSqueeze."""
+"""ResNet for the frames of a clip: plain, with temporal shift, or with a motion module."""
 
 from typing import ClassVar, Literal, get_args
 
@@ -17,10 +17,10 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut; only the first one's input is shifted.
 
     Args:
-        inputs: channels that come in
+        inputs: input channels
         width: channels of both convolutions
         stride: of the first one
-        shift: a `TemporalShift`, or an identity
+        shift: `TemporalShift` or an identity, for the input of the first convolution
 
     Shape:
         - maps: ``(N, inputs, H, W)``; output: ``(N, width, H / stride, W / stride)``
@@ -36,11 +36,12 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
+        # Apart from `relu`, so that CPNet can replace it.
         self.last_relu = nn.ReLU(inplace=True)
         self.downsample = _build_shortcut(inputs, width, stride)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Transform and add."""
+        """Transform the maps and add them to the shortcut."""
         out = self.relu(self.bn1(self.conv1(self.shift(maps))))
         out = self.bn2(self.conv2(out))
         return self.last_relu(out + self.downsample(maps))
@@ -52,10 +53,10 @@ class BottleneckBlock(nn.Module):
     The stride is the 3x3's, as in torchvision; the last convolution is 4 times as wide.
 
     Args:
-        inputs: channels that come in
+        inputs: input channels
         width: channels of the first two convolutions
         stride: of the second
-        shift: a `TemporalShift`, or an identity
+        shift: `TemporalShift` or an identity, for the input of the first convolution
 
     Shape:
         - maps: ``(N, inputs, H, W)``; output: ``(N, 4 * width, H / stride, W / stride)``
@@ -74,11 +75,12 @@ class BottleneckBlock(nn.Module):
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
+        # Apart from `relu`, so that CPNet can replace it.
         self.last_relu = nn.ReLU(inplace=True)
         self.downsample = _build_shortcut(inputs, outputs, stride)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Transform and add."""
+        """Transform the maps and add them to the shortcut."""
         out = self.relu(self.bn1(self.conv1(self.shift(maps))))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
@@ -89,25 +91,25 @@ _BLOCKS_BY_DEPTH: dict[int, tuple[type[BasicBlock] | type[BottleneckBlock], tupl
     18: (BasicBlock, (2, 2, 2, 2)),
     50: (BottleneckBlock, (3, 4, 6, 3)),
 }
-"""By depth: the block, and how many of it each layer has."""
+"""By depth: the type of block, and the number of blocks of each layer."""
 
 
 class ResNet(nn.Module):
-    """ResNet on each frame of a clip, whose logits are averaged (TSN); with `shift`, TSM-ResNet.
+    """ResNet on each frame of a clip, with averaged logits (TSN); with `shift`, TSM-ResNet.
 
-    The names in its state dict are torchvision's, with the shift and without. TSM's code shifts
-    only every second block where layer3 has 23 blocks or more, which these depths do not. Features
-    are dropped before the last layer once `set_dropout` says so.
+    The names in its state dict are torchvision's, with and without the shift. TSM's code shifts
+    only every second block if layer3 has 23 blocks or more, which these depths do not.
+    `set_dropout` turns on dropout before the last layer.
 
     Args:
         depth: 18 or 50
-        classes: how many there are
+        classes: number of classes
         segments: frames of a clip
         shift: how frames exchange channels in each block, or None for a plain ResNet
 
     Shape:
         - clip: ``(B, segments, 3, H, W)``, or frame after frame ``(B * segments, 3, H, W)``,
-          normalised as the weights were trained with
+          normalized as for the training of the weights
         - output: ``(B, classes)``, logits
     """
 
@@ -145,19 +147,19 @@ class ResNet(nn.Module):
         initialize_weights(self)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Logits of clips: the mean of their frames' logits."""
+        """Compute the logits of clips: the mean of their frames' logits."""
         return average_logits(self.frame_logits(clip), self.segments)
 
     def frame_logits(self, clip: Tensor) -> Tensor:
-        """Logits of single frames, ``(B * segments, classes)``, before the mean."""
+        """Compute the logits of single frames, ``(B * segments, classes)``."""
         maps = self.avgpool(self.compute_features(clip)).flatten(1)
         return self.fc(self.dropout(maps))
 
     def compute_features(self, clip: Tensor, until: ResNetStage = "layer4") -> Tensor:
-        """The maps of a layer, ``(B * segments, C, H / s, W / s)``.
+        """Compute the maps of a layer, ``(B * segments, C, H / s, W / s)``.
 
         ``layer2`` (res3) has stride s = 8 and 128 or 512 channels, ``layer4`` stride 32.
-        The maps of layer2 are those that a motion module after it takes, not what it gives.
+        The maps of layer2 are the input of a motion module after it, not its output.
         """
         check_choice("until", until, ResNetStage)
         maps = self.relu(self.bn1(self.conv1(flatten_clips(clip, self.segments))))
@@ -171,18 +173,18 @@ class ResNet(nn.Module):
         return maps
 
     def add_motion(self, maps: Tensor) -> Tensor:
-        """What a subclass does to the maps of layer2 before they pass on to layer3."""
+        """Return the maps of layer2; subclasses add motion features."""
         return maps
 
 
 def set_channels(net: ResNet, channels: int) -> None:
-    """Let a network take other than RGB: its first weights become their mean over the colours.
+    """Change a network's input channels: its first weights become their mean over the colors.
 
-    What TSN does to start from the weights of images: for stacked flow 2 channels a displacement.
+    TSN starts from image weights this way: stacked flow has 2 channels per displacement.
 
     Args:
         net: changed in place
-        channels: of the frames from now on
+        channels: new number of input channels
     """
     old_conv = net.conv1
     conv = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False).to(old_conv.weight)
@@ -192,7 +194,7 @@ def set_channels(net: ResNet, channels: int) -> None:
 
 
 def set_dropout(net: nn.Module, share: float) -> None:
-    """Drop this share of features before the last layer, when training.
+    """Drop this share of features before the last layer in training.
 
     Args:
         net: a network of this package, changed in place
@@ -204,7 +206,7 @@ def set_dropout(net: nn.Module, share: float) -> None:
 
 
 def initialize_weights(net: nn.Module) -> None:
-    """Draw weights as ResNet's and TSM's code do: He for convolutions, N(0, 0.001) for the head."""
+    """Draw weights as in ResNet's and TSM's code: He for convolutions, N(0, 0.001) for the head."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -214,7 +216,7 @@ def initialize_weights(net: nn.Module) -> None:
 
 
 def _build_shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """What makes a block's input fit its output."""
+    """Build the layer that adapts a block's input to its output."""
     if inputs == outputs and stride == 1:
         return nn.Identity()
     conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)

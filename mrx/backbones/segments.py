@@ -1,4 +1,4 @@
-"""Clips as networks for images take them: frame after frame, and averaged in the end."""
+"""Clips for image networks: frames along the batch, and logits averaged over them."""
 
 from torch import Tensor
 
@@ -6,9 +6,9 @@ from mrx.errors import ShapeError
 
 
 def check_segments(segments: int, *, minimum: int = 1) -> None:
-    """Refuse clips of too few frames."""
+    """Raise ShapeError if a clip has too few frames."""
     if segments < minimum:
-        raise ShapeError(f"segments={segments}: a clip has at least {minimum} frames here")
+        raise ShapeError(f"segments={segments}: must be at least {minimum}")
 
 
 def flatten_clips(clip: Tensor, segments: int) -> Tensor:
@@ -25,20 +25,20 @@ def flatten_clips(clip: Tensor, segments: int) -> Tensor:
         if clip.ndim == 4 and len(clip) % segments == 0:
             return clip
     raise ShapeError(
-        f"it takes clips (B, {segments}, C, H, W) or frames (B * {segments}, C, H, W), all but B "
+        f"expected clips (B, {segments}, C, H, W) or frames (B * {segments}, C, H, W), all but B "
         f"at least 1, got {tuple(clip.shape)}"
     )
 
 
 def unflatten_clips(frames: Tensor, segments: int) -> Tensor:
-    """Take frames that follow each other as clips again, without a copy.
+    """View consecutive frames as clips again, without a copy.
 
     Shape:
         - frames: ``(B * segments, ...)``; output: ``(B, segments, ...)``
     """
     check_segments(segments)
     if len(frames) % segments:
-        raise ShapeError(f"it takes frames (B * {segments}, ...), got {tuple(frames.shape)}")
+        raise ShapeError(f"expected frames (B * {segments}, ...), got {tuple(frames.shape)}")
     return frames.view(len(frames) // segments, segments, *frames.shape[1:])
 
 

@@ -1,4 +1,4 @@
-"""Temporal shift: frames exchange a part of their channels with their neighbours."""
+"""Temporal shift: frames exchange a part of their channels with their neighbors."""
 
 from typing import Literal
 
@@ -18,8 +18,9 @@ def temporal_shift(maps: Tensor, segments: int, mode: ShiftMode = "zero") -> Ten
     """Move an eighth of the channels one frame in each direction (TSM, Lin et al., 2019).
 
     ``zero``: the first ``C // 8`` channels come from the next frame, the second ``C // 8`` from the
-    previous one, zeros where there is none. ``circulant`` goes round the clip and the other way,
-    first from the previous and then from the next, as MotionSqueeze's code has it.
+    previous one, with zeros beyond the ends of the clip. ``circulant`` wraps around the clip and
+    swaps the directions, first from the previous frame, then from the next, as in MotionSqueeze's
+    code.
 
     Shape:
         - maps, output: ``(B * segments, C, H, W)``, the frames of a clip one after another
@@ -31,6 +32,7 @@ def temporal_shift(maps: Tensor, segments: int, mode: ShiftMode = "zero") -> Ten
     if mode == "circulant":
         first, second = first.roll(1, dims=1), second.roll(-1, dims=1)
     else:
+        # Frame t gets the first channels of t + 1 and the second of t - 1; pads are zero frames.
         first = F.pad(first[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))
         second = F.pad(second[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))
     return torch.cat([first, second, rest], dim=2).flatten(0, 1)
@@ -41,7 +43,7 @@ class TemporalShift(nn.Module):
 
     Args:
         segments: frames of a clip
-        mode: what comes in at the ends of a clip
+        mode: ``zero``, or ``circulant`` to wrap around the clip
 
     Shape:
         - maps, output: ``(B * segments, C, H, W)``
@@ -55,14 +57,14 @@ class TemporalShift(nn.Module):
         self.mode = mode
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Shift."""
+        """Shift the maps of each clip."""
         return temporal_shift(flatten_clips(maps, self.segments), self.segments, self.mode)
 
     def extra_repr(self) -> str:
-        """The arguments."""
+        """Return the settings for `print`."""
         return f"segments={self.segments}, mode={self.mode!r}"
 
 
 def make_shift(segments: int, mode: ShiftMode | None) -> nn.Module:
-    """A `TemporalShift`, or what leaves maps as they are."""
+    """Return a `TemporalShift`, or an identity without a mode."""
     return nn.Identity() if mode is None else TemporalShift(segments, mode)

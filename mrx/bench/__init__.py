@@ -1,1 +1,1 @@
-"""How fast the methods are here: kernels alone, bare decoding, and the whole way of a clip."""
+"""Benchmarks of the methods on this machine: kernels, bare decoding, and the whole pipeline."""

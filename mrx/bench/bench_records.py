@@ -1,4 +1,4 @@
-"""What a benchmark was asked, and what it found; as JSON, and back."""
+"""Options and results of a benchmark, and their JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,18 @@ BenchPart = Literal["kernel", "decode", "whole"]
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure.
+    """Options of a benchmark.
 
     Attributes:
+        methods: names of the methods, measured one after another
         parameters, weights, stack: of the methods, as in `mrx.job.Job`
-        size: (width, height) of the frames; None is 340x256, or what `extract` makes of the clip
-        frames: length of the clip that is made where none is given
-        batches: windows at once, for the kernels alone
+        size: (width, height) of the frames; None is 340x256, or as `extract` scales `clip`
+        frames: length of the generated clip
+        batches: batch sizes of the kernel measurements
+        device: the device that methods compute on
         decode_threads: as in `mrx.job.Job`
-        clip: a path or URL; None makes a clip
-        repeats: measurements of each row, at most
+        clip: a path or URL; None generates a clip
+        repeats: measurements per row, at most
     """
 
     methods: tuple[str, ...]
@@ -38,14 +40,16 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One thing that was measured several times over.
+    """Percentiles of one quantity that was measured repeatedly.
 
     Attributes:
-        name: tells it from all other rows
-        unit: what is counted: maps or frames
-        samples: how often it was measured
-        p25, p50, p75, p95: seconds for one of the unit, from the fastest quarter on
-        more: what else is known of it, by name
+        name: unique among the rows
+        method: name of the method
+        part: the kernel alone, decoding alone, or the whole pipeline
+        unit: the unit that is counted
+        samples: number of measurements
+        p25, p50, p75, p95: percentiles of the seconds per unit; p25 is the faster quartile
+        more: further facts by name
     """
 
     name: str
@@ -61,22 +65,23 @@ class BenchRow:
 
     @property
     def per_second(self) -> float:
-        """How many of the unit a second, in the median."""
+        """The median rate, in units per second."""
         return 1 / self.p50
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, the rate among them."""
+        """Return the row as plain values, with its rate."""
         fields = {name: value for name, value in asdict(self).items() if name != "more"}
         return {**fields, "per_second": self.per_second, **self.more}
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """A whole benchmark.
+    """The outcome of a benchmark.
 
     Attributes:
-        settings: all that a rate depends on, but for the machine
-        machine: where it was measured: device, cores, load, versions
+        settings: everything that rates depend on, except the machine
+        machine: device, cores, load and versions
+        rows: the measurements
     """
 
     settings: Mapping[str, Any]
@@ -84,14 +89,14 @@ class BenchResult:
     rows: Sequence[BenchRow]
 
     def to_json(self, **more: Any) -> str:
-        """One JSON object, and what else belongs into it."""
+        """Return one JSON object, with the fields of `more` added."""
         rows = [row.to_dict() for row in self.rows]
         head = {"mrx_bench": BENCH_FORMAT, "settings": self.settings, "machine": self.machine}
         return json.dumps({**head, "rows": rows, **more})
 
 
 def quantile(values: Sequence[float], fraction: float) -> float:
-    """The value that a share of the values lies below, between neighbours by interpolation.
+    """Return the quantile of a fraction in 0..1, interpolated between neighbors.
 
     >>> quantile([3.0, 1.0, 2.0], 0.5), quantile([1.0, 2.0], 0.25)
     (2.0, 1.25)
@@ -104,5 +109,5 @@ def quantile(values: Sequence[float], fraction: float) -> float:
 
 
 def compute_percentiles(values: Sequence[float]) -> dict[str, float]:
-    """Quartiles, and the value that one in twenty is above."""
+    """Return the quartiles and the 95th percentile, as the fields of a `BenchRow`."""
     return {f"p{percent}": quantile(values, percent / 100) for percent in (25, 50, 75, 95)}

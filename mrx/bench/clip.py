@@ -1,4 +1,4 @@
-"""Pictures to measure with: a texture that moves, as windows on a device and as a film."""
+"""Moving textures to measure with, as windows on a device or as a file, and bare decoding."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,12 +16,12 @@ from mrx.errors import DecodeError, MissingError
 from mrx.methods.spec import Representation
 
 ENCODER = "libx264"
-MOTION_MARGIN = 32  # pixels around a picture, for it to move in
-GRAIN_PIXELS = 4  # pixels
+MOTION_MARGIN = 32  # pixels of canvas around a picture, for it to move in
+GRAIN_PIXELS = 4  # distance of the random values
 
 
 def make_texture(height: int, width: int, *, seed: int) -> Tensor:
-    """Smooth random colors.
+    """Make a picture of smooth random colors.
 
     Shape:
         - output: ``(H, W, 3)`` uint8
@@ -37,19 +37,21 @@ def make_texture(height: int, width: int, *, seed: int) -> Tensor:
 def make_texture_windows(
     module: Representation, count: int, size: tuple[int, int], device: torch.device
 ) -> Tensor:
-    """Windows of frames of their own on a device, laid out as the decoder's frames are.
+    """Make windows that share no frames, with the memory layout of decoded frames.
 
     Args:
-        module: the method, for its length and colors
-        count: how many
+        module: the method, for its window length and color
+        count: number of windows
         size: (width, height)
-        device: where they are made
+        device: the device to make them on
 
     Shape:
         - output: ``(count, T, C, H, W)`` uint8
     """
     width, height = size
     colors = 3 if module.color == "rgb" else 1
+    # Each window is a crop of one canvas that moves by (1, 2) pixels a frame; the margin holds its
+    # largest start and all its steps.
     margin = MOTION_MARGIN + 2 * module.length
     canvas = make_texture(height + margin, width + margin, seed=1)[..., :colors].to(device)
     shape = (count, module.length, height, width, colors)
@@ -59,19 +61,24 @@ def make_texture_windows(
         for t, frame in enumerate(window):
             top, left = down + t, right + 2 * t
             frame.copy_(canvas[top : top + height, left : left + width])
+    # A view with channels first: the memory keeps them last, as the decoder's.
     return data.permute(0, 1, 4, 2, 3)
 
 
 def write_texture_clip(path: Path, frames: int, size: tuple[int, int]) -> None:
-    """A film of a texture that goes to and fro; H.264, its sides made even."""
+    """Write an H.264 video of a texture that moves to and fro; odd sides are rounded up."""
     if ENCODER not in av.codecs_available:
-        raise MissingError(f"this PyAV has no encoder {ENCODER}: give a clip with --input")
+        raise MissingError(
+            f"cannot generate a clip: this PyAV has no encoder {ENCODER}. Give one with --input"
+        )
+    # yuv420p has one chroma sample for 2x2 pixels.
     width, height = (side + side % 2 for side in size)
     canvas = make_texture(height + MOTION_MARGIN, width + MOTION_MARGIN, seed=3)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(ENCODER, rate=25, options={"crf": "20"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for t in range(frames):
+            # MOTION_MARGIN = 32: 32, 30, ..., 2, 0, 2, ..., 30, 32, 30, ...
             offset = abs(2 * t % (2 * MOTION_MARGIN) - MOTION_MARGIN)
             picture = canvas[offset // 2 : offset // 2 + height, offset : offset + width]
             frame = av.VideoFrame.from_ndarray(picture.contiguous().numpy(), format="rgb24")
@@ -80,12 +87,12 @@ def write_texture_clip(path: Path, frames: int, size: tuple[int, int]) -> None:
 
 
 def decode_clip(path: str, size: tuple[int, int], color: str) -> int:
-    """Decode and convert as the shortest loop over PyAV does; the number of frames.
+    """Decode and convert a clip in a minimal loop over PyAV; return the number of frames.
 
     Args:
-        path: of the clip
-        size: (width, height) that the frames get
-        color: what they are converted to, ``rgb`` or ``gray``
+        path: the clip
+        size: (width, height) to scale the frames to
+        color: ``rgb`` or ``gray``
     """
     pictures = _decode_clip_pictures(path)
     first = next(pictures)
@@ -102,16 +109,18 @@ def _decode_clip_pictures(path: str) -> Iterator[av.VideoFrame]:
     try:
         with av.open(path) as container:
             stream = container.streams.video[0]
+            # As `mrx.decode.pyav` decodes, so that the two can be compared.
             stream.thread_type = "NONE"
             yield from container.decode(stream)
     except FFmpegError as error:
-        raise DecodeError(f"{path} cannot be decoded alone: {error}. Give another clip") from error
+        raise DecodeError(f"cannot decode {path}: {error}. Give another clip") from error
 
 
 def _choose_clip_converter(
     first: av.VideoFrame, size: tuple[int, int], color: str
 ) -> Callable[[av.VideoFrame], object]:
-    """Pictures to arrays; gray is the plane itself where it has the size."""
+    """Return a function from pictures to arrays."""
+    # Luma of the right size is the gray picture already, as in `mrx.decode.convert`.
     same_size = (first.width, first.height) == size
     if color == "gray" and same_size and first.format.name in LUMA_FORMATS:
         return lambda picture: bytes(picture.planes[0])

@@ -1,4 +1,4 @@
-"""A benchmark beside an earlier one: which rows have become slower than noise explains."""
+"""Comparison of a benchmark with an earlier one: rows that are slower than noise explains."""
 
 import json
 import math
@@ -14,11 +14,12 @@ from mrx.job import describe_difference
 
 @dataclass(frozen=True)
 class RowComparison:
-    """A row beside that of the base.
+    """A row compared with the same row of the base.
 
     Attributes:
-        ratio: rate over the base's rate, of the medians; below 1 is slower
-        slower: whether even the faster quartile is slower than the base's median by the tolerance
+        ratio: median rate divided by the base's median rate; below 1 is slower
+        slower: True if even the faster quartile is slower than the base's median by more than
+            the tolerance
     """
 
     name: str
@@ -28,10 +29,12 @@ class RowComparison:
 
 @dataclass(frozen=True)
 class BaseResult:
-    """An earlier benchmark, as `mrx bench --json` printed it.
+    """An earlier benchmark to compare with.
 
     Attributes:
-        medians: seconds for one of the unit, by the name of the row
+        path: the file that it was read from
+        settings: as in `mrx.bench.bench_records.BenchResult`
+        medians: row name → seconds per unit
     """
 
     path: str
@@ -40,49 +43,70 @@ class BaseResult:
 
     @classmethod
     def read_json(cls, path: str) -> "BaseResult":
-        """Read a file; refuses what no benchmark has written."""
+        """Read the output of `mrx bench --json`.
+
+        Raises:
+            UsageError: The file is unreadable, or not such an output.
+        """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             if content["mrx_bench"] != BENCH_FORMAT:
                 raise UsageError(
-                    f"bad base ({path}): format {content['mrx_bench']}, this mrx reads {BENCH_FORMAT}. "
-                    "Measure it anew"
+                    f"bad base ({path}): its format is {content['mrx_bench']}, this mrx reads "
+                    f"{BENCH_FORMAT}. Measure it again"
                 )
             medians = {str(row["name"]): float(row["p50"]) for row in content["rows"]}
             settings = {**content["settings"], "methods": dict(content["settings"]["methods"])}
         except OSError as error:
-            raise UsageError(f"cannot read the base ({path}): {error.strerror or error}") from error
+            raise UsageError(
+                f"cannot read the base ({path}): {error.strerror or error}. Name another file"
+            ) from error
         except (ValueError, LookupError, TypeError) as error:
             raise UsageError(
-                f"bad base ({path}): not what mrx bench --json prints. Write one with "
+                f"bad base ({path}): not the output of mrx bench --json. Write one with "
                 "mrx bench --json > base.json"
             ) from error
         if not all(0 < median < math.inf for median in medians.values()):
-            raise UsageError(f"bad base ({path}): a median that is no time. Measure it anew")
+            raise UsageError(
+                f"bad base ({path}): a median is not a positive number. Measure it again"
+            )
         return cls(path, settings, medians)
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
-        """Refuse a base that other settings made; methods that one alone has do not count."""
+        """Raise `UsageError` if the base has other settings than these.
+
+        Methods that only one side has are ignored, as long as both have one in common.
+        """
         common = sorted(self.settings["methods"].keys() & settings["methods"].keys())
         if not common:
-            made, asked = (", ".join(found["methods"]) for found in (self.settings, settings))
-            raise UsageError(f"base has other methods ({self.path}): {made}, asked for {asked}")
-        old, new = (
-            {**found, "methods": {name: found["methods"][name] for name in common}}
-            for found in (self.settings, settings)
-        )
+            names, asked = (", ".join(side["methods"]) for side in (self.settings, settings))
+            raise UsageError(
+                f"base has other methods ({self.path}): {names}, asked for {asked}. "
+                "Name one of its methods, or measure a base with these"
+            )
+        old, new = (_keep_methods(side, common) for side in (self.settings, settings))
         if old != new:
             raise UsageError(
-                f"base was made with other settings ({self.path}): {describe_difference(old, new)}. "
+                f"base has other settings ({self.path}): {describe_difference(old, new)}. "
                 "Give the same options, or measure a base with these"
             )
 
     def compare_rows(self, rows: Sequence[BenchRow], *, tolerance: float) -> list[RowComparison]:
-        """The rows that both have; slower means by more than `tolerance` of the base's time."""
+        """Compare the rows that both have.
+
+        Args:
+            rows: the present rows
+            tolerance: accepted slowdown, as a fraction of the base's median time
+        """
         comparisons = []
         for row in rows:
             if row.name in self.medians:
                 base_seconds = self.medians[row.name]
+                # Even the faster quartile must be slower, so that noise alone does not count.
                 slower = row.p25 > base_seconds * (1 + tolerance)
                 comparisons.append(RowComparison(row.name, base_seconds / row.p50, slower))
         return comparisons
+
+
+def _keep_methods(settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {**settings, "methods": {name: settings["methods"][name] for name in names}}

@@ -1,8 +1,9 @@
-"""The least that a method has to move and to compute, counted from its formula.
+"""Lower bounds on the bytes and operations of a method, counted from its formula.
 
-Bytes: each frame is read once as bytes, each map is written once. Operations: those of the formula
-in float32, a fused multiply and add as two, a root or a reciprocal as one; a twin that reorders the
-sums may need fewer. Pyramids and gradients are left out, as they are small beside the iterations.
+Bytes: each frame is read once as uint8, each map is written once. Operations: those of the formula
+in float32; a fused multiply-add counts as two, a root or a reciprocal as one. A kernel that
+reorders the sums may need fewer. Pyramids and gradients are left out: they are small compared with
+the iterations.
 """
 
 from collections.abc import Callable
@@ -14,32 +15,34 @@ from mrx.ops.pyramid import pyramid_sizes
 from mrx.ops.tvnet_solver import level_sizes
 
 ITERATION_OPERATIONS = 56
-"""Of TV-L1, per pixel: 15 fused, 10 additions, 8 products, 2 comparisons, 5 special, a guard."""
+"""Per pixel and iteration of TV-L1: 15 fused multiply-adds, 10 additions, 8 products,
+2 comparisons, 5 special functions, 1 guard."""
 
 WARP_OPERATIONS = 150
-"""Per pixel: the bicubic warp of an image and its two slopes, and the residual."""
+"""Per pixel: the bicubic warp of an image and its two gradients, and the residual."""
 
 MEDIAN_COMPARISONS = {1: 0, 3: 38, 5: 175}
-"""Comparisons per pixel of a field, by the side of the square."""
+"""Side of the median's square → comparisons per pixel of one flow channel."""
 
 TEXTURE_OPERATIONS = 20
-"""Per pixel and round: divergence 3, image plus it 2, slope 2, step 4, length 5, limit 4."""
+"""Per pixel and round: divergence 3, adding the image 2, gradient 2, step 4, norm 5, limit 4."""
 
 
 @dataclass(frozen=True)
 class MapCost:
-    """What one map costs at least.
+    """The lower bounds for one map.
 
     Attributes:
-        bytes: to and from memory
-        operations: of floating point; None where they depend on the pictures, or are not counted
+        bytes: bytes read and written
+        operations: floating-point operations; None if they depend on the pictures or are not
+            counted
     """
 
     bytes: int
     operations: int | None
 
     def compute_rates(self, seconds: float) -> dict[str, float]:
-        """What is reached, where a map takes so long."""
+        """Return the rates reached if one map takes `seconds`: GB/s and GFLOP/s."""
         rates = {"gb_per_s": self.bytes / seconds / 1e9}
         if self.operations is not None:
             rates["gflop_per_s"] = self.operations / seconds / 1e9
@@ -49,15 +52,15 @@ class MapCost:
 def estimate_map_cost(
     name: str, module: Representation, height: int, width: int, *, frames: int, itemsize: int
 ) -> MapCost:
-    """What a map of frames of this size costs.
+    """Count the bytes and operations of one map.
 
     Args:
-        name: of the method
-        module: with its parameters
-        height: of the frames
-        width: of the frames
-        frames: that are read for a map: the whole window, or only those that no other map reads
-        itemsize: bytes of a value of the map
+        name: name of the method
+        module: the method's module
+        height: height of the frames
+        width: width of the frames
+        frames: frames read per map: the whole window, or only those that no other map reads
+        itemsize: bytes per value of the map
     """
     channels, rows, columns = module.output_shape(height, width)
     colors = 3 if module.color == "rgb" else 1
@@ -69,27 +72,27 @@ def estimate_map_cost(
 
 
 def _count_mbpm(module: Any, height: int, width: int) -> int:
-    """A square filter, and three taps in time, of every color."""
+    """Count a square filter, and three taps in time, for each color."""
     taps = module.conv_s.weight[0].numel()
     return 3 * height * width * (2 * taps + 5)
 
 
 def _count_dynamic_image(module: Any, height: int, width: int) -> int | None:
-    """A weighted sum of the frames; exact pooling iterates."""
+    """Count a weighted sum of the frames; exact pooling iterates, so it has no count."""
     if module.pooling != "approximate":
         return None
     return 3 * height * width * 2 * int(module.length)
 
 
 def _count_pa(module: Any, height: int, width: int) -> int:
-    """The convolution of each difference, and the norm over its features."""
+    """Count the convolution of each difference, and the norm over its features."""
     weight = module.shallow_conv.weight
     norm = 3 * len(weight) + 1
     return (module.length - 1) * height * width * (2 * weight.numel() + 3 + norm)
 
 
 def _count_tvl1(module: Any, height: int, width: int) -> int | None:
-    """Iterations, warps, medians and texture; early stops depend on the pictures."""
+    """Count iterations, warps, medians and texture; with early stops there is no count."""
     rules = module.rules
     if rules.epsilon:
         return None
@@ -106,7 +109,7 @@ def _count_tvl1(module: Any, height: int, width: int) -> int | None:
 
 
 def _count_tvnet(module: Any, height: int, width: int) -> int:
-    """Iterations and warps."""
+    """Count iterations and warps."""
     depth = module.depth
     levels = level_sizes(height, width, max_levels=depth.scales, zoom=depth.zoom)
     warp_operations = depth.iterations * ITERATION_OPERATIONS + WARP_OPERATIONS
@@ -120,4 +123,4 @@ OPERATION_COUNTERS: dict[str, Callable[[Any, int, int], int | None]] = {
     "tvl1": _count_tvl1,
     "tvnet": _count_tvnet,
 }
-"""How the operations of a map are counted; methods of others, and matching, are not."""
+"""Method → count of the operations of one map. Third-party methods and matching have none."""

@@ -1,4 +1,4 @@
-"""``mrx bench``: how fast methods are here, and whether they have become slower."""
+"""``mrx bench``: measure the speed of methods, and find regressions."""
 
 import re
 import tempfile
@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mrx import methods
-from mrx.cli import options as read
-from mrx.cli.options import parse_size
+from mrx.bench.bench_records import BenchOptions
+from mrx.cli.options import (
+    device_option,
+    group_by_method,
+    group_weights,
+    loudness_options,
+    method_options,
+    parse_size,
+)
 from mrx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,73 +25,76 @@ if TYPE_CHECKING:
     from mrx.bench.compare import RowComparison
 
 
-@click.command()
-@read.method_options
+@click.command("bench")
+@method_options
 @click.option(
     "--size",
     metavar="WxH",
-    help="Of the frames.  [default: 340x256, or what extract makes of --input]",
+    help="Frame size.  [default: 340x256, or as extract scales --input]",
 )
 @click.option(
     "--frames",
     type=click.IntRange(min=1),
-    help="Length of the clip that is made; all of --input is used.  [default: 64]",
+    help=f"Length of the generated clip; not for --input.  [default: {BenchOptions.frames}]",
 )
 @click.option(
     "--batch",
-    default="1,8,32",
+    default=",".join(map(str, BenchOptions.batches)),
     metavar="LIST",
-    help="Windows computed at once, for the kernels alone.",
+    help="Batch sizes of the kernel measurements.",
 )
-@click.option(
-    "--device", default="auto", metavar="auto|cpu|cuda:N|mps", help="Where methods compute."
-)
+@device_option
 @click.option(
     "--decode-threads",
     type=click.IntRange(min=0),
-    help="Videos decoded at once beside computing; the clip is taken twice for each."
-    "  [default: 0 on a CPU, the cores of a GPU]",
+    help="Videos decoded concurrently; the clip is used twice per thread.  [default: 0 on a CPU, "
+    "else the number of cores, at most 16]",
 )
-@click.option("--input", "clip", metavar="CLIP", help="Measure on this video, not on one made up.")
+@click.option(
+    "--input", "clip", metavar="CLIP", help="Measure on this video instead of a generated one."
+)
 @click.option(
     "--repeats",
     type=click.IntRange(min=1),
-    default=10,
-    help="Measurements of each row; at least 3 of them, as many as 30 seconds allow.",
+    default=BenchOptions.repeats,
+    help="Measurements per row; fewer, but at least 3, if they take more than 30 seconds.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for --compare.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object, as --compare reads it."
+)
 @click.option(
     "--compare",
     "base",
     metavar="FILE",
-    help="Compare medians with what --json printed earlier; exit 1 where a row is slower.",
+    help="Compare medians with an earlier --json output; exit with 1 if a row is slower.",
 )
 @click.option(
     "--tolerance",
     default="10%",
     metavar="SHARE",
-    help="How much slower than the base's median a row may be; 10% is 0.1. Only a row whose faster "
-    "quartile (p25) is slower by more than that counts, so that noise alone does not.",
+    help="Accepted slowdown against the base's median, as in 10% or 0.1. A row counts as slower "
+    "only if its faster quartile (p25) exceeds this too, so that noise alone does not.",
 )
-@read.loudness_options
+@loudness_options
 @click.pass_context
-def bench(ctx: click.Context, /, **options: Any) -> None:
-    """Measure methods: the kernel alone, bare decoding of a clip, and the whole way.
+def bench_command(ctx: click.Context, /, **options: Any) -> None:
+    """Measure methods: the kernel alone, decoding alone, and the whole pipeline.
 
-    Each method is measured on its own, after a warm-up. The kernel alone is the method on windows
-    of random texture that lie on the device already and share no frames. The whole way goes from a
-    clip to a shard in a temporary folder, in one process; /decoding is its rate over that of
-    decoding and converting the clip by PyAV alone, measured in turn. GB/s and GFLOP/s count what
-    the formula has to move and to compute.
+    Each method is measured separately after a warm-up. The kernel runs on windows of random
+    texture that are on the device already and share no frames. The pipeline goes from a clip to a
+    shard in a temporary folder, in one process; /decoding is its rate divided by that of decoding
+    and converting the clip with PyAV, measured alternately. GB/s and GFLOP/s count the bytes and
+    operations that the formula needs.
     """
     from mrx.bench.compare import BaseResult
     from mrx.bench.measure import BenchRunner
+    from mrx.pipeline.hardware import configure_process
 
     bench_options = _make_bench_options(options)
     tolerance = parse_tolerance(options["tolerance"])
     base = BaseResult.read_json(options["base"]) if options["base"] else None
     loud = ctx.find_root().params
-    with tempfile.TemporaryDirectory(prefix="mrx-bench-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="mrx-bench-") as scratch, configure_process():
         notify = _echo_to_stderr if loud["verbose"] else lambda text: None
         workbench = BenchRunner(bench_options, Path(scratch), notify)
         if base:
@@ -106,18 +116,14 @@ def bench(ctx: click.Context, /, **options: Any) -> None:
     ctx.exit(1 if slow else 0)
 
 
-def _make_bench_options(options: dict[str, Any]) -> Any:
-    from mrx.bench.bench_records import BenchOptions
-
-    names = tuple(dict.fromkeys(options["methods"]))
-    for name in names:
-        methods.check_method_name(name)
+def _make_bench_options(options: dict[str, Any]) -> BenchOptions:
+    names = methods.choose_methods(options["methods"])
     if options["clip"] and options["frames"]:
-        raise UsageError("--frames is the length of the clip that is made: give no --input with it")
+        raise UsageError("--frames is the length of the generated clip: leave it out with --input")
     return BenchOptions(
         methods=names,
-        parameters=read.group_by_method(options["params"], names, option="-p"),
-        weights=read.group_weights(options["weights"], names),
+        parameters=group_by_method(options["params"], names, option="-p"),
+        weights=group_weights(options["weights"], names),
         stack=options["stack"],
         size=parse_size(options["size"]) if options["size"] else None,
         frames=options["frames"] or BenchOptions.frames,
@@ -130,7 +136,7 @@ def _make_bench_options(options: dict[str, Any]) -> Any:
 
 
 def parse_batches(text: str) -> tuple[int, ...]:
-    """``1,8,32`` as numbers, each once.
+    """Parse batch sizes, without duplicates.
 
     >>> parse_batches("1, 8,8")
     (1, 8)
@@ -142,7 +148,7 @@ def parse_batches(text: str) -> tuple[int, ...]:
 
 
 def parse_tolerance(text: str) -> float:
-    """``10%`` or ``0.1`` as a share.
+    """Parse a percentage or a fraction.
 
     >>> parse_tolerance("10%"), parse_tolerance("0.25")
     (0.1, 0.25)
@@ -154,7 +160,7 @@ def parse_tolerance(text: str) -> float:
 
 
 def describe_machine(result: "BenchResult") -> Iterator[str]:
-    """Where it was measured, and a warning where others were at work."""
+    """Yield lines about the machine, with a warning if it was busy."""
     machine, load = result.machine, result.machine["load_before"]
     versions = ", ".join(f"{name} {text}" for name, text in machine["versions"].items())
     size, frames = "x".join(map(str, result.settings["size"])), result.settings["frames"]
@@ -162,11 +168,11 @@ def describe_machine(result: "BenchResult") -> Iterator[str]:
     yield f"{machine['device']}, {machine['cores']} cores{busy}; {versions}"
     yield f"{frames} frames of {size}, input {result.settings['input']}"
     if load is not None and load > machine["cores"] / 2:
-        yield "warning: the machine is busy with other work, so rates are too low and uneven"
+        yield "warning: the machine is busy with other work, rates are too low and uneven"
 
 
 def format_table(rows: Sequence["BenchRow"], compared: Sequence["RowComparison"]) -> Iterator[str]:
-    """The rows for a person, with the rate's quartiles and what the base's comparison says."""
+    """Yield the lines of the table: rates with quartiles, times and the comparison."""
     name_width = max(len(row.name) for row in rows)
     comparisons = {one.name: f"{one.ratio:9.2f}{' slower' * one.slower}" for one in compared}
     head = (
@@ -186,7 +192,7 @@ def format_table(rows: Sequence["BenchRow"], compared: Sequence["RowComparison"]
 
 
 def _format_floor_cells(row: "BenchRow") -> str:
-    """What is known of a row beside its times, in the table's last columns."""
+    """Format the last columns of a row: throughput, and the ratio to decoding."""
     floor, ratio = row.more.get("floor", {}), row.more.get("to_decoding", {})
     cells = [
         (floor.get("gb_per_s"), "7.2f", 7),

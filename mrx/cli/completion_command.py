@@ -1,13 +1,13 @@
-"""``mrx completion``: what the shell needs to complete commands and options."""
+"""``mrx completion``: print a shell script that completes commands and options."""
 
 import click
 from click.shell_completion import get_completion_class
 
 
-@click.command()
+@click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
-def completion(ctx: click.Context, shell: str) -> None:
+def completion_command(ctx: click.Context, shell: str) -> None:
     """Print the completion script of a SHELL: eval "$(mrx completion bash)"."""
     maker = get_completion_class(shell)
     if maker is None:

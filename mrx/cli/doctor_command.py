@@ -1,4 +1,4 @@
-"""``mrx doctor``: what this machine has, and which paths are used."""
+"""``mrx doctor``: print the versions, devices and kernels of this machine."""
 
 import json
 import platform
@@ -10,10 +10,10 @@ from mrx.job import count_cores
 from mrx.version import __version__
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def doctor(as_json: bool) -> None:
-    """Tell versions, devices and which fast paths are used."""
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor_command(as_json: bool) -> None:
+    """Print versions, devices and the kernels in use."""
     facts = examine_machine()
     if as_json:
         click.echo(json.dumps(facts))
@@ -24,7 +24,7 @@ def doctor(as_json: bool) -> None:
 
 
 def examine_machine() -> dict[str, Any]:
-    """What this machine has."""
+    """Collect the versions, devices, decoders and kernels of this machine."""
     import av
     import cv2
     import h5py

@@ -4,97 +4,115 @@ import json
 import math
 import os
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from mrx import methods
-from mrx.cli import options as read
+from mrx.cli.options import (
+    decode_options,
+    device_option,
+    group_by_method,
+    group_weights,
+    input_options,
+    loudness_options,
+    make_decoding,
+    make_storage,
+    make_windowing,
+    method_options,
+    storage_options,
+    window_options,
+)
 from mrx.cli.report import ProgressReport, format_summary, format_worker_times
 from mrx.engines.bottleneck import compute_stage_shares, describe_bottleneck
 from mrx.engines.run import Limits, Summary, run_job
 from mrx.errors import UsageError
-from mrx.job import Job
+from mrx.job import DEFAULT_OUTPUT, Job
+from mrx.kernels import Backend
 from mrx.sources import scan
 from mrx.sources.sharding import parse_shard, select_share
 
 
-@click.command()
+@click.command("extract")
 @click.argument("inputs", nargs=-1, required=True)
-@click.option("-o", "--output", default="mrx-out", metavar="DIR", help="The folder of the shards.")
-@read.method_options
-@read.window_options
-@read.decode_options
-@read.storage_options
-@read.input_options
 @click.option(
-    "--device", default="auto", metavar="auto|cpu|cuda:N|mps", help="Where methods compute."
+    "-o", "--output", default=DEFAULT_OUTPUT, metavar="DIR", help="Folder to write shards to."
 )
+@method_options
+@window_options
+@decode_options
+@storage_options
+@input_options
+@device_option
 @click.option(
-    "--devices", metavar="LIST", help="Several GPUs, as in 0,1: a worker process for each."
+    "--devices",
+    metavar="LIST",
+    help="Compute on several GPUs, as in 0,1, with a worker process each.",
 )
 @click.option(
     "--batch",
     type=click.IntRange(min=1),
-    help="Windows computed at once.  [default: the device's own; halved where memory is short]",
+    help="Windows to compute at once, halved when memory runs out.  [default: set by device]",
 )
 @click.option(
     "--decode-threads",
     type=click.IntRange(min=0),
-    help="Videos that a worker decodes at once, beside computing; 0 is one stage after another."
-    "  [default: 0 on a CPU, else its share of the cores, 16 at most]",
+    help="Videos each worker decodes concurrently; 0 runs the stages in sequence.  [default: 0 on "
+    "a CPU, else the worker's share of the cores, at most 16]",
 )
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "numba", "opencv", "torch"]),
-    help="Which kernels to use, for all methods.  [default: the fastest there]",
+    type=click.Choice(["auto", *get_args(Backend)]),
+    default=Job.backend,
+    help="CPU kernels of all methods; auto takes the fastest installed.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
-    help="Processes; 0 works in this one.  [default: one for each core, or for each GPU]",
+    help="Worker processes; 0 works in this process.  [default: one per core, or per GPU]",
 )
 @click.option(
     "--shard",
     "share",
     metavar="i/N|auto",
-    help="Do only the i-th of N shares, counted from 0; auto asks SLURM and torchrun.",
+    help="Extract only share i of N, counted from 0; auto reads SLURM's or torchrun's variables.",
 )
 @click.option(
-    "--timeout", type=float, default=600.0, help="Seconds for one video; 0 waits for ever."
+    "--timeout",
+    type=float,
+    default=Limits.timeout,
+    help="Fail a video after this many seconds; 0 waits forever.",
 )
 @click.option(
     "--max-failures",
     type=click.IntRange(min=0),
-    help="Stop when more inputs than this have failed.",
+    help="Stop when more than this many inputs have failed.",
 )
-@click.option("--overwrite", is_flag=True, help="Remove the shards that the output folder holds.")
-@click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
+@click.option("--overwrite", is_flag=True, help="Delete the shards in the output folder first.")
+@click.option("--retry-failed", is_flag=True, help="Retry inputs that failed in an earlier run.")
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Tell what would be done, with frames and bytes as the headers promise.",
+    help="Print what would be extracted, with frames and bytes estimated from the headers.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a summary on stdout.")
-@click.option("--jsonl", is_flag=True, help="Print a row for each input on stdout, as it ends.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
+@click.option("--jsonl", is_flag=True, help="Print a JSON row on stdout as each input ends.")
 @click.option(
     "--print",
     "printed",
     type=click.Choice(["path"]),
-    help="Print each finished shard's path on stdout.",
+    help="Print the path of each finished shard on stdout.",
 )
-@click.option("--no-progress", is_flag=True, help="No bar, even at a terminal.")
-@read.loudness_options
+@click.option("--no-progress", is_flag=True, help="Hide the progress bar.")
+@loudness_options
 @click.pass_context
-def extract(ctx: click.Context, /, inputs: tuple[str, ...], **options: Any) -> None:
+def extract_command(ctx: click.Context, /, inputs: tuple[str, ...], **options: Any) -> None:
     """Extract motion representations from INPUTS into HDF5 shards.
 
-    INPUTS are files, folders (searched through), globs, @list.txt or list.csv, - for a list on
-    stdin, folders of numbered images, or URLs. What is done already is not done again: give the
-    same command after a crash, or with more videos.
+    INPUTS are files, folders (searched recursively), globs, @list.txt or list.csv, - for a list on
+    stdin, folders of numbered images, or URLs. Repeat the command after a crash or with more
+    videos: finished videos are not extracted again.
     """
-    if options["backend"]:
-        os.environ["MRX_BACKEND"] = options["backend"]  # workers inherit it
     job = _make_extract_job(options)
     limits = Limits(
         timeout=_parse_timeout(options["timeout"]),
@@ -120,24 +138,23 @@ def extract(ctx: click.Context, /, inputs: tuple[str, ...], **options: Any) -> N
 
 
 def _make_extract_job(options: dict[str, Any]) -> Job:
-    names = tuple(dict.fromkeys(options["methods"]))
-    for name in names:
-        methods.check_method_name(name)
+    names = methods.choose_methods(options["methods"])
     output = options["output"]
     if output.endswith((".h5", ".hdf5")) or os.path.isfile(output):  # noqa: PTH113 - a str stays one
         raise UsageError(f"bad output ({output}): give a folder; shards are numbered files in it")
     return Job(
         output=output,
         methods=names,
-        parameters=read.group_by_method(options["params"], names, option="-p"),
-        weights=read.group_weights(options["weights"], names),
+        parameters=group_by_method(options["params"], names, option="-p"),
+        weights=group_weights(options["weights"], names),
         stack=options["stack"],
-        decoding=read.make_decoding(options),
-        windowing=read.make_windowing(options),
-        storage=read.make_storage(options),
+        decoding=make_decoding(options),
+        windowing=make_windowing(options),
+        storage=make_storage(options),
         devices=_list_devices(options["device"], options["devices"]),
         batch=options["batch"],
         decode_threads=options["decode_threads"],
+        backend=options["backend"],
         share=parse_shard(options["share"], os.environ) if options["share"] else None,
         overwrite=options["overwrite"],
         dry_run=options["dry_run"],
@@ -195,7 +212,7 @@ def _print_summary(
         counts = ", ".join(f"{count} {why}" for why, count in scan_result.passed_over.items())
         click.echo(f"passed over in folders: {counts}", err=True)
     if scan_result.duplicates:
-        click.echo(f"named more than once, done once: {scan_result.duplicates}", err=True)
+        click.echo(f"ignored {scan_result.duplicates} duplicate inputs", err=True)
     if loudness["verbose"]:
         for line in format_worker_times(summary):
             click.echo(line, err=True)
@@ -203,7 +220,7 @@ def _print_summary(
 
 
 def _collect_summary_extras(summary: Summary, scan_result: scan.ScanResult) -> dict[str, Any]:
-    """What a machine wants to know beside the summary's own fields."""
+    """Collect the values that ``--json`` prints beside the fields of the summary."""
     return {
         "missed": summary.missed,
         "passed_over": scan_result.passed_over,

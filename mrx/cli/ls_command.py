@@ -1,4 +1,4 @@
-"""``mrx ls``: what shards hold, and what failed or was skipped."""
+"""``mrx ls``: list the videos in shards, and those that failed or were skipped."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mrx.cli import options as read
+from mrx.cli.options import loudness_options
 from mrx.errors import NoInputError, UsageError
 from mrx.job import ManifestRow
 
@@ -19,26 +19,33 @@ COLUMNS = (
 )
 
 
-@click.command()
+@click.command("ls")
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--json", "form", flag_value="json", help="One JSON array.")
-@click.option("--jsonl", "form", flag_value="jsonl", help="One JSON object a line.")
-@click.option("--csv", "form", flag_value="csv", help="Comma-separated, with a header.")
-@click.option("--status", type=click.Choice(["ok", "failed", "skipped"]), help="Only these.")
-@click.option("--where", multiple=True, metavar="NAME=VALUE", help="Only rows with this value.")
-@read.loudness_options
-def ls(
+@click.option("--json", "form", flag_value="json", help="Print one JSON array.")
+@click.option("--jsonl", "form", flag_value="jsonl", help="Print one JSON object per line.")
+@click.option("--csv", "form", flag_value="csv", help="Print comma-separated values with a header.")
+@click.option(
+    "--status", type=click.Choice(["ok", "failed", "skipped"]), help="List only this status."
+)
+@click.option(
+    "--where", multiple=True, metavar="NAME=VALUE", help="List only rows with this value."
+)
+@loudness_options
+def ls_command(
     paths: tuple[str, ...], form: str | None, status: str | None, where: tuple[str, ...]
 ) -> None:
-    """List what the shards or output folders PATHS hold, a row for each video and method.
+    """List the videos in the shards or output folders PATHS, a row per video and method.
 
-    A folder's rows come with those that failed or were skipped. PATH::KEY shows one video with
+    For a folder, also list the inputs that failed or were skipped. PATH::KEY prints one video with
     all its attributes. - reads paths from stdin.
     """
+    from mrx.shards.layout import split_shard_path
+
     wanted = dict(_parse_condition(text) for text in where) | ({"status": status} if status else {})
-    if any("::" in path for path in paths):
-        for path in paths:
-            _print_video(path)
+    videos = [split_shard_path(path) for path in paths]
+    if any(key for _, key in videos):
+        for path, key in videos:
+            _print_video(path, key)
         return
     named = [line for p in paths for line in (sys.stdin.read().splitlines() if p == "-" else [p])]
     rows = (row for path in named for row in list_rows(Path(path)))
@@ -47,7 +54,7 @@ def ls(
 
 
 def list_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a shard, or of an output folder with its manifests."""
+    """Yield the rows of a shard, or of an output folder and its manifests."""
     from mrx.shards.layout import STAMP_NAMES, list_shards
     from mrx.shards.reader import Shards
 
@@ -68,7 +75,7 @@ def list_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _read_last_rows(folder: Path) -> Iterable[ManifestRow]:
-    """The last row of each key; of two manifests, the one written to later counts."""
+    """Return the last row of each key; the manifest written last counts."""
     from mrx.manifest import list_manifests, read_rows
 
     rows: dict[str, ManifestRow] = {}
@@ -97,14 +104,13 @@ def _format_row(row: dict[str, Any]) -> str:
     return f"ok       {facts}  {row['key']}"
 
 
-def _print_video(path: str) -> None:
-    """One video: its attributes, and each method's with statistics."""
+def _print_video(path: str, key: str) -> None:
+    """Print the attributes of one video and of each of its methods."""
     from mrx.shards.reader import Shards
 
-    file, _, key = path.partition("::")
-    with Shards(Path(file)) as shards:
+    with Shards(Path(path)) as shards:
         if key not in shards:
-            raise UsageError(f"no such key ({key}) in {file}; mrx ls {file} lists them")
+            raise UsageError(f"no such key ({key}) in {path}; mrx ls {path} lists them")
         recording = shards[key]
         facts = {
             **_to_plain_values(recording.attrs),

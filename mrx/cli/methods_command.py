@@ -1,4 +1,4 @@
-"""``mrx methods``: the table, or one method with its parameters."""
+"""``mrx methods``: list the methods, or the parameters of one."""
 
 import json
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import click
 
 
-@click.command()
+@click.command("methods")
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def methods(name: str | None, as_json: bool) -> None:
-    """List the methods, or the one called NAME with its parameters."""
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def methods_command(name: str | None, as_json: bool) -> None:
+    """List the methods, or the parameters of the method NAME."""
     from mrx import methods as known
 
     rows = [describe_method(n) for n in ([name] if name else known.list_method_names())]
@@ -24,7 +24,7 @@ def methods(name: str | None, as_json: bool) -> None:
 
 
 def describe_method(name: str) -> dict[str, Any]:
-    """A method as plain values."""
+    """Describe a method in plain values."""
     from mrx import methods as known
 
     method = known.find_method(name)

@@ -1,15 +1,20 @@
-"""Options of commands: how text becomes the values of a job."""
+"""Options that commands share, and the settings that their values make.
+
+Defaults and choices are those of the settings classes in `mrx.job`.
+"""
 
 import logging
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args
 
 import click
 
+from mrx.checks import list_choices
 from mrx.errors import UsageError
-from mrx.job import Decoding, Storage, Windowing
+from mrx.job import Decoding, Job, Storage, Windowing
+from mrx.sources.scan import KeyStyle
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
@@ -17,7 +22,7 @@ R = TypeVar("R")
 
 
 def combine_options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one decorator, shown in the order given."""
+    """Combine options into one decorator; help lists them in the order given."""
 
     def decorate_command(command: F) -> F:
         for option in reversed(options):
@@ -28,7 +33,7 @@ def combine_options(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 def _add_loudness(ctx: click.Context, option: click.Parameter, value: int) -> None:
-    """Add to what was said before the command, where errors and reports look it up."""
+    """Add to the value given before the command, where errors and reports read it."""
     settings = ctx.find_root().params
     settings[str(option.name)] = settings.get(str(option.name), 0) + value
     if settings.get("verbose", 0) > 1:
@@ -42,7 +47,7 @@ loudness_options = combine_options(
         count=True,
         expose_value=False,
         callback=_add_loudness,
-        help="Say more; -vv adds tracebacks.",
+        help="Print more; -vv adds tracebacks.",
     ),
     click.option(
         "-q",
@@ -50,7 +55,7 @@ loudness_options = combine_options(
         is_flag=True,
         expose_value=False,
         callback=_add_loudness,
-        help="Say nothing but errors.",
+        help="Print errors only.",
     ),
 )
 
@@ -59,23 +64,23 @@ input_options = combine_options(
     click.option(
         "--root",
         metavar="DIR",
-        help="Keys are relative to this folder, not to the deepest one that holds all inputs.",
+        help="Make keys relative to this folder.  [default: the deepest folder of all inputs]",
     ),
     click.option(
         "--key",
-        type=click.Choice(["relpath", "stem"]),
-        default="relpath",
-        help="What a video is called in the shards.",
+        type=click.Choice(get_args(KeyStyle)),
+        default=get_args(KeyStyle)[0],
+        help="Name videos in the shards by relative path, or by file name without ending.",
     ),
     click.option(
-        "--ext", metavar="LIST", help="Endings that a folder's scan takes, as in mp4,mkv."
+        "--ext", metavar="LIST", help="File endings to look for in folders, as in mp4,mkv."
     ),
     click.option(
-        "--label-from", type=click.Choice(["parent"]), help="A video's label is its folder's name."
+        "--label-from",
+        type=click.Choice(["parent"]),
+        help="Label each video with its folder's name.",
     ),
-    click.option(
-        "--missing-ok", is_flag=True, help="Inputs that do not exist are skipped, not failed."
-    ),
+    click.option("--missing-ok", is_flag=True, help="Skip inputs that do not exist."),
 )
 
 method_options = combine_options(
@@ -84,9 +89,9 @@ method_options = combine_options(
         "--method",
         "methods",
         multiple=True,
-        default=["mbpm"],
+        default=Job.methods,
         metavar="NAME",
-        help="See mrx methods; repeat it to compute several in one decode.",
+        help="Method to compute, see mrx methods; repeat it to share one decode.",
     ),
     click.option(
         "-p",
@@ -94,108 +99,132 @@ method_options = combine_options(
         "params",
         multiple=True,
         metavar="NAME=VALUE",
-        help="A parameter of the method; METHOD.NAME=VALUE where several have it.",
+        help="Set a method parameter; METHOD.NAME=VALUE sets it for one of several methods.",
     ),
     click.option(
         "--stack",
         type=int,
-        help="Displacements a window, for methods of flow: N of N + 1 frames.  [default: 1]",
+        help="Displacements per window of a flow method: N from N + 1 frames.  [default: 1]",
     ),
     click.option(
         "--weights",
         multiple=True,
         metavar="FILE",
-        help="A checkpoint; METHOD=FILE with several methods.",
+        help="Load trained weights; METHOD=FILE with several methods.",
     ),
+)
+
+device_option = click.option(
+    "--device",
+    default=Job.devices[0],
+    metavar="auto|cpu|cuda:N|mps",
+    help="Device to compute on.",
 )
 
 window_options = combine_options(
     click.option(
-        "--step", type=int, help="Frames from one window to the next.  [default: the method's own]"
+        "--step",
+        type=int,
+        help="Frames from one window to the next.  [default: the method's own]",
     ),
     click.option(
         "--dilation",
         type=int,
-        help="Frames from one frame of a window to the next, 1 for neighbours.  [default: the "
-        "method's own]",
+        help="Frames from one frame of a window to the next; 1 takes adjacent frames.  [default: "
+        "the method's own]",
     ),
     click.option(
         "--segments",
         type=int,
-        help="This many windows a video, at the centres of equal parts, instead of all; for ms "
-        "without --dilation the pairs of neighbouring centres, one less.",
+        help="Take N windows per video, at the centers of N equal parts; for ms, the N-1 pairs of "
+        "adjacent centers.",
     ),
     click.option(
         "--tail",
-        type=click.Choice(["drop", "repeat"]),
-        default="drop",
-        help="What to do where the last window runs past the end.",
+        type=click.Choice(list_choices(Windowing, "tail")),
+        default=Windowing.tail,
+        help="Drop a last window that is too short, or fill it with its last frame.",
     ),
 )
 
 decode_options = combine_options(
     click.option(
-        "--short-side", type=int, default=256, help="Scale the shorter side down to this."
+        "--short-side",
+        type=int,
+        default=Decoding.short_side,
+        help="Scale the shorter side down to this many pixels.",
     ),
     click.option("--size", metavar="WxH", help="Scale to this size, as displayed."),
-    click.option("--no-resize", is_flag=True, help="Keep the videos' own sizes."),
-    click.option("--upscale", is_flag=True, help="Let --short-side enlarge small videos too."),
+    click.option("--no-resize", is_flag=True, help="Keep the size of each video."),
+    click.option("--upscale", is_flag=True, help="Let --short-side enlarge small videos."),
     click.option(
-        "--fps", type=float, help="Take frames by timestamp at this rate.  [default: all]"
+        "--fps", type=float, help="Sample frames by timestamp at this rate.  [default: all frames]"
     ),
-    click.option("--start", type=float, help="Seconds after the first frame."),
-    click.option("--end", type=float, help="Seconds after the first frame."),
-    click.option("--no-autorotate", is_flag=True, help="Leave rotated videos as they are coded."),
-    click.option("--image-fps", type=float, default=25.0, help="The rate of folders of images."),
+    click.option("--start", type=float, help="Start at this many seconds after the first frame."),
+    click.option("--end", type=float, help="Stop at this many seconds after the first frame."),
+    click.option("--no-autorotate", is_flag=True, help="Ignore the display rotation of videos."),
     click.option(
-        "--max-pixels", type=int, default=Decoding.max_pixels, help="Refuse larger frames."
+        "--image-fps",
+        type=float,
+        default=Decoding.image_fps,
+        help="Frame rate of folders of images.",
+    ),
+    click.option(
+        "--max-pixels",
+        type=int,
+        default=Decoding.max_pixels,
+        help="Refuse frames with more pixels.",
     ),
     click.option(
         "--on-decode-error",
-        type=click.Choice(["skip", "stop", "fail"]),
-        default="skip",
-        help="At damage: go on, end the video there, or give it up.",
+        type=click.Choice(list_choices(Decoding, "on_error")),
+        default=Decoding.on_error,
+        help="At damage, continue after it, end the video there, or fail the video.",
     ),
     click.option(
         "--decoder",
-        type=click.Choice(["pyav", "nvdec"]),
-        default="pyav",
-        help="nvdec decodes files (no URLs) on the NVIDIA GPU that computes, by torchcodec; a "
-        "video that it cannot decode as pyav does fails. Folders of images are read as ever.",
+        type=click.Choice(list_choices(Decoding, "decoder")),
+        default=Decoding.decoder,
+        help="Decode with PyAV, or on the NVIDIA GPU that computes, by torchcodec (files only). "
+        "Videos that nvdec decodes differently fail.",
     ),
 )
 
 storage_options = combine_options(
     click.option(
         "--dtype",
-        type=click.Choice(["float16", "float32", "q16", "uint8"]),
-        default="float16",
-        help="How maps are stored; readers get floats from each.",
+        type=click.Choice(list_choices(Storage, "dtype")),
+        default=Storage.dtype,
+        help="Stored number type; readers always return floats.",
     ),
     click.option(
         "--bound",
         default="auto",
         metavar="auto|FLOAT",
-        help="The largest value that uint8 and q16 keep.",
+        help="Largest absolute value that uint8 and q16 can store.",
     ),
     click.option(
         "--compression",
-        type=click.Choice(["auto", "none", "gzip", "lzf", "blosc"]),
-        default="auto",
-        help="auto compresses what costs far more to compute.",
+        type=click.Choice(list_choices(Storage, "compression")),
+        default=Storage.compression,
+        help="auto compresses maps that cost far more to compute than to compress.",
     ),
     click.option(
         "--videos-per-shard",
         type=click.IntRange(min=1),
-        default=500,
-        help="Begin a new shard after so many videos.",
+        default=Storage.videos_per_shard,
+        help="Start a new shard after this many videos.",
     ),
-    click.option("--shard-size", default="2GiB", help="Begin a new shard after so many bytes."),
+    click.option(
+        "--shard-size",
+        default=f"{Storage.shard_size // 1024**3}GiB",
+        help="Start a new shard after this many bytes.",
+    ),
 )
 
 
 def name_option_errors(record: Callable[P, R]) -> Callable[P, R]:
-    """The maker of a job's part, whose errors name the option where they name the field."""
+    """Wrap a settings class so that its errors name the CLI option."""
 
     def make_record(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
@@ -208,7 +237,7 @@ def name_option_errors(record: Callable[P, R]) -> Callable[P, R]:
 
 
 def make_decoding(options: dict[str, Any]) -> Decoding:
-    """The decoding that a command's options mean."""
+    """Build the decoding settings from the options of a command."""
     return name_option_errors(Decoding)(
         short_side=None if options["no_resize"] else options["short_side"],
         size=parse_size(options["size"]) if options["size"] else None,
@@ -225,7 +254,7 @@ def make_decoding(options: dict[str, Any]) -> Decoding:
 
 
 def make_windowing(options: dict[str, Any]) -> Windowing:
-    """The windowing that a command's options mean."""
+    """Build the windowing settings from the options of a command."""
     return name_option_errors(Windowing)(
         step=options["step"],
         dilation=options["dilation"],
@@ -235,7 +264,7 @@ def make_windowing(options: dict[str, Any]) -> Windowing:
 
 
 def make_storage(options: dict[str, Any]) -> Storage:
-    """The storage that a command's options mean."""
+    """Build the storage settings from the options of a command."""
     bound = options["bound"]
     try:
         number = None if bound == "auto" else float(bound)
@@ -253,7 +282,11 @@ def make_storage(options: dict[str, Any]) -> Storage:
 def group_by_method(
     texts: Sequence[str], methods: Sequence[str], *, option: str
 ) -> dict[str, dict[str, str]]:
-    """``NAME=VALUE`` for all methods, ``METHOD.NAME=VALUE`` for one."""
+    """Sort ``NAME=VALUE`` texts by method; ``METHOD.NAME=VALUE`` is for that method only.
+
+    >>> group_by_method(["seed=1", "pa.seed=2"], ["ms", "pa"], option="-p")
+    {'ms': {'seed': '1'}, 'pa': {'seed': '2'}}
+    """
     values: dict[str, dict[str, str]] = {method: {} for method in methods}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -268,22 +301,28 @@ def group_by_method(
 
 
 def group_weights(texts: Sequence[str], methods: Sequence[str]) -> dict[str, str]:
-    """``FILE`` for the one method, ``METHOD=FILE`` for one of several."""
+    """Sort weight files by method: ``FILE`` for a single method, else ``METHOD=FILE``."""
     files: dict[str, str] = {}
     for text in texts:
-        method, _, path = (
-            text.partition("=") if text.partition("=")[0] in methods else ("", "", text)
-        )
+        method, _, path = text.partition("=")
+        if method not in methods:
+            # An equals sign may be part of the file's name.
+            method, path = "", text
         if not method and len(methods) > 1:
             raise UsageError(
-                f"--weights {text}: for which of {', '.join(methods)}? METHOD=FILE says"
+                f"ambiguous --weights ({text}): there are several methods, {', '.join(methods)}. "
+                "Give METHOD=FILE"
             )
         files[method or methods[0]] = os.path.abspath(path)  # noqa: PTH100 - as typed, links kept
     return files
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """``340x256`` to (340, 256): width, then height."""
+    """Parse a width and a height.
+
+    >>> parse_size("340x256")
+    (340, 256)
+    """
     numbers = re.fullmatch(r"0*([1-9][0-9]{0,8})x0*([1-9][0-9]{0,8})", text.lower())
     if not numbers:
         raise UsageError(f"bad size ({text}): give width x height in pixels, as in 340x256")
@@ -291,7 +330,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def parse_bytes(text: str) -> int:
-    """``2GiB``, ``500MB`` or a plain number to bytes.
+    """Parse a number of bytes, with or without a unit.
 
     >>> parse_bytes("2GiB"), parse_bytes("1.5kB")
     (2147483648, 1500)

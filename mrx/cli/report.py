@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: progress and words on stderr, data on stdout."""
+"""Report a run while it goes on: progress and messages on stderr, data on stdout."""
 
 import sys
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ StdoutData = Literal["nothing", "rows", "paths", "table"]
 
 
 class ProgressReport(Listener):
-    """Progress with videos, frames a second and the time left; silent without a terminal.
+    """Shows progress in videos, frames per second and time left; silent without a terminal.
 
     Args:
-        verbose: also tell what was skipped
-        quiet: tell nothing but the end
-        progress: show a bar, at a terminal
-        output: what stdout gets while the run goes on
+        verbose: also print skipped inputs; above 1, tracebacks
+        quiet: print failures only
+        progress: show a progress bar at a terminal
+        output: data to print on stdout during the run
     """
 
     def __init__(self, *, verbose: int, quiet: bool, progress: bool, output: StdoutData) -> None:
@@ -34,9 +34,9 @@ class ProgressReport(Listener):
         self._bar: tqdm[None] | None = None
 
     def begin(self, summary: Summary, left: int) -> None:
-        """Say what was found, and open the bar."""
+        """Print the plan, and open the progress bar."""
         if summary.salvaged and not self.quiet:
-            self._print_message(f"saved {summary.salvaged} videos from a run that was killed")
+            self._print_message(f"recovered {summary.salvaged} videos from a killed run")
         if summary.before and not self.quiet:
             self._print_message(
                 f"{summary.before} of {summary.inputs} videos are done already, {left} left"
@@ -49,7 +49,7 @@ class ProgressReport(Listener):
         self._bar = tqdm(total=left, unit="video", file=sys.stderr, disable=self._hidden)
 
     def row(self, row: ManifestRow) -> None:
-        """An input has ended."""
+        """Advance the bar, and print the row where it is asked for or failed."""
         if self._bar is not None and row.status != "planned":
             self._bar.update()
         if self.output == "rows":
@@ -65,19 +65,19 @@ class ProgressReport(Listener):
                 self._print_message(f"warning: {printable(row.key)}: {printable(text)}")
 
     def frames(self, count: int) -> None:
-        """So many more frames went through."""
+        """Add processed frames to the rate that the bar shows."""
         self._frames += count
         if self._bar is not None and not self._hidden:
             elapsed = self._bar.format_dict["elapsed"]
             self._bar.set_postfix_str(f"{self._frames / max(elapsed, 1e-9):.0f} frames/s")
 
     def sealed(self, path: str) -> None:
-        """A shard has its final name."""
+        """Print the path of a finished shard."""
         if self.output == "paths":
             click.echo(path)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         if self._bar is not None:
             self._bar.close()
 
@@ -89,7 +89,7 @@ class ProgressReport(Listener):
 
 
 def format_summary(summary: Summary) -> str:
-    """The sum of a run in one line."""
+    """Format the summary of a run as one line."""
     if summary.planned:
         planned = f"{summary.planned} to extract (about {format_bytes(summary.bytes)})"
         done_already = f", {summary.before} done already" if summary.before else ""
@@ -105,7 +105,7 @@ def format_summary(summary: Summary) -> str:
 
 
 def format_worker_times(summary: Summary) -> Iterator[str]:
-    """Where each worker's time went, and which stage the others wait for."""
+    """Yield a line per worker with its busy stages, then the bottleneck of all."""
     for worker in summary.workers:
         busy = ", ".join(
             f"{stage} {share:.0%}" for stage, share in compute_stage_shares(worker).items()
@@ -117,7 +117,7 @@ def format_worker_times(summary: Summary) -> Iterator[str]:
 
 
 def format_bytes(count: int) -> str:
-    """Bytes for a person.
+    """Format a number of bytes for a person.
 
     >>> format_bytes(900), format_bytes(48_600_000)
     ('900 B', '48.6 MB')

@@ -1,4 +1,4 @@
-"""``mrx verify``: prove that shards are whole."""
+"""``mrx verify``: check that shards are whole."""
 
 import json
 import sys
@@ -7,25 +7,25 @@ from pathlib import Path
 
 import click
 
-from mrx.cli import options as read
+from mrx.cli.options import loudness_options
 from mrx.errors import NoInputError, UsageError
 
 
-@click.command()
+@click.command("verify")
 @click.argument("paths", nargs=-1, required=True)
 @click.option(
     "--repair",
     is_flag=True,
-    help="Keep the good videos of broken shards, set the bad files aside.",
+    help="Keep the whole videos of broken shards in new ones, and set the broken files aside.",
 )
-@click.option("--jsonl", is_flag=True, help="Problems as JSON, one a line.")
-@read.loudness_options
+@click.option("--jsonl", is_flag=True, help="Print problems as JSON, one per line.")
+@loudness_options
 @click.pass_context
-def verify(ctx: click.Context, paths: tuple[str, ...], repair: bool, jsonl: bool) -> None:
-    """Read every map of the shards or output folders PATHS and tell what is wrong.
+def verify_command(ctx: click.Context, paths: tuple[str, ...], repair: bool, jsonl: bool) -> None:
+    """Read every map in the shards or output folders PATHS, and print all problems.
 
-    Checks the structure, the counts, every chunk's checksum, NaN and infinity, and that all
-    videos of the manifest are there. Exit code 1 where there is a problem.
+    Checks structure, counts, the checksum of every chunk, NaN and infinity, and that the shards
+    hold all videos of the manifest. Exits with 1 if there are problems.
     """
     from mrx.shards.layout import SHARD_NAME
     from mrx.shards.verify import check_output
@@ -57,5 +57,5 @@ def _repair_shard(shard: Path, *, quiet: bool) -> None:
 
     kept, lost = repair_shard(shard)
     if not quiet:
-        text = f"repaired {shard}: {len(kept)} videos kept, {len(lost)} to be made again"
+        text = f"repaired {shard}: kept {len(kept)} videos, {len(lost)} to extract again"
         click.echo(text, err=True)

@@ -1,4 +1,4 @@
-"""``mrx visualize``: a video or a shard to a film, pictures, a page or a grid."""
+"""``mrx visualize``: draw a video or a shard as a film, pictures, a page or a grid."""
 
 import math
 import re
@@ -13,7 +13,17 @@ import click
 from click.core import ParameterSource
 
 from mrx import methods
-from mrx.cli import options as read
+from mrx.cli.options import (
+    decode_options,
+    device_option,
+    group_by_method,
+    group_weights,
+    loudness_options,
+    make_decoding,
+    make_windowing,
+    method_options,
+    window_options,
+)
 from mrx.errors import UsageError
 from mrx.job import Job
 
@@ -30,78 +40,88 @@ CHECKPOINT_KERNEL_OPTIONS = (
 )
 
 
-@click.command()
+@click.command("visualize")
 @click.argument("source", metavar="[INPUT]", required=False)
 @click.option(
     "-o",
     "--output",
     required=True,
     metavar="FILE|DIR|-",
-    help=".html (a page to scrub through), .mp4 (H.264), .webm (VP9), .gif, .png (one picture), "
-    "a folder of PNGs, or - for stdout.",
+    help="File to write: .html (an interactive page), .mp4 (H.264), .webm (VP9), .gif, .png (one "
+    "picture), a folder of PNGs, or - for stdout.",
 )
-@read.method_options
+@method_options
 @click.option(
     "--style",
     type=click.Choice(STYLE_CHOICES),
     default="side-by-side",
-    help="How motion is drawn; side-by-side is each method's own, beside the frame.",
+    help="Drawing style; side-by-side draws each method in its own style beside the frame.",
 )
-@click.option("--max-flow", default="auto", metavar="auto|PX", help="Displacement of full color.")
-@click.option("--per-frame-scale", is_flag=True, help="A scale for each picture or filter.")
-@click.option("--legend", is_flag=True, help="Show what the colors mean; .html always does.")
+@click.option(
+    "--max-flow",
+    default="auto",
+    metavar="auto|PX",
+    help="Displacement drawn in full color, in pixels.",
+)
+@click.option("--per-frame-scale", is_flag=True, help="Scale each picture or filter separately.")
+@click.option("--legend", is_flag=True, help="Add a color legend; .html always has one.")
 @click.option(
     "--label",
     type=click.Choice(["none", "names", "parameters"]),
     default="names",
-    help="What stands on the panels; parameters are those that are not the default.",
+    help="Panel labels: none, method names, or names with non-default parameters.",
 )
-@click.option("--alone", is_flag=True, help="No frame beside the panels.")
+@click.option("--alone", is_flag=True, help="Leave out the frame beside the panels.")
 @click.option(
-    "--compare", is_flag=True, help="A grid in a .png: time to the right, a row for each method."
+    "--compare", is_flag=True, help="Draw a grid in a .png: time to the right, a row per method."
 )
-@click.option("--columns", type=click.IntRange(min=1), default=4, help="Of the grid of --compare.")
-@click.option("--frames", metavar="A:B", help="Only windows that begin at frames A to B - 1.")
-@click.option("--every", type=click.IntRange(min=1), default=1, help="One window of so many.")
 @click.option(
-    "--fps", "rate", type=float, help="Pictures a second of the film.  [default: as filmed]"
+    "--columns", type=click.IntRange(min=1), default=4, help="Columns of the --compare grid."
 )
-@click.option("--scale", type=float, default=1.0, help="How many times larger than the frames.")
+@click.option("--frames", metavar="A:B", help="Draw only windows that begin at frames A to B - 1.")
+@click.option("--every", type=click.IntRange(min=1), default=1, help="Draw every Nth window.")
 @click.option(
-    "--device", default="auto", metavar="auto|cpu|cuda:N|mps", help="Where methods compute."
+    "--fps",
+    "rate",
+    type=float,
+    help="Pictures per second of the film.  [default: the video's rate]",
 )
+@click.option("--scale", type=float, default=1.0, help="Enlarge the drawing by this factor.")
+@device_option
 @click.option(
     "--kernels",
     is_flag=True,
-    help="No INPUT: a .png of the method's filters, before and after --weights; or, without -m, of "
-    "the first layer of each --weights.",
+    help="Draw filters as a .png, without INPUT: the method's before and after --weights, or, "
+    "without -m, the first layer of each --weights.",
 )
 @click.option(
     "--layer",
     "layers",
     multiple=True,
     metavar="NAME",
-    help="With --kernels: this convolution of the checkpoints, where they have it.",
+    help="With --kernels: draw this convolution of the checkpoints.",
 )
 @click.option(
     "--channel",
     type=click.IntRange(min=0),
-    help="With --kernels: one input of every filter, 0 is the first.",
+    help="With --kernels: draw one input channel of every filter, counted from 0.",
 )
-@read.window_options
-@read.decode_options
-@read.loudness_options
+@window_options
+@decode_options
+@loudness_options
 @click.pass_context
-def visualize(ctx: click.Context, /, source: str | None, output: str, **options: Any) -> None:
+def visualize_command(
+    ctx: click.Context, /, source: str | None, output: str, **options: Any
+) -> None:
     """Draw the motion in INPUT beside its frames.
 
     INPUT is a video, a folder of numbered images or a URL, whose maps are computed; or a shard, a
-    folder of shards, or one video of it as in out::KEY, whose maps are read. There is a picture for
-    each window of the method that has most of them, with its first frame; the map of a slower
-    method stays until its next window begins, and tells its own time in a grid. One scale, from a
-    first pass, holds for the whole clip. Odd sides are made even in .mp4, .webm and -, by a last
-    row or column that stands twice. An .html is one page that needs no network: a scrubber moves
-    all panels, and the pointer reads the values.
+    folder of shards, or one video of a shard as in out::KEY, whose maps are read. There is one
+    picture per window of the method with the most windows, beside the window's first frame. The map
+    of a slower method stays until its next window begins; a grid prints its own time. A first pass
+    finds one scale for the whole clip. Films (.mp4, .webm, -) have even sides: an odd side repeats
+    its last row or column. An .html file is one page that works offline: a scrubber moves all
+    panels, and the pointer reads values.
     """
     ctx.with_resource(_unwind_on_sigterm())
     if _is_kernels_mode(ctx, source):
@@ -131,13 +151,15 @@ def visualize(ctx: click.Context, /, source: str | None, output: str, **options:
         work.visualize_video(source, _make_drawing_job(output, options), request)
 
 
-# A film has a rate of its own, and shows windows in order.
-visualize.params = [p for p in visualize.params if p.name not in ("fps", "segments")]
+# The --fps of this command is the rate of the film, and a film shows windows in order.
+visualize_command.params = [
+    p for p in visualize_command.params if p.name not in ("fps", "segments")
+]
 
 
 @contextmanager
 def _unwind_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, as Ctrl-C does, so that no half of an output stays."""
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that no partial output remains."""
 
     def exit_on_signal(number: int, _: object) -> None:
         click.echo("stopped by SIGTERM", err=True)
@@ -154,12 +176,12 @@ def _unwind_on_sigterm() -> Iterator[None]:
 
 
 def _is_kernels_mode(ctx: click.Context, source: str | None) -> bool:
-    """Whether there is no input but kernels; both or neither is refused."""
+    """Tell whether filters are to be drawn; refuse INPUT with --kernels, and neither."""
     kernels = bool(ctx.params["kernels"])
     if kernels and source is not None:
         raise UsageError(f"--kernels draws no INPUT: leave out {source}, or --kernels")
     if not kernels and source is None:
-        raise UsageError("nothing to draw: give an INPUT, or --kernels for filters")
+        raise UsageError("nothing to draw: give an INPUT, or --kernels")
     for name, option in (("layers", "--layer"), ("channel", "--channel")):
         if not kernels and _is_given(ctx, name):
             raise UsageError(f"{option} is for --kernels")
@@ -167,7 +189,7 @@ def _is_kernels_mode(ctx: click.Context, source: str | None) -> bool:
 
 
 def _draw_kernels(ctx: click.Context, output: str, options: dict[str, Any]) -> None:
-    names, files = tuple(dict.fromkeys(options["methods"])), options["weights"]
+    names, files = methods.choose_methods(options["methods"]), options["weights"]
     checkpoints_only = bool(files) and not _is_given(ctx, "methods")
     accepted = CHECKPOINT_KERNEL_OPTIONS if checkpoints_only else METHOD_KERNEL_OPTIONS
     for option in ctx.command.params:
@@ -182,7 +204,6 @@ def _draw_kernels(ctx: click.Context, output: str, options: dict[str, Any]) -> N
     scale = _check_positive("--scale", options["scale"])
     if not checkpoints_only and (len(names) > 1 or len(files) > 1):
         raise UsageError("--kernels draws one method, with one --weights at most")
-    methods.check_method_name(names[0])
     from mrx.visualize import filters as work
 
     if checkpoints_only:
@@ -191,8 +212,8 @@ def _draw_kernels(ctx: click.Context, output: str, options: dict[str, Any]) -> N
         )
         work.draw_checkpoints(files, selection, output, scale)
     else:
-        parameters = read.group_by_method(options["params"], names, option="-p")[names[0]]
-        weights = read.group_weights(files, names).get(names[0])
+        parameters = group_by_method(options["params"], names, option="-p")[names[0]]
+        weights = group_weights(files, names).get(names[0])
         work.draw_method_filters(names[0], parameters, weights, output, scale)
 
 
@@ -207,17 +228,15 @@ def _make_notifier(ctx: click.Context) -> Callable[[str], None]:
 
 
 def _make_drawing_job(output: str, options: dict[str, Any]) -> Job:
-    names = tuple(dict.fromkeys(options["methods"]))
-    for name in names:
-        methods.check_method_name(name)
+    names = methods.choose_methods(options["methods"])
     return Job(
         output=output,
         methods=names,
-        parameters=read.group_by_method(options["params"], names, option="-p"),
-        weights=read.group_weights(options["weights"], names),
+        parameters=group_by_method(options["params"], names, option="-p"),
+        weights=group_weights(options["weights"], names),
         stack=options["stack"],
-        decoding=read.make_decoding({**options, "fps": None}),
-        windowing=read.make_windowing({**options, "segments": None}),
+        decoding=make_decoding({**options, "fps": None}),
+        windowing=make_windowing({**options, "segments": None}),
         devices=(options["device"],),
     )
 
@@ -251,7 +270,11 @@ def _parse_pixels(text: str) -> float:
 
 
 def _parse_frame_range(text: str | None) -> tuple[int, int | None]:
-    """``10:20``, ``10:`` or ``:20`` to the two numbers."""
+    """Parse a range of frames.
+
+    >>> _parse_frame_range("10:20"), _parse_frame_range(":20"), _parse_frame_range("10:")
+    ((10, 20), (0, 20), (10, None))
+    """
     if text is None:
         return 0, None
     match = re.fullmatch(r"([0-9]*):([0-9]*)", text)
@@ -262,7 +285,7 @@ def _parse_frame_range(text: str | None) -> tuple[int, int | None]:
 
 
 def _check_options_used(ctx: click.Context, output: str) -> None:
-    """Refuse options that would change nothing."""
+    """Refuse options without effect."""
     if _is_given(ctx, "columns") and not ctx.params["compare"]:
         raise UsageError("--columns is for --compare")
     if _is_given(ctx, "rate") and output.lower().endswith(".png"):

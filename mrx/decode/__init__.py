@@ -1,4 +1,4 @@
-"""Videos to frames: `open_video` reads a file, a folder of images or a URL as a stream."""
+"""Videos to frames: `open_video` opens a file, a folder of images or a URL."""
 
 from mrx.decode.video import Video, open_video
 

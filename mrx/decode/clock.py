@@ -1,4 +1,4 @@
-"""Which frames of a stream are taken: times, a range in seconds, a rate."""
+"""Selection of frames by time: repaired times, a range in seconds, a rate."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 from mrx.decode.tally import DecodeTally
 
 MAX_REPEAT_SECONDS = 1.0
-TIME_SLACK = 1e-4  # seconds: less than any distance between frames, more than rounding
+TIME_SLACK = 1e-4  # seconds: less than any interval between frames, more than rounding
 TICK_SLACK = 0.1  # of a tick: times are rounded to the time base of the container
+VARIABLE_RATIO = 1.5  # of intervals: the longest over the shortest, above what rounding explains
 
 
 class TimedFrame(NamedTuple):
-    """A decoded picture with its place in the source and its time in seconds."""
+    """A decoded picture with its number in the source and its time in seconds."""
 
     picture: Any
     frame_number: int
@@ -20,11 +21,16 @@ class TimedFrame(NamedTuple):
 
 
 class FrameClock:
-    """Give every frame a time that increases.
+    """Gives every frame of a stream a time, strictly increasing.
 
     Args:
-        rate: frames per second as the container says, for frames without a usable time
-        by_index: time is index / rate, because the container's own times are not to be trusted
+        rate: frames per second of the container, for frames without a usable time
+        by_index: use index / rate instead of the container's times, for containers whose times
+            are unreliable
+
+    Attributes:
+        num_repaired: frames whose time was missing or not after the one before
+        shortest_gap, longest_gap: intervals between consecutive frames, in seconds
     """
 
     def __init__(self, rate: float, *, by_index: bool) -> None:
@@ -36,11 +42,12 @@ class FrameClock:
         self._last_time: float | None = None
 
     def read_time(self, stamp: float | None, index: int) -> float:
-        """The time of frame `index`, whose container says `stamp`."""
+        """Return the time of frame `index`, given the container's `stamp` in seconds."""
         if self.by_index:
             return index / self.rate
         last_time = self._last_time
         time = stamp
+        # rate = 10, stamps = [0.0, 0.1, 0.1, None, 0.5] -> [0.0, 0.1, 0.2, 0.3, 0.5]
         if time is None or (last_time is not None and time <= last_time):
             time = 0.0 if last_time is None else last_time + 1 / self.rate
             self.num_repaired += 1
@@ -52,14 +59,14 @@ class FrameClock:
 
     @property
     def is_variable(self) -> bool:
-        """Whether the distances between frames differ by more than rounding explains."""
-        return self.longest_gap > 1.5 * self.shortest_gap
+        """True if the intervals between frames differ by more than rounding explains."""
+        return self.longest_gap > VARIABLE_RATIO * self.shortest_gap
 
 
 def select_range(
     frames: Iterable[TimedFrame], start: float | None, end: float | None
 ) -> Iterator[TimedFrame]:
-    """The frames with start <= time < end, counted again from 0 at the first of them."""
+    """Yield the frames with start <= time < end, numbered from 0."""
     position = 0
     for frame in frames:
         if end is not None and frame.time >= end - TIME_SLACK:
@@ -72,15 +79,17 @@ def select_range(
 def resample_frames(
     frames: Iterable[TimedFrame], fps: float, tally: DecodeTally
 ) -> Iterator[TimedFrame]:
-    """The frame that is shown at each tick of a clock with `fps` ticks a second.
+    """Yield the frame on screen at each tick of a clock with `fps` ticks a second.
 
-    A frame is repeated for as long as it is shown, but for a second at most: after a longer gap
-    the ticks go on with the next frame. The last frame is shown for as long as the one before.
-    Times stay those of the frames.
+    A frame stays on screen until the next one and is repeated for each tick in between, but for
+    `MAX_REPEAT_SECONDS` at most: a longer gap is skipped with a warning. The last frame stays as
+    long as the one before. Times stay those of the frames.
     """
     max_repeats = max(1, round(fps * MAX_REPEAT_SECONDS))
     current: TimedFrame | None = None
     origin, tick, duration = 0.0, 0, 1 / fps
+    # times = [0.0, 0.1, 0.2], fps = 20 -> frames [0, 0, 1, 1, 2, 2]
+    # times = [0.0, 0.1, 0.2, 0.3], fps = 5 -> frames [0, 2]
     for frame in frames:
         if current is None:
             origin = frame.time
@@ -89,7 +98,9 @@ def resample_frames(
             next_tick = max(1, math.ceil((frame.time - origin) * fps - TICK_SLACK))
             if next_tick - tick > max_repeats:
                 tally.warn(f"a gap of {duration:.1f} s is not filled with repeats")
+            # A frame that no tick falls on is yielded zero times.
             yield from [current] * min(next_tick - tick, max_repeats)
+            # After a gap the ticks go on with the next frame, wherever the repeats ended.
             tick = max(tick, next_tick)
         current = frame
     if current is not None:

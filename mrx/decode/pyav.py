@@ -1,4 +1,4 @@
-"""Video files through PyAV: every frame to the true end of the stream, whatever happens inside."""
+"""Video files through PyAV: every frame up to the true end of the stream, past any damage."""
 
 import logging
 import re
@@ -17,17 +17,25 @@ from mrx.decode.tally import DecodeTally, describe_decode_error
 from mrx.errors import DecodeError
 from mrx.job import Decoding
 
-MAX_LEADING_ERRORS = 200
-MIN_FRAME_BYTES = 16
-URL_TIMEOUT = (30.0, 60.0)
-# Containers whose own times decrease or are missing: time follows the index instead.
+MAX_LEADING_ERRORS = 200  # packets; a stream without a frame until then is given up
+MIN_FRAME_BYTES = 16  # per frame at least, to see through headers that promise too many
+URL_TIMEOUT = (30.0, 60.0)  # seconds to open, and to read
+DEFAULT_FPS = 25.0
+# Containers whose own times decrease or are missing: time is index / rate instead.
 INDEX_CLOCKS = {"avi", "h264", "hevc", "m4v", "mjpeg", "mpegvideo", "obu", "ivf", "h263"}
-# Not every packet has a time here: FFmpeg guesses the others, and differently after a seek.
+# Containers in which not every packet has a time: FFmpeg guesses the others, and guesses
+# differently after a seek.
 GUESSED_CLOCKS = {"mpeg"}
 
 
 def open_container(path: str, *, url: bool) -> InputContainer:
-    """Open a file (its absolute path) or a URL; the cause of a refusal comes from FFmpeg's log."""
+    """Open a file by its absolute path, or a URL.
+
+    Raises:
+        DecodeError: FFmpeg refuses it; the text is the cause that its log names.
+    """
+    # PyAV attaches log lines to its exceptions only if logging is on. The null handler keeps the
+    # same lines off stderr.
     av.logging.set_level(av.logging.ERROR)
     logger = logging.getLogger("libav")
     if not logger.handlers:
@@ -40,25 +48,31 @@ def open_container(path: str, *, url: bool) -> InputContainer:
 
 
 def choose_stream(container: InputContainer) -> VideoStream:
-    """The stream a player would show: FFmpeg's best, but never an attached picture.
-
-    Threads inside a decoder lose frames at damage, so there are none.
-    """
+    """Choose the stream a player would show: FFmpeg's best, but never an attached picture."""
     videos = container.streams.video
-    moving = [s for s in videos if not s.disposition & Disposition.attached_pic]
     if not videos:
-        kinds = sorted({s.type for s in container.streams})
+        kinds = sorted({stream.type for stream in container.streams})
         raise DecodeError(f"no video stream; it holds {', '.join(kinds) or 'nothing'}")
+    moving = [stream for stream in videos if not stream.disposition & Disposition.attached_pic]
     if not moving:
         raise DecodeError("only an attached picture (cover art), no video")
     best = container.streams.best("video")
     chosen = best if best in moving else max(moving, key=lambda s: s.width * s.height)
+    # Threads inside a decoder lose frames at damage.
     chosen.thread_type = "NONE"
     return chosen
 
 
+def read_stream_rate(stream: VideoStream) -> float:
+    """Return the frames per second that the headers give, or `DEFAULT_FPS`."""
+    return float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
+
+
 def seek_key_frame(container: InputContainer, stream: VideoStream, seconds: float) -> bool:
-    """Go to a key frame before a time of the stream; whether the container said it could."""
+    """Seek to a key frame before a time of the stream; return False if the container cannot.
+
+    The demuxer may land elsewhere without an error: check the first frame that follows.
+    """
     if not stream.time_base or GUESSED_CLOCKS & set(container.format.name.split(",")):
         return False
     try:
@@ -71,12 +85,15 @@ def seek_key_frame(container: InputContainer, stream: VideoStream, seconds: floa
 def decode_frames(
     container: InputContainer, stream: VideoStream, tally: DecodeTally, options: Decoding
 ) -> Iterator[av.VideoFrame]:
-    """Yield every decodable frame; count what is damaged and go on.
+    """Yield every decodable frame; count damage and go on.
 
-    The empty packet at the end is decoded too: it gives the frames held back for reordering.
+    Raises:
+        DecodeError: Nothing is decodable, a frame is too large, or damage is to `fail`.
     """
     check_pixel_limit(stream.width, stream.height, options.max_pixels)
     for packet in _read_packets(container, stream, tally):
+        # The last packet is empty, or None where the container breaks off. It is decoded too: it
+        # flushes the frames that the decoder held back for reordering.
         try:
             frames = packet.decode() if packet else stream.decode(None)
         except FFmpegError as error:
@@ -97,7 +114,7 @@ def decode_frames(
 def _read_packets(
     container: InputContainer, stream: VideoStream, tally: DecodeTally
 ) -> Iterator["Packet[VideoStream] | None"]:
-    """Yield packets; None, which flushes the decoder, where the container breaks off."""
+    """Yield all packets; if the container breaks off, the last one is None."""
     demuxer = container.demux(stream)
     while True:
         try:
@@ -113,7 +130,8 @@ def _read_packets(
             tally.packets += 1
             tally.packets_discarded += bool(packet.is_discard)
             tally.packets_corrupt += bool(packet.is_corrupt)
-            tally.encrypted = tally.encrypted or (not tally.frames and _is_encrypted(packet))
+            if not tally.frames:
+                tally.encrypted = tally.encrypted or _is_encrypted(packet)
         yield packet
 
 
@@ -132,14 +150,15 @@ def _describe_no_frames(tally: DecodeTally) -> str:
         return f"encrypted: nothing decodable ({counts})"
     if not tally.packets:
         return "no frames: the video stream is empty"
-    if too_large := re.search(r"Picture size (\d+x\d+) is invalid", tally.first_error):
-        return f"too large: {too_large[1]}, no decoder takes it ({counts})"
+    too_large = re.search(r"Picture size (\d+x\d+) is invalid", tally.first_error)
+    if too_large:
+        return f"too large: {too_large[1]}, more than the decoder supports ({counts})"
     first = tally.first_error or "no error was reported"
-    return f"nothing decodable: no key frame, or all is damaged ({counts}, first: {first})"
+    return f"nothing decodable: no key frame, or all damaged ({counts}, first: {first})"
 
 
 def estimate_frame_count(container: InputContainer, stream: VideoStream, rate: float) -> int:
-    """How many frames the headers promise, held to what a file of this size can hold."""
+    """Estimate the number of frames from the headers, capped by what the file's size can hold."""
     frames = stream.frames
     if not frames and container.duration:
         frames = round(container.duration / av.time_base * rate)

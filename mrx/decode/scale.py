@@ -1,4 +1,4 @@
-"""Sizes and orientation: pure arithmetic on widths, heights and display matrices."""
+"""Arithmetic of frame sizes and display matrices."""
 
 from dataclasses import dataclass
 
@@ -11,20 +11,25 @@ from mrx.job import Decoding
 
 @dataclass(frozen=True)
 class DisplayOrientation:
-    """What to do with an array (H, W, C) so that it lies as displayed: swap axes, then flip."""
+    """The steps that turn a coded ``(H, W, C)`` array into the displayed one.
+
+    Attributes:
+        swap_axes: exchange rows and columns, before any flip
+        flip_rows, flip_columns: reverse their order
+    """
 
     swap_axes: bool = False
     flip_rows: bool = False
     flip_columns: bool = False
 
     def orient_array(self, array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """A view of the array, turned as displayed."""
+        """Return a view of the array as displayed."""
         turned = array.swapaxes(0, 1) if self.swap_axes else array
         return turned[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
 
 
 def parse_display_matrix(matrix: bytes) -> DisplayOrientation | None:
-    """Read FFmpeg's display matrix (9 int32, row by row); None where it is no right angle.
+    """Read FFmpeg's display matrix (9 int32, row by row); return None for odd angles.
 
     A pixel at (x, y) is shown at ``x' = a x + c y``, ``y' = b x + d y``.
     """
@@ -37,7 +42,7 @@ def parse_display_matrix(matrix: bytes) -> DisplayOrientation | None:
 
 
 def check_pixel_limit(width: int, height: int, max_pixels: int) -> None:
-    """Refuse a frame that would take too much memory."""
+    """Raise `DecodeError` for a frame of more than `max_pixels` pixels."""
     if width * height > max_pixels:
         raise DecodeError(
             f"too large: {width}x{height}, the limit is {max_pixels} pixels (--max-pixels)"
@@ -45,10 +50,9 @@ def check_pixel_limit(width: int, height: int, max_pixels: int) -> None:
 
 
 def target_size(width: int, height: int, options: Decoding) -> tuple[int, int]:
-    """The (width, height) that a frame of this displayed size is delivered at.
+    """Return the (width, height) to scale a frame of this displayed size to.
 
-    A computed size is even on both sides: an odd width takes another path of swscale, whose
-    pixels are a level or two brighter.
+    Sides computed from `short_side` are even; the video's own size and `size` are kept as given.
 
     >>> target_size(1296, 720, Decoding(short_side=256))
     (460, 256)
@@ -65,4 +69,6 @@ def target_size(width: int, height: int, options: Decoding) -> tuple[int, int]:
 
 
 def _divide_to_even(numerator: int, denominator: int) -> int:
+    # An odd width takes another path of swscale, whose pixels are a level or two brighter.
+    # 1296 * 256 / 720 = 460.8 -> 460
     return max(2, 2 * ((numerator + denominator) // (2 * denominator)))

@@ -1,4 +1,4 @@
-"""What was seen while decoding: counts, the first error, warnings, facts for the attributes."""
+"""Counts, errors, warnings and facts collected while a video is decoded."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -8,18 +8,23 @@ from mrx.errors import DecodeError
 
 @dataclass
 class DecodeTally:
-    """Counts of one pass over a video. Each signal of damage catches what the others miss.
+    """Counts of one pass over a video. Each sign of damage catches cases that the others miss.
 
     Attributes:
+        on_error: how `record_error` treats damage; see `mrx.job.Decoding`
         frames: frames delivered by the decoder
-        frames_selected: those of them inside the range and at the rate asked for
+        frames_selected: frames inside the range, at the rate asked for
         first_time, last_time: times of the first and last selected frame
+        packets, packets_discarded: packets read, and those hidden by an edit list
         errors: packets (or images) that could not be decoded
         frames_corrupt, packets_corrupt: flagged by the decoder and the demuxer
-        packets, packets_discarded: packets seen, and those that an edit list hides
-        truncated: the container ended in the middle of something
-        partial: not read from the first frame to the last, so that counts do not compare
-        facts: everything else worth keeping in the attributes
+        truncated: the container broke off before its end
+        encrypted: an encrypted packet came before any frame
+        stopped: damage ended the pass, as `on_error` asked
+        partial: the pass skipped frames, so packets and frames cannot be compared
+        first_error: the first error in words
+        warnings: oddities that are not damage, each once
+        facts: further attributes of the video
     """
 
     on_error: Literal["skip", "stop", "fail"] = "skip"
@@ -41,12 +46,16 @@ class DecodeTally:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def warn(self, text: str) -> None:
-        """Keep a warning, once."""
+        """Add a warning, unless it is already listed."""
         if text not in self.warnings:
             self.warnings.append(text)
 
     def record_error(self, error: Exception) -> None:
-        """Count something that could not be decoded; what follows is the user's choice."""
+        """Count a packet or image that could not be decoded, then act as `on_error` says.
+
+        Raises:
+            DecodeError: `on_error` is ``fail``.
+        """
         self.errors += 1
         self.first_error = self.first_error or describe_decode_error(error)
         if self.on_error == "fail":
@@ -55,19 +64,19 @@ class DecodeTally:
 
     @property
     def frames_lost(self) -> int:
-        """Frames that packets promised and the decoder did not give, without any other sign."""
+        """Packets that gave no frame and no sign of damage either; 0 for a partial pass."""
         frames_accounted = self.frames + self.packets_discarded + self.errors
         return 0 if self.partial else max(self.packets - frames_accounted, 0)
 
     def reset_counts(self) -> None:
-        """Forget the counts and the damage of a pass that begins again."""
+        """Reset counts and damage, to read again from the beginning; keep warnings and facts."""
         self.frames = self.packets = self.packets_discarded = self.errors = 0
         self.frames_corrupt = self.packets_corrupt = 0
         self.truncated = self.encrypted = self.stopped = self.partial = False
         self.first_error = ""
 
     def describe_damage(self) -> str:
-        """In one phrase what was wrong with a video that gave frames all the same, or nothing."""
+        """Describe the damage of a video that gave frames nevertheless; empty if there is none."""
         counts = {
             "packets undecodable": self.errors if self.packets else 0,
             "images unreadable": 0 if self.packets else self.errors,
@@ -75,13 +84,16 @@ class DecodeTally:
             "packets corrupt": self.packets_corrupt,
             "frames lost": self.frames_lost,
         }
-        parts = [f"{n} {what}" for what, n in counts.items() if n]
-        parts += ["cut off before its end"] if self.truncated else []
+        parts = [f"{count} {kind}" for kind, count in counts.items() if count]
+        if self.truncated:
+            parts.append("cut off before its end")
+        if not parts:
+            return ""
         first_error = f" ({self.first_error})" if self.first_error else ""
-        return "damaged: " + ", ".join(parts) + first_error if parts else ""
+        return f"damaged: {', '.join(parts)}{first_error}"
 
     def to_attributes(self) -> dict[str, Any]:
-        """The counts and facts as attributes of the video."""
+        """Return the counts and facts as attributes of the video."""
         return {
             **self.facts,
             "n_frames": self.frames_selected,
@@ -97,7 +109,8 @@ class DecodeTally:
 
 
 def describe_decode_error(error: Exception) -> str:
-    """An error in a phrase; FFmpeg keeps the cause in its log, not in the exception's text."""
+    """Return the cause of an error in one phrase."""
+    # FFmpeg writes the cause to its log, not to the exception's text.
     log = getattr(error, "log", None)
     text = log[2].strip() if log and log[2] else (getattr(error, "strerror", None) or str(error))
     if "moov atom not found" in text:

@@ -1,1 +1,1 @@
-"""Engines hand out sources to workers and collect rows; no pixel passes through them."""
+"""Engines: hand sources to workers and collect their rows. No pixels pass through them."""

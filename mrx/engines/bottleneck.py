@@ -1,4 +1,4 @@
-"""Where the time of a run went: how busy each stage was, and which one the others waited for."""
+"""How busy each stage of a run was, and the stage that held up the others."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,11 @@ STAGE_ADVICE = {
 
 
 def compute_stage_shares(times: WorkerTimes) -> dict[str, float]:
-    """Stage → the share of a worker's time that it worked, as the mean of the stage's threads.
+    """Return each stage's share of a worker's time, averaged over the stage's threads.
 
     Example:
-        >>> compute_stage_shares(WorkerTimes("cuda:0", threads=4, seconds=10.0, busy={"decode": 20.0, "write": 1.0}))
+        >>> busy = {"decode": 20.0, "write": 1.0}
+        >>> compute_stage_shares(WorkerTimes("cuda:0", threads=4, seconds=10.0, busy=busy))
         {'decode': 0.5, 'write': 0.1}
     """
     threads = dict.fromkeys(("decode", "pack"), max(1, times.threads))
@@ -29,19 +30,22 @@ def compute_stage_shares(times: WorkerTimes) -> dict[str, float]:
 
 
 def describe_bottleneck(workers: Sequence[WorkerTimes]) -> str:
-    """The stage that the others waited for, over all workers, with what helps; or nothing.
+    """Name the stage that limits the speed of all workers and give advice; "" if none was timed.
 
-    Stages that run at once wait for the busiest; those of one thread wait for each other.
+    Stages that run concurrently wait for the busiest one. Stages that share a thread take turns, so
+    their times add up.
 
     Example:
-        >>> describe_bottleneck([WorkerTimes("cpu", threads=0, seconds=9.0, busy={"decode": 6.0, "write": 1.0})])
+        >>> busy = {"decode": 6.0, "write": 1.0}
+        >>> describe_bottleneck([WorkerTimes("cpu", threads=0, seconds=9.0, busy=busy)])
         'decoding takes most of the time: smaller or fewer frames, or more cores, help'
     """
     stage_seconds = dict.fromkeys(STAGE_ADVICE, 0.0)
     for times in workers:
         for stage, share in compute_stage_shares(times).items():
             stage_seconds[stage] += share * times.seconds
-    overlapping = any(worked.threads for worked in workers)
+    overlapping = any(times.threads for times in workers)
+    # With decode threads, transfer and compute share the thread that feeds the device.
     groups = (
         [("decode",), ("transfer", "compute"), ("pack",), ("write",)]
         if overlapping

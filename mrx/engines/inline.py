@@ -1,9 +1,11 @@
-"""All work in this process: for one video, for debugging, and for use as a library."""
+"""An engine that works in the calling process: for one video, debugging and library use."""
 
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 
+from mrx.engines.base import Engine
 from mrx.engines.messages import (
     FramesAdvanced,
     OutputInspected,
@@ -16,25 +18,37 @@ from mrx.errors import RunCancelled, UsageError
 from mrx.job import Job, Source
 
 
-class InlineEngine:
-    """An engine without processes. A hanging video cannot be stopped here: no timeout applies."""
+class InlineEngine(Engine):
+    """An engine without worker processes. It cannot end a hanging video: no timeout applies."""
 
     def __init__(self, job: Job) -> None:
         from mrx.pipeline.extraction import Extraction
+        from mrx.pipeline.hardware import configure_process
 
         if len(job.devices) > 1:
-            raise UsageError(f"one process cannot compute on {', '.join(job.devices)}: use workers")
+            raise UsageError(
+                f"too many devices ({', '.join(job.devices)}): one process computes on one device. "
+                "Use worker processes"
+            )
         self._stopped = False
-        self._messages: deque[WorkerMessage] = deque()  # other threads add to it
-        self._extraction = Extraction(
-            job,
-            is_cancelled=lambda: self._stopped,
-            on_progress=lambda frames: self._messages.append(FramesAdvanced(frames)),
-            on_sealed=lambda path, keys: self._messages.append(ShardSealed(str(path), tuple(keys))),
-        )
+        # The pipeline's threads append here; only the thread that iterates `run` yields messages.
+        self._messages: deque[WorkerMessage] = deque()
+        # `close` restores the process settings. If Extraction raises, no caller holds an engine to
+        # close, so the `with` restores them.
+        with ExitStack() as settings:
+            settings.enter_context(configure_process(job.backend))
+            self._extraction = Extraction(
+                job,
+                is_cancelled=lambda: self._stopped,
+                on_progress=lambda frames: self._messages.append(FramesAdvanced(frames)),
+                on_sealed=lambda path, keys: self._messages.append(
+                    ShardSealed(str(path), tuple(keys))
+                ),
+            )
+            self._settings = settings.pop_all()
 
     def inspect_output(self) -> OutputInspected:
-        """Look into the output."""
+        """Inspect the output folder before any work."""
         output_state = self._extraction.inspect_output()
         device = self._extraction.device.type
         return OutputInspected(
@@ -42,7 +56,7 @@ class InlineEngine:
         )
 
     def run(self, sources: Iterable[Source]) -> Iterator[WorkerMessage]:
-        """Work on one source after another."""
+        """Extract one source after another and yield messages as they arise."""
         extraction = self._extraction
         began = time.monotonic()
         try:
@@ -63,11 +77,12 @@ class InlineEngine:
             yield source
 
     def cancel(self) -> None:
-        """Drop the videos in flight and end."""
+        """Drop the videos in flight and seal the shards. Safe to call from a signal handler."""
         self._stopped = True
 
     def close(self) -> None:
-        """Nothing is left running."""
+        """Restore the settings of this process."""
+        self._settings.close()
 
     def _drain_messages(self) -> Iterator[WorkerMessage]:
         while self._messages:

@@ -1,4 +1,4 @@
-"""What workers tell the parent: plain values, since they cross a pipe."""
+"""The messages from workers to the parent: plain values, because they cross a pipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from mrx.job import ManifestRow, RowStatus, Source, WorkerTimes
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """A worker has built its methods and takes videos.
+    """The worker has built its methods and takes videos.
 
     Attributes:
-        capacity: how many at once
+        capacity: number of videos it takes at once
     """
 
     capacity: int = 1
@@ -20,13 +20,13 @@ class WorkerReady:
 
 @dataclass(frozen=True)
 class OutputInspected:
-    """The first worker has looked into the output.
+    """The first worker has inspected the output folder.
 
     Attributes:
-        settings: all that decides the numbers
-        done: key → stamp of the sources extracted already
-        salvaged: videos saved from a killed run
-        device: where the first worker computes, as torch names it
+        settings: all settings that affect the numbers
+        done: key → stamp of each source extracted already
+        salvaged: number of videos saved from a killed run
+        device: type of the first worker's device, as torch names it
     """
 
     settings: Mapping[str, Any]
@@ -37,28 +37,28 @@ class OutputInspected:
 
 @dataclass(frozen=True)
 class VideoBegan:
-    """A video that was handed out is at work."""
+    """The worker has begun a video that it was assigned."""
 
     key: str
 
 
 @dataclass(frozen=True)
 class VideoEnded:
-    """An input has ended."""
+    """An input has ended; the row says how."""
 
     row: ManifestRow
 
 
 @dataclass(frozen=True)
 class FramesAdvanced:
-    """So many more frames went through."""
+    """More frames were decoded: `frames` since the last such message."""
 
     frames: int
 
 
 @dataclass(frozen=True)
 class ShardSealed:
-    """A shard has its final name, and these keys are safe in it."""
+    """A shard got its final name; the videos with these keys are safe in it."""
 
     path: str
     keys: tuple[str, ...]
@@ -66,35 +66,35 @@ class ShardSealed:
 
 @dataclass(frozen=True)
 class VideoUndone:
-    """What this row told has been lost with its shard, and is done again."""
+    """A video was lost with its shard and is done again; its row no longer holds."""
 
     row: ManifestRow
 
 
 @dataclass(frozen=True)
 class DeviceBroken:
-    """The worker's device has failed: the process ends, and another takes its place."""
+    """The worker's device has failed. The process ends and a successor takes its place."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class ShardsAdopted:
-    """What a dead worker had finished is safe."""
+    """The worker has saved the shards of its dead predecessors, with the videos of these keys."""
 
     keys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class WorkerClosed:
-    """The worker has sealed its shard and is about to end."""
+    """The worker has sealed its shards and ends."""
 
     times: WorkerTimes
 
 
 @dataclass(frozen=True)
 class RunRefused:
-    """The worker cannot go on: the run ends with this exit code and line."""
+    """The worker cannot go on, and the run ends with this exit code and error message."""
 
     exit_code: int
     text: str
@@ -104,7 +104,7 @@ class RunRefused:
 def make_manifest_row(
     source: Source, status: RowStatus, reason: str = "", **facts: Any
 ) -> ManifestRow:
-    """The row of a source: how it ended, and what tells whether it has changed since."""
+    """Return the manifest row of a source, with the facts that identify its present version."""
     return ManifestRow(
         source.key,
         status,

@@ -1,4 +1,4 @@
-"""A whole run: what is left to do, the engine that does it, the manifest, and the sum of it."""
+"""A whole run: selects the inputs left to do, drives an engine, writes manifest and summary."""
 
 import os
 import signal
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mrx.engines.base import Engine
 from mrx.engines.inline import InlineEngine
 from mrx.engines.local import LocalEngine
 from mrx.engines.messages import (
@@ -30,32 +31,37 @@ SIGNAL_EXIT_BASE = 128
 
 
 class Listener:
-    """Who wants to hear how a run goes on; this one does not care."""
+    """Receives progress events; the default ignores them."""
 
     def begin(self, summary: "Summary", left: int) -> None:
-        """The plan stands: so many inputs are left to do."""
+        """Handle the start of the run, with `left` inputs still to do."""
 
     def row(self, row: ManifestRow) -> None:
-        """An input has ended."""
+        """Handle the end of an input."""
 
     def frames(self, count: int) -> None:
-        """So many more frames went through."""
+        """Handle `count` more decoded frames."""
 
     def sealed(self, path: str) -> None:
-        """A shard has its final name."""
+        """Handle a finished shard."""
 
 
 @dataclass
 class Summary:
-    """How a run ended. Every input is counted once: ok, skipped, failed or (dry run) planned.
+    """The result of a run. Each input counts once: ok, skipped, failed or (dry run) planned.
 
     Attributes:
-        before: of the ok ones, how many an earlier run had done
-        failed_before: of the failed ones, how many failed earlier and were not tried again
-        missed: inputs that were not reached, because the run was stopped
-        salvaged: videos saved from a run that was killed
-        signal: the signal that stopped the run, or 0
-        workers: where each worker's time went
+        output: the output folder
+        inputs: number of inputs
+        before: number of the ok inputs that an earlier run had extracted
+        failed_before: number of the failed inputs that failed earlier and were not tried again
+        salvaged: videos saved from a killed run
+        frames, bytes: decoded frames and stored bytes of this run
+        seconds: duration of the run
+        signal: number of the signal that stopped the run, or 0
+        stopped: the reason, if the run stopped itself
+        shards: paths of the shards written
+        workers: the times of each worker
     """
 
     output: str
@@ -77,18 +83,18 @@ class Summary:
 
     @property
     def missed(self) -> int:
-        """Inputs that were not reached."""
+        """Number of inputs that were not reached, because the run was stopped."""
         return self.inputs - self.ok - self.skipped - self.failed - self.planned
 
     @property
     def exit_code(self) -> int:
-        """0 all well, 1 some failed or were not reached, 128 + n where signal n stopped the run."""
+        """Exit code: 0 for success, 1 if inputs failed or were missed, 128 + n for signal n."""
         if self.signal:
             return SIGNAL_EXIT_BASE + self.signal
         return 1 if self.failed or self.missed else 0
 
     def count_row(self, row: ManifestRow, times: int = 1) -> None:
-        """Count an input that has ended, or take it back."""
+        """Count an input that has ended; `times=-1` takes it back."""
         setattr(self, row.status, getattr(self, row.status) + times)
         self.frames += times * row.frames
         self.bytes += times * row.bytes
@@ -96,13 +102,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class Limits:
-    """When to give up, and what to try again.
+    """Limits on time and failures, and the treatment of failed and missing inputs.
 
     Attributes:
-        timeout: seconds for one video, in worker processes
-        max_failures: stop when more inputs than this have failed; None never stops
-        retry_failed: try again what failed in an earlier run
-        missing_ok: inputs that do not exist are skipped, not failed
+        timeout: seconds for one video, applied in worker processes only
+        max_failures: number of failed inputs beyond which the run stops; None never stops
+        retry_failed: try inputs again that failed in an earlier run
+        missing_ok: count inputs that do not exist as skipped, not as failed
     """
 
     timeout: float | None = 600.0
@@ -122,20 +128,29 @@ def run_job(
     """Extract all sources that are not done yet.
 
     Args:
-        job: what to do with each
-        sources: this share's inputs
-        workers: processes; 0 works in this one, None is one for each core, or for each device that
-            is no CPU
-        limits: when to give up
-        listener: told of every step
+        job: the job of the run
+        sources: the inputs of this share
+        workers: number of worker processes; 0 works in this process, None starts one for each core
+            on a CPU and one for each other device
+        limits: limits on time and failures
+        listener: receives progress events
+
+    Returns:
+        the counts of the run and the shards written
+
+    Raises:
+        UsageError: options contradict each other
+        OutputError: the output folder is locked, not writable, or made with other settings
     """
     if job.overwrite and job.share:
         raise UsageError(
-            "--overwrite removes what all shares wrote: remove the output folder instead, once, "
-            "before the shares begin"
+            "--overwrite does not work with --shard: it would remove the output of all shares. "
+            "Remove the output folder once, before the shares begin"
         )
     began = time.monotonic()
     folder = Path(job.output)
+    # Leaving runs backward through the stack: close the manifest, restore the signal handlers, end
+    # the workers, and only then release the lock, when no process writes to the folder any more.
     with ExitStack() as stack:
         if not job.dry_run:
             stack.enter_context(lock_output(folder, job.share_name))
@@ -158,11 +173,10 @@ def run_job(
     return summary
 
 
-def _create_engine(
-    job: Job, workers: int | None, num_videos: int, timeout: float | None
-) -> InlineEngine | LocalEngine:
+def _create_engine(job: Job, workers: int | None, num_videos: int, timeout: float | None) -> Engine:
     if workers == 0:
         return InlineEngine(job)
+    # A folder with a manifest may hold most videos already: the workers start after the plan.
     starts_empty = job.overwrite or not list_manifests(Path(job.output))
     return LocalEngine(
         job, workers=workers, num_videos=num_videos, timeout=timeout, start_all=starts_empty
@@ -170,7 +184,7 @@ def _create_engine(
 
 
 class _RunTracker:
-    """The bookkeeping of one run."""
+    """Keeps the summary, the manifest and the listener of a run up to date."""
 
     def __init__(
         self, summary: Summary, limits: Limits, manifest: Manifest | None, listener: Listener
@@ -186,11 +200,12 @@ class _RunTracker:
         inspection: OutputInspected,
         earlier_rows: Mapping[str, ManifestRow],
     ) -> list[Source]:
-        """Count what has ended already; the sources that are left."""
+        """Count the sources that have ended already, and return the others."""
         self.summary.salvaged = inspection.salvaged
         remaining, unreadable_rows = [], []
         for source in sources:
             row = earlier_rows.get(source.key)
+            # Only a shard proves a video done. The manifest is believed for failures and skips.
             if inspection.done.get(source.key) == source.stamp:
                 self.summary.ok += 1
                 self.summary.before += 1
@@ -206,10 +221,8 @@ class _RunTracker:
             self._record_row(row)
         return remaining
 
-    def follow_messages(
-        self, messages: Iterable[WorkerMessage], engine: InlineEngine | LocalEngine
-    ) -> None:
-        """Take the engine's messages until it has nothing more to say."""
+    def follow_messages(self, messages: Iterable[WorkerMessage], engine: Engine) -> None:
+        """Process the engine's messages until the run ends; cancel it after too many failures."""
         for message in messages:
             match message:
                 case VideoEnded(row):
@@ -219,14 +232,15 @@ class _RunTracker:
                         self.summary.stopped = f"more than {max_failures} inputs failed"
                         engine.cancel()
                 case VideoUndone(row):
+                    # Its row stays in the manifest until the next row of the key replaces it.
                     self.summary.count_row(row, -1)
                 case FramesAdvanced(frames):
                     self.listener.frames(frames)
                 case ShardSealed(path, _):
                     self.summary.shards.append(path)
                     self.listener.sealed(path)
-                case WorkerClosed(worked):
-                    self.summary.workers.append(worked)
+                case WorkerClosed(times):
+                    self.summary.workers.append(times)
 
     def _record_row(self, row: ManifestRow) -> None:
         self.summary.count_row(row)
@@ -250,7 +264,7 @@ class _RunTracker:
 
 
 def _read_earlier_rows(folder: Path, settings: Mapping[str, Any]) -> dict[str, ManifestRow]:
-    """The rows of earlier runs in this folder, of all shares."""
+    """Return the last row of each key in the folder's manifests, of all shares."""
     rows: dict[str, ManifestRow] = {}
     for path in list_manifests(folder):
         existing, manifest_rows = read_rows(path)
@@ -261,17 +275,19 @@ def _read_earlier_rows(folder: Path, settings: Mapping[str, Any]) -> dict[str, M
 
 
 @contextmanager
-def _handle_signals(engine: InlineEngine | LocalEngine, summary: Summary) -> Iterator[None]:
-    """The first SIGINT or SIGTERM ends the run cleanly, the second at once."""
+def _handle_signals(engine: Engine, summary: Summary) -> Iterator[None]:
+    """End the run cleanly at the first SIGINT or SIGTERM, and at once at the second."""
 
     def stop_run(number: int, frame: object) -> None:
         if summary.signal:
+            # Exit without cleanup, since it may be waiting for what hangs. Workers go first.
             engine.close()
             os._exit(SIGNAL_EXIT_BASE + number)
         summary.signal = number
         engine.cancel()
 
     old_handlers = {}
+    # Python allows handlers in the main thread only; `mrx.extract` may be called from another.
     in_main_thread = threading.current_thread() is threading.main_thread()
     try:
         for number in (signal.SIGINT, signal.SIGTERM) if in_main_thread else ():

@@ -1,4 +1,4 @@
-"""The life of a worker process: build, then one video after another until told to stop."""
+"""A worker process: builds the methods, then extracts videos until it is told to stop."""
 
 import ctypes
 import gc
@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
 
 from mrx.engines.messages import (
     DeviceBroken,
@@ -28,8 +29,11 @@ from mrx.engines.messages import (
 from mrx.errors import DeviceFault, MrxError, RunCancelled
 from mrx.job import Job, Source
 
+if TYPE_CHECKING:
+    from mrx.pipeline.extraction import Extraction
+
 REPORT_SECONDS = 0.5
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of malloc.h
 KEPT_BLOCK_BYTES, KEPT_TOTAL_BYTES = 32 * 2**20, 256 * 2**20
 STOP_ORDER = "stop"
 CANCEL_ORDER = "cancel"
@@ -37,17 +41,18 @@ CANCEL_ORDER = "cancel"
 
 @dataclass(frozen=True)
 class WorkerPlace:
-    """Where a worker computes, and how many share the cores with it."""
+    """The device of a worker, and the number of workers that share the cores."""
 
     device: str
     num_workers: int
 
 
 class OrderInbox:
-    """What the parent says, read by a thread of its own, so that a stop is heard in mid-video.
+    """Receives the parent's orders in a thread of its own, so that a cancel takes effect mid-video.
 
-    When the parent is gone the process ends at once: nobody would take its rows, and the run
-    that comes next must find its file free.
+    Attributes:
+        tasks: sources to extract, then a stop order
+        cancelled: the parent has ordered to drop the videos in flight
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -61,41 +66,51 @@ class OrderInbox:
             try:
                 order = self._connection.recv()
             except (EOFError, OSError):
+                # The parent is dead. Exit without cleanup, even in the middle of a video: no one
+                # takes the rows, and the next run must find the shard file unlocked to save it.
                 os._exit(1)
             if order == CANCEL_ORDER:
                 self.cancelled = True
             self.tasks.put(STOP_ORDER if order == CANCEL_ORDER else order)
 
     def take_sources(self, outbox: "MessageOutbox") -> Iterator[Source]:
-        """The videos to do, as they come, until the parent says stop; it is told of each."""
-        while isinstance(task := self.tasks.get(), Source):
+        """Yield the sources from the parent until it orders a stop, and report each as begun."""
+        while True:
+            task = self.tasks.get()
+            if not isinstance(task, Source):
+                return
+            # The parent's timeout for the video starts now. If this worker dies, the message is
+            # also what makes the video a suspect.
             outbox.send_message(VideoBegan(task.key))
             yield task
 
 
 class MessageOutbox:
-    """Tell the parent what happens, from any thread; how many frames, at most twice a second."""
+    """Sends messages to the parent, from any thread.
+
+    Frame counts are summed and sent at most every `REPORT_SECONDS`.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._num_unsent = 0
         self._last_sent = time.monotonic()
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # reentrant: count_frames -> flush_frames -> send_message
 
     def send_message(self, message: WorkerMessage) -> None:
-        """Send a message."""
+        """Send a message at once."""
         with self._lock:
             self._connection.send(message)
 
     def count_frames(self, frames: int) -> None:
-        """Count frames; send the sum now and then."""
+        """Add frames to the count, and send the sum if the last one was long enough ago."""
         with self._lock:
             self._num_unsent += frames
             if time.monotonic() - self._last_sent > REPORT_SECONDS:
                 self.flush_frames()
 
     def flush_frames(self) -> None:
-        """Send what was counted."""
+        """Send the frames counted so far."""
         with self._lock:
             if self._num_unsent:
                 self.send_message(FramesAdvanced(self._num_unsent))
@@ -104,10 +119,9 @@ class MessageOutbox:
 
 
 def keep_freed_memory() -> None:
-    """Keep freed blocks for the next batch, which wants as many of the same size.
-
-    Given back to the system, every batch would fault its pages in again. Only glibc can be told.
-    """
+    """Let malloc keep freed blocks for the next batch, which needs the same sizes (glibc only)."""
+    # By default glibc returns large blocks to the system, and every batch would page-fault its
+    # memory in again.
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, KEPT_BLOCK_BYTES)
@@ -121,27 +135,31 @@ def run_worker(
     inspects_output: bool,
     orphan_pids: tuple[int, ...],
 ) -> None:
-    """Run in a new process.
+    """Extract the videos that the parent sends: the main function of a worker process.
 
     Args:
-        connection: to the parent
-        job: what the run was asked to do
-        place: where this worker computes, and among how many
-        inspects_output: look into the output before anything else
-        orphan_pids: process numbers of dead workers whose shards are to be saved
+        connection: the worker's end of the pipe to the parent
+        job: the job of the run
+        place: the device of this worker, and the number of workers
+        inspects_output: inspect the output folder and report it before any video
+        orphan_pids: process numbers of dead workers whose shards this worker saves first
     """
+    # Ctrl-C and job schedulers signal the whole process group. Only the parent reacts, and orders a
+    # cancel: a worker that died of the signal would leave its shard unsealed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a group gets it; the parent tells us
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     outbox = MessageOutbox(connection)
     try:
         _serve_videos(
             connection, outbox, job, place, inspects_output=inspects_output, orphan_pids=orphan_pids
         )
     except DeviceFault as error:
+        # Nothing more works on the device in this process. Without a WorkerClosed message the
+        # parent treats the end as a death and starts a successor.
         outbox.send_message(DeviceBroken(str(error)))
     except MrxError as error:
         outbox.send_message(RunRefused(error.exit_code, str(error), traceback.format_exc()))
-    except Exception as error:  # noqa: BLE001 - the process ends; the parent must hear why
+    except Exception as error:  # noqa: BLE001 - the parent reports it; the process ends
         text = f"internal error in a worker: {type(error).__name__}: {error}"
         outbox.send_message(RunRefused(1, text, traceback.format_exc()))
 
@@ -156,34 +174,46 @@ def _serve_videos(
     orphan_pids: tuple[int, ...],
 ) -> None:
     keep_freed_memory()
-    inbox = OrderInbox(connection)  # before the imports, which take seconds
+    # Before the imports, which take seconds: the death of the parent must not go unnoticed.
+    inbox = OrderInbox(connection)
+    # The libraries read these at import. Each worker is one core's work; its siblings use the rest.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = "1"  # read at import: a worker is one thread, its siblings the rest
+        os.environ[variable] = "1"
     from mrx.pipeline.extraction import Extraction
+    from mrx.pipeline.hardware import configure_process
 
-    extraction = Extraction(
-        job,
-        device=place.device,
-        num_workers=place.num_workers,
-        is_cancelled=lambda: inbox.cancelled,
-        on_progress=outbox.count_frames,
-        on_sealed=lambda path, keys: outbox.send_message(ShardSealed(str(path), tuple(keys))),
-    )
-    gc.collect()
-    gc.freeze()  # a hundred thousand objects of the imports need not be walked again
-    if orphan_pids:
-        outbox.send_message(ShardsAdopted(tuple(extraction.adopt_shards(orphan_pids))))
-    if inspects_output:
-        output_state = extraction.inspect_output()
-        device_type = extraction.device.type
-        outbox.send_message(
-            OutputInspected(
-                extraction.settings, output_state.done, output_state.salvaged, device_type
-            )
+    with configure_process(job.backend):
+        extraction = Extraction(
+            job,
+            device=place.device,
+            num_workers=place.num_workers,
+            is_cancelled=lambda: inbox.cancelled,
+            on_progress=outbox.count_frames,
+            on_sealed=lambda path, keys: outbox.send_message(ShardSealed(str(path), tuple(keys))),
         )
+        # The imports leave a hundred thousand objects that no later collection needs to visit.
+        gc.collect()
+        gc.freeze()
+        # Before the inspection and before any new video: the parent waits for the saved keys to
+        # know which videos to queue again.
+        if orphan_pids:
+            outbox.send_message(ShardsAdopted(tuple(extraction.adopt_shards(orphan_pids))))
+        if inspects_output:
+            _report_output(extraction, outbox)
+        _extract_videos(extraction, inbox, outbox)
+
+
+def _report_output(extraction: "Extraction", outbox: MessageOutbox) -> None:
+    state = extraction.inspect_output()
+    device_type = extraction.device.type
     outbox.send_message(
-        WorkerReady(max(1, 2 * extraction.decode_threads))
-    )  # so that no thread waits for its next
+        OutputInspected(extraction.settings, state.done, state.salvaged, device_type)
+    )
+
+
+def _extract_videos(extraction: "Extraction", inbox: OrderInbox, outbox: MessageOutbox) -> None:
+    # Two videos for each decode thread, so that a thread always finds its next one here.
+    outbox.send_message(WorkerReady(max(1, 2 * extraction.decode_threads)))
     began = time.monotonic()
     try:
         for row in extraction.run(inbox.take_sources(outbox)):

@@ -1,7 +1,7 @@
-"""Faster twins of the few hot formulas, each held to its plain torch twin by a test.
+"""Faster twins of the few hot formulas, each compared with its plain torch twin by a test.
 
-`choose_backend` says which kind of twin runs on the CPU: ``numba`` before ``opencv`` before ``torch``.
-The environment variable ``MRX_BACKEND`` forces one, for all methods.
+`choose_backend` chooses the twin that runs on the CPU: ``numba`` before ``opencv`` before
+``torch``. The environment variable ``MRX_BACKEND`` forces one, for all methods.
 """
 
 import functools
@@ -24,25 +24,40 @@ COMPILING_ONLY = "MRX_KERNELS_IN_THE_MAKING"  # set in processes that only compi
 _BACKENDS: tuple[Backend, ...] = get_args(Backend)
 _PACKAGES = {"numba": "numba", "opencv": "cv2", "torch": "torch"}
 _log = logging.getLogger(__name__)
+_process_backend = "auto"  # see `set_backend`
 
 
 @functools.cache
 def has_backend(name: Backend) -> bool:
-    """Whether the package behind a backend can be imported, tried once.
-
-    A numba that does not fit the installed numpy fails at import, and not only with ImportError.
-    """
+    """Tell if the package of a backend can be imported; tried once."""
     try:
         importlib.import_module(_PACKAGES[name])
+    # A numba that does not fit the installed numpy raises more than ImportError.
     except (ImportError, AttributeError, SystemError, OSError) as error:
-        _log.debug("backend %s is not there: %s", name, error)
+        _log.debug("backend %s is not available: %s", name, error)
         return False
     return True
 
 
+def set_backend(choice: str) -> str:
+    """Set the backend of all threads of this process, and return the one that was set before.
+
+    ``auto`` leaves the choice open.
+    """
+    # A context variable would not reach the threads that pack and decode.
+    global _process_backend
+    before, _process_backend = _process_backend, choice
+    return before
+
+
 def choose_backend(choice: Backend | Literal["auto"] | None = None) -> Backend:
-    """The backend to run on the CPU: the choice, else ``MRX_BACKEND``, else the fastest there."""
-    wanted = choice or os.environ.get("MRX_BACKEND") or "auto"
+    """Return the backend to run on the CPU.
+
+    It is the choice, else that of `set_backend`, else ``MRX_BACKEND``, else the fastest installed.
+    """
+    wanted = choice or _process_backend
+    if wanted == "auto":
+        wanted = os.environ.get("MRX_BACKEND") or "auto"
     for name in _BACKENDS:
         if wanted in ("auto", name) and has_backend(name):
             return name
@@ -52,14 +67,14 @@ def choose_backend(choice: Backend | Literal["auto"] | None = None) -> Backend:
 
 
 def list_backends() -> list[str]:
-    """The backends that are there, the one in use first."""
+    """List the available backends, the one in use first."""
     used = choose_backend()
     others = [name for name in get_args(Backend) if name != used and has_backend(name)]
     return [used, *others]
 
 
 def read_package_version(package: str) -> str | None:
-    """The version of an optional package, without importing it; None where it is not installed."""
+    """Return the version of a package without importing it, or None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -72,16 +87,13 @@ def compile_function(
     trial: Callable[[Callable[..., Any]], object],
     maker: str,
 ) -> Callable[..., Any]:
-    """A function and those it calls as machine code, by numba; kept on disk where that is possible.
-
-    What is kept is always loaded, never used where it was made: there the parts stand alone as well
-    and calls bind to those, which are optimized once less and round differently.
+    """Compile a function and those it calls by numba, cached on disk if possible.
 
     Args:
-        function: what is called from outside
+        function: the function to compile
         parts: the functions that it calls
-        trial: calls the function once, with arguments of the types to compile it for
-        maker: the function of its module that comes here, as another process is to call it
+        trial: calls the compiled function once, with arguments of the types to compile it for
+        maker: name of the function of its module that calls this, for another process to call
     """
     import numba
     from numba.extending import register_jitable
@@ -92,17 +104,21 @@ def compile_function(
     try:
         compiled = numba.njit(cache=True, **options)(function)
         mark = _locate_mark(function, Path(compiled.stats.cache_path))
+        # Always load the code from disk, even the first time. In the process that compiles it, the
+        # parts exist alone as well and calls bind to those, which are optimized once less and
+        # round differently.
         if parts and not mark.exists() and _compile_elsewhere(function.__module__, maker):
             mark.touch()
         trial(compiled)
     except (RuntimeError, OSError):
+        # The cache cannot be written: compile for this process alone.
         compiled = numba.njit(**options)(function)
         trial(compiled)
     return compiled
 
 
 def _locate_mark(function: Callable[..., Any], folder: Path) -> Path:
-    """The file beside numba's that says that code of this source was made for this machine."""
+    """Return the path of the marker that records a finished build for this CPU."""
     import numba
     from llvmlite.binding import get_host_cpu_name
 
@@ -113,9 +129,10 @@ def _locate_mark(function: Callable[..., Any], folder: Path) -> Path:
 
 
 def _compile_elsewhere(module: str, maker: str) -> bool:
-    """Have another process make machine code and keep it; where that fails, it is made here."""
+    """Compile and cache in another process; return False if that fails or this is that process."""
     if os.environ.get(COMPILING_ONLY):
         return False
+    # The other process must find this same source, wherever the current one found it.
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-c", f"from {module} import {maker}; {maker}()"]
@@ -123,6 +140,6 @@ def _compile_elsewhere(module: str, maker: str) -> bool:
     try:
         subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
     except (subprocess.SubprocessError, OSError) as error:
-        _log.debug("%s.%s is made here: %s", module, maker, error)
+        _log.debug("%s.%s is compiled in this process: %s", module, maker, error)
         return False
     return True

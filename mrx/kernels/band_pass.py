@@ -1,11 +1,11 @@
-"""The motion band-pass of MBPM from the decoder's bytes, on the CPU: numba rows, or OpenCV.
+"""The motion band-pass of MBPM from the decoder's bytes, on the CPU: rows for numba, or OpenCV.
 
-For weights that are still in their untrained form, which is separable: per color
+It serves weights in their untrained form, which is separable: per color
 ``gain * sum_ij (a_i g_j + g_i a_j) * (2 f1 - f0 - f2)``, reflected at the border. The temporal
 difference is one of bytes, so it is exact, and a still scene gives exactly 0.
 
-The numba rows below are plain functions of flat arrays of interleaved R, G, B values. What makes
-them fast, at 256x340 (0.22 ms a window, where the same sums over whole rows take 0.37 ms):
+The rows are plain functions of flat arrays of interleaved R, G, B values. At 256x340 they take
+0.22 ms a window, where the same sums over whole rows take 0.37 ms, because:
 
 - the horizontal pass goes first: it needs shifted loads, and one set of them gives both its sums;
 - the vertical pass makes two rows of a strip of `_STRIP` values at once: its ten input rows stay
@@ -27,7 +27,7 @@ from mrx.errors import ShapeError
 from mrx.kernels import Backend, compile_function
 
 RADIUS = 4
-"""The numba rows have 9 taps; a smaller kernel runs with zeros around it."""
+"""Radius of the 9 taps of the numba rows; a smaller kernel runs with zeros around it."""
 
 Floats = NDArray[np.float32]
 HalfTaps = tuple[np.float32, np.float32, np.float32, np.float32, np.float32]
@@ -38,7 +38,8 @@ _thread_scratch = threading.local()
 _STRIP = 384
 _RING_BLOCK_ROWS = 32
 _STRIP_SIZE = 2 * _STRIP * (_RING_BLOCK_ROWS + 2 * RADIUS + 2)
-# Ten rows of both sums in the ring, as distances that are constants for the compiler.
+# Distances in the ring between ten rows of both sums, as constants for the compiler: a row of
+# a-sums, then the same row of g-sums, and so on.
 _A1, _A2, _A3, _A4, _A5, _A6, _A7, _A8, _A9 = (np.uintp(i * 2 * _STRIP) for i in range(1, 10))
 _G0, _G1, _G2, _G3, _G4, _G5, _G6, _G7, _G8, _G9 = (
     np.uintp((2 * i + 1) * _STRIP) for i in range(10)
@@ -50,12 +51,12 @@ _ONE, _TWO, _HALO = np.uintp(1), np.uintp(2), np.uintp(3 * RADIUS)
 def band_pass(
     frames: Tensor, first: Tensor, second: Tensor, gain: Tensor, *, backend: Backend
 ) -> Tensor:
-    """Filter windows of three frames, the LoG given by the two factors of its separable form.
+    """Filter windows of three frames by the two factors of a separable LoG.
 
     Args:
-        frames: windows as the decoder stores them; other layouts are copied into it
-        first: ``(k,)`` float64, the taps called a above
-        second: ``(k,)`` float64, the taps called g
+        frames: windows as the decoder stores them; other layouts are copied
+        first: ``(k,)`` float64, the taps a of the formula
+        second: ``(k,)`` float64, the taps g of the formula
         gain: ``(3,)`` float64, for the red, green and blue outputs
         backend: ``numba`` or ``opencv``
 
@@ -65,7 +66,11 @@ def band_pass(
     """
     b, _, _, h, w = frames.shape
     if min(h, w) <= len(first) // 2:
-        raise ShapeError(f"a kernel of {len(first)} taps cannot reflect frames of {w}x{h} pixels")
+        least = len(first) // 2 + 1
+        raise ShapeError(
+            f"frames ({w}x{h} pixels): too small to reflect for a kernel of {len(first)} taps. "
+            f"Use frames of at least {least}x{least} pixels"
+        )
     images = frames.permute(0, 1, 3, 4, 2).contiguous().numpy()
     out = torch.empty((b, 3, h, w))
     if backend == "numba" and len(first) <= 2 * RADIUS + 1:
@@ -105,9 +110,10 @@ def filter_colors_by_opencv(image: Tensor, weight: Tensor) -> Tensor:
 def _filter_window_by_opencv(
     images: NDArray[np.uint8], first: Tensor, second: Tensor, gain: Tensor
 ) -> Tensor:
-    """One window (3, H, W, 3) by two separable filters, to (3, H, W)."""
+    """Filter one window ``(3, H, W, 3)`` by two separable filters, to ``(3, H, W)``."""
     import cv2
 
+    # Bytes as int16: 2 * now - before - after lies in -510..510.
     before, now, after = images.astype(np.int16)
     difference = 2 * now - before - after
     a, g = first.numpy().astype(np.float32), second.numpy().astype(np.float32)
@@ -118,7 +124,8 @@ def _filter_window_by_opencv(
 
 
 def _pad_half_taps(factor: Tensor) -> HalfTaps:
-    """One half of a symmetric factor, the outermost of 9 taps first, zeros where it has fewer."""
+    """Return one half of a symmetric factor, outermost first, padded with zeros to 9 taps."""
+    # 5 taps (c, d, e, d, c) -> (0, 0, c, d, e)
     half = factor[: len(factor) // 2 + 1].tolist()
     padded = [0.0] * (RADIUS + 1 - len(half)) + half
     a, b, c, d, e = (np.float32(value) for value in padded)
@@ -132,7 +139,7 @@ def _run_band_pass(
     gains: tuple[np.float32, ...],
     out: Tensor,
 ) -> None:
-    """Call the rows with flat arrays, and the scratch memory that they need."""
+    """Call the rows with flat arrays and their scratch memory."""
     b, _, h, w, _ = images.shape
     flat = images.reshape(b, 3, 3 * h * w)
     planes = out.numpy().reshape(b, 3 * h * w)
@@ -140,18 +147,14 @@ def _run_band_pass(
 
 
 def _prepare_scratch(width: int) -> ScratchArrays:
-    """A difference, a row, the ring and a pair of rows; kept for the thread's next frames.
-
-    They are aligned to cache lines, as torch aligns them.
-    """
+    """Return a difference, a row, the ring and a pair of rows, kept per thread for later frames."""
     if getattr(_thread_scratch, "width", None) != width:
         strips = -(-3 * width // _STRIP)
         sizes = (strips * _STRIP + 128, strips * _STRIP_SIZE, 1024)
+        # torch aligns its memory to cache lines.
         row, ring, pair = (torch.zeros(n).numpy() for n in sizes)
-        _thread_scratch.width, _thread_scratch.arrays = (
-            width,
-            (np.empty(3 * width, np.int16), row, ring, pair),
-        )
+        _thread_scratch.width = width
+        _thread_scratch.arrays = (np.empty(3 * width, np.int16), row, ring, pair)
     return _thread_scratch.arrays
 
 
@@ -173,7 +176,7 @@ def _compile_band_pass() -> Callable[..., None]:
 
 
 def warm_up_band_pass(compiled: Callable[..., None] | None = None) -> None:
-    """Compile, or load what was compiled before; `band_pass` does it at its first call."""
+    """Compile the rows or load them from the cache, as the first call of `band_pass` does."""
     taps = _pad_half_taps(torch.ones(9))
     images = np.zeros((1, 3, 5, 5, 3), np.uint8)
     _run_band_pass(
@@ -214,14 +217,17 @@ def _fill_ring(
     row: Floats,
     ring: Floats,
 ) -> None:
-    """Horizontal sums of the rows that a block needs; 8 of them are there from the block above."""
+    """Write the horizontal sums of the rows that a block needs to the ring."""
     values = 3 * width
+    # The last 8 rows of the block above are the first 8 of this one: move them up in each strip.
     num_known = 0 if top == 0 else 2 * RADIUS
     before, now, after = frames[0], frames[1], frames[2]
     for start in range(0, len(ring), _STRIP_SIZE):
         below = np.uintp(start + 2 * _STRIP * _RING_BLOCK_ROWS)
         _copy_values(ring, below, np.uintp(start), np.uintp(2 * _STRIP * num_known))
     for j in range(num_known, bottom - top + 2 * RADIUS):
+        # Reflect at the top and the bottom. Fewer than 5 rows come with a kernel of fewer taps, and
+        # rows that its zeros weigh may be any.
         y = abs(top + j - RADIUS)
         if y >= height:
             y = max(2 * (height - 1) - y, 0)
@@ -230,6 +236,7 @@ def _fill_ring(
         )
         _mirror_edges(row, width)
         for s in range(len(ring) // _STRIP_SIZE):
+            # Whole vectors of 16 values: the row and the ring have room for them past the end.
             n = min(_STRIP, (values - s * _STRIP + 15) // 16 * 16)
             offset = s * _STRIP_SIZE + 2 * _STRIP * j
             _sum_across(row, np.uintp(s * _STRIP), a, g, ring, np.uintp(offset), np.uintp(n))
@@ -247,7 +254,7 @@ def _drain_ring(
     out: Floats,
     pair: Floats,
 ) -> None:
-    """Vertical sums of a block's rows, two at a time, and their colors into planes."""
+    """Sum a block's rows vertically, two at a time, and write their colors to planes."""
     plane = np.uintp(height * width)
     for s in range(len(ring) // _STRIP_SIZE):
         left = s * (_STRIP // 3)
@@ -269,7 +276,8 @@ def _subtract_frames(
     row: Floats,
     n: np.uintp,
 ) -> None:
-    """2 f1 - f0 - f2 of n values; in two loops, since one of three widths is three times slower."""
+    """Write ``2 f1 - f0 - f2`` of n values to a row."""
+    # One loop over values of three widths is three times slower than these two.
     for x in range(n):
         twice = np.int16(2) * np.int16(now[offset + x])
         difference[x] = twice - np.int16(before[offset + x]) - np.int16(after[offset + x])
@@ -294,7 +302,7 @@ def _copy_values(values: Floats, source: np.uintp, target: np.uintp, n: np.uintp
 def _sum_across(
     row: Floats, i: np.uintp, a: HalfTaps, g: HalfTaps, ring: Floats, j: np.uintp, n: np.uintp
 ) -> None:
-    """Both horizontal sums of n values, `_STRIP` apart in the ring."""
+    """Write both horizontal sums of n values, `_STRIP` apart in the ring."""
     a0, a1, a2, a3, a4 = a
     g0, g1, g2, g3, g4 = g
     for x in range(n):
@@ -311,7 +319,8 @@ def _sum_across(
 def _sum_down(
     ring: Floats, i: np.uintp, a: HalfTaps, g: HalfTaps, pair: Floats, n: np.uintp
 ) -> None:
-    """Two rows of output from ten rows of horizontal sums: g over the a-sums, a over the g-sums."""
+    """Compute two rows of output from ten rows of horizontal sums."""
+    # g weighs the a-sums (p) and a the g-sums (q); the second row is the first, one row down.
     a0, a1, a2, a3, a4 = a
     g0, g1, g2, g3, g4 = g
     for x in range(n):
@@ -340,7 +349,7 @@ def _write_planes(
     plane: np.uintp,
     n: np.uintp,
 ) -> None:
-    """Interleaved colors of n pixels into their three planes, each times its gain."""
+    """Write the interleaved colors of n pixels to their planes, each times its gain."""
     red, green, blue = gains
     for x in range(n):
         t = i + _NUM_COLORS * x

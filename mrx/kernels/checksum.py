@@ -2,8 +2,7 @@
 
 Over the big-endian 16-bit words w_1..w_n of a chunk it is ``S2 << 16 | S1`` with
 ``S1 = sum w_i`` and ``S2 = sum (n + 1 - i) w_i``, both modulo 65535 and nonzero unless all words
-are zero. Words are summed in 64 lanes at once; swapping a word's bytes multiplies it by 256
-modulo 65535, so that is done once, at the end.
+are zero. Words are summed in 64 lanes at once.
 """
 
 import functools
@@ -16,13 +15,14 @@ from numpy.typing import NDArray
 from mrx.kernels import compile_function
 
 _LANES = 64
-_MAX_ROWS = 360  # sums of more rows would not fit in 32 bits
+# The sums of sums of a block fit in 32 bits: 360 * 361 / 2 * 65535 < 2**32.
+_MAX_ROWS = 360
 _MODULUS = np.uint64(65535)
 _BYTE_SWAP, _HIGH_SHIFT = np.uint64(256), np.uint64(16)
 
 
 def fletcher32(data: NDArray[Any]) -> bytes:
-    """The four bytes that the filter appends to a chunk; an odd last byte counts as a word."""
+    """Return the four bytes that the filter appends to a chunk; an odd last byte is a word."""
     flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
     if flat.size % 2:
         flat = np.append(flat, np.uint8(0))
@@ -54,11 +54,14 @@ def _sum_words(words: NDArray[np.uint16]) -> np.uint64:
         block = grid[top : top + _MAX_ROWS]
         sums, sums_of_sums = np.zeros(_LANES, np.uint32), np.zeros(_LANES, np.uint32)
         _add_word_rows(block, sums, sums_of_sums)
+        # In a block of R rows, the word at row r and lane l has the weight 64 (R - r) - l, and the
+        # sums of sums count it R - r times.
         plain, weighted = np.uint64(0), np.uint64(0)
         for lane in range(_LANES):
             plain += np.uint64(sums[lane])
             weighted += np.uint64(_LANES) * np.uint64(sums_of_sums[lane])
             weighted -= np.uint64(lane) * np.uint64(sums[lane])
+        # The words before this block each weigh block.size more.
         second = (second + first * np.uint64(block.size) + weighted) % _MODULUS
         first = (first + plain) % _MODULUS
         any_bits |= plain
@@ -66,7 +69,10 @@ def _sum_words(words: NDArray[np.uint16]) -> np.uint64:
         first += np.uint64(words[i])
         second += first
         any_bits |= np.uint64(words[i])
+    # Words were read in little-endian order. Swapping the bytes of a word multiplies it by 256
+    # modulo 65535, so it suffices to swap the sums.
     first, second = first * _BYTE_SWAP % _MODULUS, second % _MODULUS * _BYTE_SWAP % _MODULUS
+    # Modulo 65535, 0 and 65535 are the same: the filter writes 65535 unless all words are zero.
     if any_bits:
         first = first if first else _MODULUS
         second = second if second else _MODULUS

@@ -1,8 +1,8 @@
-"""The least and greatest of a map, and the sum of its absolute values, in one pass over it.
+"""The minimum and maximum of a map, and the sum of its absolute values, in one pass.
 
-The extremes are found in the bits. As unsigned numbers, negative floats are above all others, and
-rise as they fall; as signed numbers, the others are in order. Floats would not do: numba does not
-vectorise their comparisons. Nor would bits without a type at every step: it makes 64 of them.
+The extremes are found in the bits of the floats, since numba does not vectorize comparisons of
+floats. Read as unsigned integers, negative floats lie above all others, in reverse order; read as
+signed integers, the others are in order.
 """
 
 import functools
@@ -23,15 +23,18 @@ _SIGN, _INFINITY = 0x8000_0000, 0x7F80_0000
 
 
 def summarize_values(values: Tensor) -> tuple[float, float, float] | None:
-    """The least, the greatest and the sum of absolute values; None where not all are finite.
+    """Return the minimum, maximum and sum of absolute values, or None if not all are finite.
 
     Args:
-        values: float32 of any shape, at least one
+        values: float32 of any shape, with at least one value
     """
     flat = np.ascontiguousarray(values.numpy()).reshape(-1)
     unsigned_min, unsigned_max, signed_max, total = _compile_summary()(flat, flat.view(np.uint32))
+    # Without their sign, the bits of infinity and of all NaN are at least _INFINITY.
     if max(unsigned_max % _SIGN, signed_max) >= _INFINITY:
         return None
+    # With a negative value, the minimum is the largest unsigned integer; if all are negative, the
+    # maximum is the smallest one.
     low = unsigned_max if unsigned_max >= _SIGN else unsigned_min
     high = signed_max if signed_max >= 0 else unsigned_min
     lowest, highest = np.array([low, high], np.uint32).view(np.float32).tolist()
@@ -48,7 +51,8 @@ def _compile_summary() -> Callable[[Floats, Bits], BitExtremes]:
 
 
 def _summarize_bits(values: Floats, bits: Bits) -> BitExtremes:
-    """The unsigned least and most, the signed most, and the sum."""
+    """Return the unsigned minimum and maximum, the signed maximum, and the sum."""
+    # Every step has a type of 32 bits: numba widens untyped integers to 64.
     unsigned_min, unsigned_max, signed_max, total = bits[0], bits[0], np.int32(bits[0]), 0.0
     for x in range(np.uintp(values.size)):
         unsigned_min = min(unsigned_min, bits[x])

@@ -1,8 +1,8 @@
-"""TV-L1 from the decoder's bytes by the fastest way there is.
+"""TV-L1 flow from the decoder's bytes, by the fastest code that runs on the device.
 
-On the CPU one pair at a time: its fields then stay in the cache. ``numba`` runs fused rows, and
-``opencv`` and ``torch`` whole planes in place, the first with OpenCV's resampling and median. On
-other devices all pairs at once, by Triton kernels where they run.
+The CPU takes one pair at a time, so that its fields stay in the cache. ``numba`` runs fused rows;
+``opencv`` and ``torch`` update whole planes in place, the former with OpenCV's resampling and
+median. Other devices take all pairs at once, by Triton kernels where they run.
 """
 
 import functools
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrx.kernels import Backend, tvl1_gpu, tvl1_rows, warp_rows
+from mrx.kernels import Backend, tvl1_gpu, tvl1_launch, tvl1_rows, warp_rows
 from mrx.kernels.tvl1_rows import Floats
 from mrx.ops import flow as ops
 from mrx.ops.median import median_blur
@@ -31,7 +31,7 @@ from mrx.ops.warp import BorderMode, displaced_positions, sample_cubic
 OPENCV_CUBIC = -0.75
 
 LARGE_IMAGE_PIXELS = 480 * 640
-"""Pixels from which iterations go over the rows together, to stay in the cache."""
+"""Pixels from which several iterations share a pass over the rows, to stay in the cache."""
 
 _WAVE_DEPTH = 10
 
@@ -39,14 +39,15 @@ _WAVE_DEPTH = 10
 def compute_tvl1_flow(
     frames: Tensor, rules: SolverRules, *, backend: Backend, half: bool = False
 ) -> Tensor:
-    """The displacements between the neighbouring frames of each window.
+    """Compute the displacements between the neighboring frames of each window.
 
-    Frames that windows share, as views of the same memory, are made ready once.
+    Frames that windows share, as views of the same memory, are prepared once.
 
     Args:
-        frames: windows of them
-        rules: of the solution
-        backend: on the CPU; on other devices only ``torch`` means something, no Triton kernels
+        frames: windows of frames
+        rules: rules of the solver
+        backend: backend on the CPU; on other devices ``torch`` rules out Triton kernels, and the
+            others mean nothing
         half: keep the state in half precision between the launches of Triton kernels
 
     Shape:
@@ -60,8 +61,10 @@ def compute_tvl1_flow(
     prepared: dict[int, list[Tensor]] = {}
 
     def prepare_levels(frame: Tensor) -> list[Tensor]:
+        # Overlapping windows are views of one memory, so equal addresses are equal frames.
         address = frame.data_ptr()
         if address not in prepared:
+            # Drop the oldest: no more frames than a window has are needed again.
             while len(prepared) > frames.shape[1]:
                 prepared.pop(next(iter(prepared)))
             prepared[address] = _build_levels(frame, rules, backend)
@@ -76,15 +79,16 @@ def compute_tvl1_flow(
 def _choose_device_level(
     frames: Tensor, rules: SolverRules, backend: Backend, *, half: bool
 ) -> LevelFactory:
-    """What works on a batch of pairs: Triton kernels, or tensors where there are none."""
-    if backend != "torch" and tvl1_gpu.supports_device(frames):
+    """Choose the solver of a batch of pairs: Triton kernels, or tensors where they do not run."""
+    if backend != "torch" and tvl1_launch.supports_device(frames):
         state = torch.float16 if half else torch.float32
         return functools.partial(tvl1_gpu.GpuLevel, dtype=state)
-    return PlainLevel if rules.epsilon else InPlaceLevel  # the first stops each pair for itself
+    # With epsilon, each pair of a batch must stop for itself, as only PlainLevel does.
+    return PlainLevel if rules.epsilon else InPlaceLevel
 
 
 def _build_levels(frame: Tensor, rules: SolverRules, backend: Backend) -> list[Tensor]:
-    """A frame at all its sizes, with its structure taken away.
+    """Build the pyramid of a frame, less its structure if the rules ask for its texture.
 
     Shape:
         - frame: ``(1, H, W)``
@@ -106,13 +110,12 @@ def _extract_structure_by_numba(image: Tensor, *, rounds: int) -> Tensor:
 
 
 def _build_pyramid_by_opencv(image: Tensor, rules: SolverRules) -> list[Tensor]:
-    """As `mrx.ops.pyramid`, by OpenCV."""
+    """Build a pyramid like `mrx.ops.pyramid`, by OpenCV."""
     import cv2
 
     levels = [image]
-    for height, width in pyramid_sizes(*image.shape[2:], zoom=rules.zoom, max_levels=rules.levels)[
-        1:
-    ]:
+    sizes = pyramid_sizes(*image.shape[2:], zoom=rules.zoom, max_levels=rules.levels)
+    for height, width in sizes[1:]:
         larger = levels[-1][0, 0].numpy()
         if rules.blur:
             taps = np.array(blur_taps(rules.zoom))
@@ -124,15 +127,16 @@ def _build_pyramid_by_opencv(image: Tensor, rules: SolverRules) -> list[Tensor]:
 
 
 class RowsLevel:
-    """A level by numba's rows, of one pair."""
+    """A level of one pair, solved by the rows of numba."""
 
     def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: SolverRules) -> None:
         height, width = before.shape[2:]
         self.rules = rules
         self._before = before[0, 0].numpy()
         self._fields = tvl1_rows.new_fields(6, height, width)
-        self._flow = self._fields[:2, 1:, 1:-1]
+        self._flow = self._fields[:2, 1:, 1:-1]  # a view without the margins
         self._flow[:] = flow[0].numpy()
+        # The right margin repeats the last column (see `tvl1_rows`), here and after each median.
         self._fields[:2, 1:, -1] = self._flow[..., -1]
         self._term = np.empty((4, height, width), np.float32)
         self._slopes = np.zeros((2, height, width), np.float32)
@@ -141,11 +145,11 @@ class RowsLevel:
         self._planes = self._interleave_planes(after[0, 0].numpy())
 
     def flow(self) -> Tensor:
-        """The displacements so far."""
+        """Return the displacements so far."""
         return torch.from_numpy(self._flow.copy())[None]
 
     def warp(self) -> None:
-        """One linearisation, iterated."""
+        """Linearize around the current flow, and iterate."""
         rules = self.rules
         if rules.median_at == "warp":
             self._apply_median()
@@ -184,7 +188,6 @@ class RowsLevel:
         )
 
     def _apply_median(self) -> None:
-        """The median of both displacements."""
         import cv2
 
         if self.rules.median > 1:
@@ -193,7 +196,10 @@ class RowsLevel:
             self._fields[:2, 1:, -1] = self._flow[..., -1]
 
     def _interleave_planes(self, image: Floats) -> Floats:
-        """The later image and its gradient, pixel by pixel, with their border."""
+        """Interleave the later image and its gradient pixel by pixel, with their border.
+
+        A pixel takes 4 values, of which the last is unused.
+        """
         rules = self.rules
         weights = (8 / 12, -1 / 12) if rules.gradient == "mixed" else (0.5, 0.0)
         near, far = (np.float32(weight) for weight in weights)
@@ -204,6 +210,7 @@ class RowsLevel:
             differentiate(self._before, near, far, self._slopes)
         height, width = image.shape
         pad = warp_rows.PAD
+        # Border "zero" leaves these zeros around the image; "clamp" repeats its edge.
         planes = np.zeros((height + 2 * pad, width + 2 * pad, 4), np.float32)
         inner = planes[pad:-pad, pad:-pad]
         inner[..., 0] = image
@@ -217,7 +224,7 @@ class RowsLevel:
 
 
 class InPlaceLevel:
-    """A level by whole planes that are written over, without an allocation in an iteration."""
+    """A level solved on whole planes in place; iterations allocate nothing."""
 
     def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: SolverRules) -> None:
         self.before, self.after, self.rules = before, after, rules
@@ -230,16 +237,17 @@ class InPlaceLevel:
         self._residual = torch.empty_like(before)
 
     def flow(self) -> Tensor:
-        """The displacements so far."""
+        """Return the displacements so far."""
         return self._flow
 
     def warp(self) -> None:
-        """One linearisation, iterated."""
+        """Linearize around the current flow, and iterate."""
         rules = self.rules
         if rules.median_at == "warp":
             self._apply_median()
         term = self._linearize_residual()
-        tolerance = rules.epsilon**2 * self.before.shape[2] * self.before.shape[3]
+        height, width = self.before.shape[2:]
+        tolerance = rules.epsilon**2 * height * width
         for _ in range(rules.outer):
             if rules.median_at == "round":
                 self._apply_median()
@@ -247,11 +255,12 @@ class InPlaceLevel:
                 if rules.epsilon:
                     self._previous_flow.copy_(self._flow)
                 self._iterate_in_place(term)
-                if (
-                    rules.epsilon
-                    and self._previous_flow.sub_(self._flow).square_().sum() <= tolerance
-                ):
+                if rules.epsilon and self._measure_change() <= tolerance:
                     return
+
+    def _measure_change(self) -> Tensor:
+        # The next iteration copies the previous flow anew, so this may overwrite it.
+        return self._previous_flow.sub_(self._flow).square_().sum()
 
     def _apply_median(self) -> None:
         self._flow = median_blur(self._flow, self.rules.median)
@@ -262,14 +271,17 @@ class InPlaceLevel:
     def _iterate_in_place(self, term: LinearResidual) -> None:
         rules, u, p = self.rules, self._flow, self._dual
         limit = rules.strength * rules.theta
+        # Data step: along the gradient by -residual / |gradient|^2, at most `limit`.
         residual = torch.mul(term.gradient[:, :1], u[:, :1], out=self._residual)
         residual.addcmul_(term.gradient[:, 1:], u[:, 1:]).add_(term.offset)
         residual.mul_(term.inverse).clamp_(-limit, limit)
         u.addcmul_(term.gradient, residual, value=-1)
+        # Add theta times the divergence of the dual field, by backward differences.
         across, down = p[:, :, 0], p[:, :, 1]
         u.add_(across, alpha=rules.theta).add_(down, alpha=rules.theta)
         u[..., 1:].sub_(across[..., :-1], alpha=rules.theta)
         u[..., 1:, :].sub_(down[..., :-1, :], alpha=rules.theta)
+        # Dual step, from forward differences of the new displacements.
         right, below = self._slope[:, :, 0], self._slope[:, :, 1]
         torch.sub(u[..., 1:], u[..., :-1], out=right[..., :-1])
         torch.sub(u[..., 1:, :], u[..., :-1, :], out=below[..., :-1, :])
@@ -279,7 +291,7 @@ class InPlaceLevel:
 
 
 class OpenCVLevel(InPlaceLevel):
-    """The same, with OpenCV's median, and its warp where that is the one asked for."""
+    """An `InPlaceLevel` with OpenCV's median, and OpenCV's warp where the rules ask for it."""
 
     def _apply_median(self) -> None:
         import cv2
@@ -300,7 +312,7 @@ class OpenCVLevel(InPlaceLevel):
 def _sample_cubic_by_opencv(
     planes: Tensor, flow: Tensor, *, a: float, border: BorderMode
 ) -> Tensor:
-    """`sample_cubic` by OpenCV, for the one kernel and border that it has."""
+    """Sample like `sample_cubic`, by OpenCV, which has one kernel and one border only."""
     import cv2
 
     out = torch.empty_like(planes)

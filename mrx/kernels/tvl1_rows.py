@@ -1,9 +1,9 @@
-"""The rows of TV-L1 as plain functions for numba: iterations, and an image's structure.
+"""The iterations of TV-L1 and the structure of an image, row by row for numba.
 
-One pass over the rows makes an iteration: the displacements of row y, then the dual fields of the
-row above, which need both rows. Fields lie with one row of zeros above them, one column of zeros on
-their left and one column on their right that repeats the last displacement: differences at the
-border then need no case of their own.
+An iteration is one pass over the rows: the displacements of row y, then the dual fields of the row
+above, which need both rows. Fields have margins: a row of zeros above, a column of zeros on the
+left, and a column on the right that repeats the last displacement. Differences at the border then
+need no case of their own.
 """
 
 import functools
@@ -21,21 +21,23 @@ _ONE = np.float32(1)
 
 
 def new_fields(count: int, height: int, width: int) -> Floats:
-    """Zeros for fields with their margins."""
+    """Allocate fields of zeros, with their margins."""
     return np.zeros((count, height + 1, width + 2), np.float32)
 
 
 @functools.cache
 def compile_iterations() -> Callable[..., bool]:
-    """``(fields, term, count, depth, limit, theta, rate, enough)`` to whether it moved on.
+    """Compile the iterations of a round.
 
-    Args:
-        fields: ``(6, H + 1, W + 2)``: u1, u2, p11, p12, p21, p22, changed in place
-        term: ``(4, H, W)``: the gradient x and y, rest and inverse of a `Linear`
-        count: iterations at most
-        depth: iterations that go over the rows together; above 1 they do not stop early
-        limit, theta, rate: of `take_data_step` and `dual_step`
-        enough: stop when the squared changes sum up to no more; below 0 never
+    The result takes ``(fields, term, count, depth, limit, theta, rate, tolerance)`` and returns
+    False if it stopped early:
+
+    - fields: ``(6, H + 1, W + 2)``: u1, u2, p11, p12, p21, p22, changed in place
+    - term: ``(4, H, W)``: gradient x and y, offset and inverse of a `LinearResidual`
+    - count: largest number of iterations
+    - depth: iterations that share a pass over the rows; above 1 they do not stop early
+    - limit, theta, rate: as in `take_data_step` and `take_dual_step`
+    - tolerance: stop once the squared changes sum up to no more than this; never if below 0
     """
     return compile_function(
         *(_iterate_rows, _move_row, _update_dual_row, _step_primal_row, _step_dual_row),
@@ -46,11 +48,14 @@ def compile_iterations() -> Callable[..., bool]:
 
 @functools.cache
 def compile_structure() -> Callable[..., None]:
-    """``(image, fields, weight, rounds)``: `mrx.ops.texture.extract_structure` into the first field.
+    """Compile `mrx.ops.texture.extract_structure`.
 
-    Args:
-        image: ``(H, W)``, in -1..1
-        fields: ``(3, H + 1, W + 2)`` zeros, for the structure and its dual fields
+    The result takes ``(image, fields, weight, rounds)`` and writes to the first field:
+
+    - image: ``(H, W)``, in -1..1
+    - fields: ``(3, H + 1, W + 2)`` zeros, for the structure and its dual fields
+    - weight: theta of the total variation
+    - rounds: iterations of the dual fields
     """
     return compile_function(
         _extract_structure_rows,
@@ -74,6 +79,8 @@ def _iterate_rows(
     height, width = term.shape[1], term.shape[2]
     num_done = 0
     while num_done < count:
+        # Each wave is an iteration, a row behind the one before it, so that its rows are still in
+        # the cache: depth 2 visits rows 0; 1, 0; 2, 1; 3, 2; ...
         waves = min(depth, count - num_done)
         change = np.float64(0)
         for front in range(height + waves):
@@ -92,7 +99,7 @@ def _iterate_rows(
 def _move_row(
     fields: Floats, term: Floats, y: int, w: int, limit: np.float32, theta: np.float32
 ) -> np.float32:
-    """Displace row y; how much it moved."""
+    """Update the displacements of row y; return the sum of their squared changes."""
     r = y + 1
     u1, u2 = fields[0, r], fields[1, r]
     change = _step_primal_row(
@@ -120,7 +127,7 @@ def _move_row(
 
 
 def _update_dual_row(fields: Floats, y: int, h: int, w: int, rate: np.float32) -> None:
-    """Update the dual fields of row y; below the last row lies itself."""
+    """Update the dual fields of row y; the last row is its own neighbor below."""
     r = y + 1
     below = min(r + 1, h)
     for i in range(2):

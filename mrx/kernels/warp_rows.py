@@ -1,7 +1,6 @@
-"""The warp of TV-L1 as plain functions for numba, and the gradients that it samples.
+"""The warp of TV-L1 and the gradients that it samples, row by row for numba.
 
-A row goes through three passes. The first and the last are whole vectors; only the one between
-them gathers, and does nothing else.
+A row takes three passes. The first and the last are vectorized; the second only gathers pixels.
 """
 
 import functools
@@ -16,7 +15,7 @@ from mrx.ops.tvl1_solver import GRADIENT_GUARD
 Floats = NDArray[np.float32]
 
 PAD = 5
-"""Pixels around the planes that the warp reads."""
+"""Width of the border around the planes that the warp reads, in pixels."""
 
 _ZERO, _ONE, _TWO, _THREE = (np.float32(i) for i in range(4))
 _GUARD = np.float32(GRADIENT_GUARD)
@@ -24,17 +23,18 @@ _GUARD = np.float32(GRADIENT_GUARD)
 
 @functools.cache
 def compile_warp() -> Callable[..., None]:
-    """``(planes, before, slopes, fields, term, a, mix, masked, rows, places)``: `linearize`.
+    """Compile `mrx.ops.tvl1_solver.linearize_residual`.
 
-    Args:
-        planes: ``(H + 10) * (W + 10) * 4``: the later image and its gradient, with their border
-        before: ``(H, W)``, the earlier image
-        slopes: ``(2, H, W)``, its gradient
-        fields: as `iterate` takes them
-        term: made
-        a, masked: of `Rules`
-        mix: share of the earlier image's gradient
-        rows, places: ``(12, W)`` and ``(W,)``, to work in
+    The result takes ``(planes, before, slopes, fields, term, a, mix, masked, rows, places)``:
+
+    - planes: ``(H + 10) * (W + 10) * 4``: the later image and its gradient, with their border
+    - before: ``(H, W)``, the earlier image
+    - slopes: ``(2, H, W)``, its gradient
+    - fields: as for `mrx.kernels.tvl1_rows.compile_iterations`
+    - term: written, as for `mrx.kernels.tvl1_rows.compile_iterations`
+    - a, masked: `cubic` and `masked` of `SolverRules`
+    - mix: share of the earlier image's gradient
+    - rows, places: scratch memory, ``(12, W)`` and ``(W,)``
     """
     return compile_function(
         *(_warp_image_rows, _place_taps, _weigh_cubic_taps, _gather_taps, _complete_data_row),
@@ -45,12 +45,13 @@ def compile_warp() -> Callable[..., None]:
 
 @functools.cache
 def compile_gradients() -> Callable[..., None]:
-    """``(image, near, far, slopes)``: the gradient by ``near`` and ``far``, the edge repeated.
+    """Compile the gradient of an image, the edge repeated.
 
-    Args:
-        image: ``(H, W)``
-        near, far: weights of the neighbours 1 and 2 away
-        slopes: ``(2, H, W)``, made
+    The result takes ``(image, near, far, slopes)``:
+
+    - image: ``(H, W)``
+    - near, far: weights of the neighbors 1 and 2 pixels away
+    - slopes: ``(2, H, W)``, written
     """
     return compile_function(
         _differentiate_rows, _difference_row, trial=_try_gradients, maker="compile_gradients"
@@ -69,7 +70,8 @@ def _warp_image_rows(
     rows: Floats,
     places: NDArray[np.int32],
 ) -> None:
-    """Row by row in three passes: what needs no gathering is left to whole vectors."""
+    # Of `rows`, 0 to 3 and 4 to 7 hold the weights along x and y, 8 the validity, and 9 to 11 the
+    # sampled image and gradient.
     height, width = before.shape
     pitch = 4 * (width + 2 * PAD)
     for y in range(height):
@@ -105,7 +107,7 @@ def _place_taps(
     places: NDArray[np.int32],
     pitch: int,
 ) -> None:
-    """Where each pixel's taps begin, what they weigh, and whether the data term counts there."""
+    """Locate each pixel's taps, weigh them, and mark where the data term is valid."""
     width = len(u)
     w0, w1, w2, w3 = rows[0], rows[1], rows[2], rows[3]
     h0, h1, h2, h3 = rows[4], rows[5], rows[6], rows[7]
@@ -115,6 +117,7 @@ def _place_taps(
         column, row = np.float32(x) + u[x], np.float32(y) + v[x]
         inside = column >= _ZERO and row >= _ZERO and column <= right and row <= bottom
         valid[x] = _ONE if inside or not masked else _ZERO
+        # A displaced pixel farther out reads border only, and PAD holds the taps at 3 pixels out.
         column = min(max(column, -_THREE), right + _THREE)
         row = min(max(row, -_THREE), bottom + _THREE)
         left, top = np.floor(column), np.floor(row)
@@ -127,7 +130,7 @@ def _place_taps(
 def _weigh_cubic_taps(
     t: np.float32, a: np.float32
 ) -> tuple[np.float32, np.float32, np.float32, np.float32]:
-    """As `mrx.ops.warp.cubic_weights`."""
+    """Weigh four taps like `mrx.ops.warp.cubic_weights`."""
     s, n = _ONE - t, t + _ONE
     first = ((a * n - np.float32(5) * a) * n + np.float32(8) * a) * n - np.float32(4) * a
     second = ((a + _TWO) * t - (a + _THREE)) * t * t + _ONE
@@ -147,6 +150,7 @@ def _gather_taps(
     w0, w1, w2, w3 = rows[0], rows[1], rows[2], rows[3]
     h0, h1, h2, h3 = rows[4], rows[5], rows[6], rows[7]
     for x in range(len(image)):
+        # Unsigned positions: a signed index is tested for wrapping around.
         place = np.uintp(places[x])
         columns = w0[x], w1[x], w2[x], w3[x]
         heights = h0[x], h1[x], h2[x], h3[x]
@@ -181,7 +185,7 @@ def _complete_data_row(
     rest: Floats,
     inverse: Floats,
 ) -> None:
-    """The row of the data term, its gradient mixed with that of the earlier image."""
+    """Write a row of the data term, its gradient mixed with that of the earlier image."""
     for x in range(len(image)):
         i = valid[x] * ((_ONE - mix) * across[x] + mix * slope_x[x])
         j = valid[x] * ((_ONE - mix) * down[x] + mix * slope_y[x])

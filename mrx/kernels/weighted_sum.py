@@ -1,7 +1,8 @@
 """The weighted sum of approximate rank pooling from the decoder's bytes, by numba on the CPU.
 
-A block of `_BLOCK_PIXELS` pixels stays in the first-level cache while three frames at a time are added to
-it, and leaves it in planes. Positions are unsigned: a signed index is tested for wrapping around.
+A block of `_BLOCK_PIXELS` pixels stays in the first-level cache while frames are added to it three
+at a time, and is then split into planes. Positions are unsigned: a signed index is tested for
+wrapping around.
 """
 
 import functools
@@ -24,13 +25,13 @@ def sum_frames_by_numba(frames: Tensor, weights: Tensor) -> Tensor:
     """Sum frames times weights; the twin of `mrx.ops.rank_pool.weighted_sum`.
 
     Shape:
-        - frames: ``(B, T, 3, H, W)`` uint8, quickest channels last in memory
+        - frames: ``(B, T, 3, H, W)`` uint8, fastest with channels last in memory
         - weights: ``(T,)``
         - output: ``(B, 3, H, W)`` float32
     """
     b, t, _, h, w = frames.shape
     out = torch.empty((b, 3, h, w))
-    # Frames of weight 0 fill up the last three.
+    # The loop takes three frames at a time: weights of 0 fill up the last three.
     padded_weights = np.zeros(-(-t // 3) * 3, np.float32)
     padded_weights[:t] = weights.numpy()
     scratch = np.empty(3 * _BLOCK_PIXELS, np.float32)
@@ -60,6 +61,7 @@ def _sum_weighted_frames(
         offset, num_values = np.uintp(3 * left), np.uintp(3 * n)
         scratch[:] = 0
         for t in range(0, len(weights), 3):
+            # Past the end, the last frame stands in with weight 0.
             first, second, third = frames[t], frames[min(t + 1, last)], frames[min(t + 2, last)]
             _add_three_frames(first, second, third, offset, weights[t : t + 3], scratch, num_values)
         _split_colors(scratch, out, np.uintp(left), np.uintp(pixels), np.uintp(n))

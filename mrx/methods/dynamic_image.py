@@ -1,4 +1,4 @@
-"""Dynamic images: how the pixels of a few frames rank them in time."""
+"""Dynamic images: one image whose pixels rank the frames of a window in time."""
 
 from typing import Literal
 
@@ -17,17 +17,17 @@ _FRAME_VALUES = 3 * 256 * 340
 
 
 class DynamicImage(Representation):
-    """Summarise frames in one image: ``d = Σ_t a_t I_t`` (Dynamic Image Networks, rank pooling).
+    """Summarize frames in one image: ``d = Σ_t a_t I_t`` (Dynamic Image Networks, rank pooling).
 
-    Frames are 0..255, neither normalised nor scaled. The ``exact`` form solves VideoDarwin's
+    Frames are 0..255, neither normalized nor scaled. The ``exact`` form solves VideoDarwin's
     support vector regression instead; it is not linear and carries no gradient.
 
     Args:
         length: frames in a window
-        pooling: ``approximate`` weighs frames by coefficients, ``exact`` solves for the image
+        pooling: ``approximate`` weights frames by coefficients, ``exact`` solves for the image
         coefficients: of the ``original`` authors' code, of the ``tcvrick`` port, which let the
             still scene through, or the ``simple`` 2t - T - 1; for approximate pooling
-        strength: what an error costs in the regression, C; for exact pooling
+        strength: cost of an error in the regression, C; for exact pooling
 
     Shape:
         - clip: ``(B, length, 3, H, W)``
@@ -57,7 +57,7 @@ class DynamicImage(Representation):
         self.bound = self.estimate_bound()
 
     def prepare(self, frames: Tensor) -> Tensor:
-        """Bytes as floats, 0..255 as they are."""
+        """Convert bytes to floats, still 0..255."""
         return frames.float()
 
     def forward(self, clip: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class DynamicImage(Representation):
             return self._pool_frames(frames)
 
     def extract(self, frames: Tensor) -> Tensor:
-        """Pool bytes, without a copy of them in floating point."""
+        """Pool bytes, without a floating-point copy of them."""
         self.check_clip(frames)
         bytes_on_cpu = frames.device.type == "cpu" and frames.dtype == torch.uint8
         if bytes_on_cpu and self.pooling == "approximate" and choose_backend() == "numba":
@@ -75,10 +75,10 @@ class DynamicImage(Representation):
         return self._pool_frames(frames)
 
     def estimate_bound(self) -> float:
-        """The most that approximate pooling can give, or what exact pooling rarely does.
+        """Return the maximum of approximate pooling, or a value that exact pooling rarely exceeds.
 
-        The exact image is no longer than ``√(2 C Σ_t (t - 0.1)²)``, where w = 0 costs as much;
-        its values at 256x340 are taken to stay below ten times their root mean square then.
+        The norm of the exact image is at most ``√(2 C Σ_t (t - 0.1)²)``, where w = 0 costs as much.
+        The bound is ten times the root mean square of an image of that norm at 256x340.
         """
         if self.pooling == "approximate":
             return 255 * self.weights.clamp(min=0).sum().item()

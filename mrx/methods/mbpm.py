@@ -1,4 +1,4 @@
-"""The motion band-pass module of the Busy-Quiet networks."""
+"""Motion band-pass module of the Busy-Quiet networks."""
 
 from typing import Any
 
@@ -29,20 +29,19 @@ _RARE_OUTPUT_SHARE = 0.053
 
 
 class MBPM(Representation):
-    """Keep what moves: a Laplacian of Gaussian in space, minus a second difference in time.
+    """Keep motion: a Laplacian of Gaussian in space, minus a second difference in time.
 
     ``LoG * (2 f1 - f0 - f2) / 3`` per color, of three frames (Busy-Quiet Video Disentangling for
     Video Classification; the layout of the released code, which divides the LoG by its own sum).
-    The temporal filter runs first, which gives the same sums three times cheaper. Brightness that
-    is still, or linear in time, gives 0. It computes in float32 at least, under autocast too: the
-    gain of the kernel is 1589.
+    Brightness that is still, or linear in time, gives 0. It computes in float32 at least, under
+    autocast too: the gain of the kernel is 1589.
 
     Args:
         sigma: of the Gaussian, in pixels
         size: taps of the spatial kernel each way, odd
-        scale: of the kernel: divided by its sum as in the ``released`` code, or plain as on
+        scale: of the kernel: divided by its sum as in the ``released`` code, or plain as in the
             ``paper``, which by default is 1281 times smaller and of the other sign
-        normalize: mean and deviation that the colors are normalised with
+        normalize: mean and deviation to normalize the colors with
 
     Shape:
         - clip: ``(B, 3, 3, H, W)``, H and W above ``size // 2``
@@ -76,18 +75,19 @@ class MBPM(Representation):
         self.bound = self.estimate_bound()
 
     def prepare(self, frames: Tensor) -> Tensor:
-        """Bytes to 0..1, then less the mean, over the deviation."""
+        """Scale bytes to 0..1, subtract the mean and divide by the deviation."""
         dtype = torch.promote_types(self.conv_s.weight.dtype, torch.float32)
         return normalize_bytes(frames, self.normalize, dtype)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Filter a clip as `prepare` scales it, or of floats of one's own."""
+        """Filter a clip as `prepare` scales it, or on any other scale."""
         self.check_clip(clip)
         with full_precision(clip) as frames:
+            # Time first: the same sums, three times cheaper.
             return reflect_depthwise(self._filter_time(frames), self.conv_s.weight.to(frames.dtype))
 
     def extract(self, frames: Tensor) -> Tensor:
-        """Filter bytes: on the CPU, where no gradient is asked for, by a faster twin.
+        """Filter bytes; on the CPU without gradients, by a faster twin.
 
         It agrees with `forward` to 1e-6 of the largest output.
         """
@@ -96,6 +96,7 @@ class MBPM(Representation):
         if needs_torch or self.conv_s.weight.dtype != torch.float32:
             return super().extract(frames)
         self.check_clip(frames)
+        # The separable twin serves the untrained filters only.
         if self.is_trained:
             return filter_colors_by_opencv(
                 self._filter_time(self.prepare(frames)), self.conv_s.weight
@@ -104,20 +105,20 @@ class MBPM(Representation):
 
     @property
     def is_trained(self) -> bool:
-        """Whether the weights are others than those the module was made with."""
+        """True if the weights differ from the initial ones."""
         present = (self.conv_s.weight, self.conv_t.weight)
         pairs = zip(present, self._untrained_weights, strict=True)
-        return not all(torch.equal(now, made.to(now)) for now, made in pairs)
+        return not all(torch.equal(now, before.to(now)) for now, before in pairs)
 
     def estimate_bound(self) -> float:
-        """A share of the largest output that colors in 0..1 can give."""
+        """Return a share of the largest output of colors in 0..1."""
         deviation = torch.tensor(COLOR_STATISTICS[self.normalize][1])
         space = self.conv_s.weight.detach().abs().sum((1, 2, 3)).float().cpu()
         time = self.conv_t.weight.detach().abs().sum((1, 2)).float().cpu()
         return _RARE_OUTPUT_SHARE * (space * time / deviation).max().item()
 
     def collect_facts(self) -> dict[str, Any]:
-        """The normalisation in numbers, and which weights they were."""
+        """Return the normalization in numbers, and the state and hash of the weights."""
         mean, deviation = COLOR_STATISTICS[self.normalize]
         return {
             "mean": mean,
@@ -133,8 +134,9 @@ class MBPM(Representation):
 
 
 def build_depthwise_filters(channels: int, kernel: Tensor) -> tuple[nn.Conv2d, nn.Conv1d]:
-    """The two depthwise filters, under the names and shapes of the released code."""
+    """Build both depthwise filters, in the shapes of the released code."""
     size = len(kernel)
+    # On the meta device no random weights are drawn: the caller's generator stays untouched.
     shape: dict[str, Any] = {"groups": channels, "bias": False, "device": "meta"}
     space = nn.Conv2d(channels, channels, size, **shape).to_empty(device="cpu")
     time = nn.Conv1d(channels, channels, 3, **shape).to_empty(device="cpu")
@@ -147,7 +149,7 @@ def build_depthwise_filters(channels: int, kernel: Tensor) -> tuple[nn.Conv2d, n
 
 
 def _make_untrained_filters(channels: int, kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """The weights of both filters before any training, in float64."""
+    """Return the initial weights of both filters, in float64."""
     taps = torch.tensor([-1.0, 2.0, -1.0], dtype=torch.float64) / 3
     return kernel.expand(channels, 1, -1, -1), taps.expand(channels, 1, -1)
 

@@ -1,4 +1,4 @@
-"""MotionSqueeze: displacement and confidence by matching features of neighbouring frames."""
+"""MotionSqueeze: displacement and confidence by matching features of adjacent frames."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -25,11 +25,11 @@ from mrx.ops.matching import (
 
 Transformation = Literal["separable", "one-1x1", "one-3x3", "four-3x3"]
 
-_MAX_CORRELATION_VALUES = 2**22  # values of a correlation that are held at once: 16 MB of float32
+_MAX_CORRELATION_VALUES = 2**22  # of a correlation, in memory at a time: 16 MB of float32
 
 
 class MatchMaps(NamedTuple):
-    """What matching finds for pairs of frames.
+    """Displacement and confidence of pairs of frames.
 
     Shape:
         - displacement: ``(N, 2, H, W)``: x right, y down, in cells, from the first to the second
@@ -41,22 +41,22 @@ class MatchMaps(NamedTuple):
 
 
 class FeatureMatching(nn.Module):
-    """Match each cell of a frame with those around it in the next (MotionSqueeze, section 2).
+    """Match each cell of a frame with nearby cells of the next (MotionSqueeze, section 2).
 
-    Cosines of features, negative ones as 0; the displacement is their kernel soft-argmax, see
-    `mrx.ops.matching.soft_argmax`, and the confidence their maximum. It computes in float32 at
-    least, under autocast too, and keeps no state.
+    Cells are compared by the cosine of their features, with negative ones as 0. The displacement is
+    the kernel soft-argmax of the cosines, see `mrx.ops.matching.soft_argmax`, and the confidence
+    their maximum. It computes in float32 at least, under autocast too, and keeps no state.
 
-    Where the picture is flat all displacements match equally well: as released, the displacement
-    there is arbitrary and the confidence 1. ``tie="smallest"`` makes it 0 inside flat regions
-    larger than the patch.
+    In flat regions all displacements match equally well: as released, the displacement is arbitrary
+    and the confidence 1. ``tie="smallest"`` makes the displacement 0 inside flat regions larger
+    than the patch.
 
     Args:
         patch: displacements along each axis, odd; 15 is 7 cells each way
         sigma: of the Gaussian around the best match, in displacements
         temperature: factor of the cosines in the softmax
-        dilation: cells from one displacement to the next; the released code knows 1 only
-        tie: which of equally good matches counts
+        dilation: cells from one displacement to the next; the released code has only 1
+        tie: which of equally good matches wins
 
     Shape:
         - first, second: ``(N, C, H, W)``
@@ -76,8 +76,9 @@ class FeatureMatching(nn.Module):
         for name, value in (("sigma", sigma), ("temperature", temperature)):
             if not value > 0:
                 raise ValueError(f"{name}={value}: must be above 0")
+        # A patch of 1 has a reach of 0, and MotionSqueeze divides by the reach.
         if patch == 1:
-            raise ValueError("patch=1: leaves nothing to choose from; must be at least 3")
+            raise ValueError("patch=1: must be at least 3")
         self.reach = max_displacement(patch=patch, dilation=dilation)
         self.patch, self.sigma, self.temperature = patch, sigma, temperature
         self.dilation, self.tie = dilation, tie
@@ -85,6 +86,8 @@ class FeatureMatching(nn.Module):
     def forward(self, first: Tensor, second: Tensor) -> MatchMaps:
         """Match pairs of frames."""
         check_map_pair(first, second)
+        # Batches of pairs here, strips of rows below: both many small maps and one large map would
+        # otherwise hold too many correlations at once.
         pairs_at_once = max(
             1, _MAX_CORRELATION_VALUES // (self.patch**2 * first.shape[-2] * first.shape[-1])
         )
@@ -96,12 +99,12 @@ class FeatureMatching(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """What `print` shows of it."""
+        """Return the settings for `print`."""
         names = ("patch", "sigma", "temperature", "dilation", "tie")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
     def _match_strips(self, first: Tensor, second: Tensor) -> MatchMaps:
-        """Strip by strip, so that not all correlations of a large map are held at once."""
+        """Match strip by strip, to bound the memory of a large map's correlations."""
         a, b = normalize_features(first), normalize_features(second)
         rows = split_rows(
             a, patch=self.patch, dilation=self.dilation, max_values=_MAX_CORRELATION_VALUES
@@ -124,28 +127,30 @@ class FeatureMatching(nn.Module):
 
 
 class MotionSqueeze(nn.Module):
-    """Add to a network's features what their motion tells, as a layer of a classifier (MS module).
+    """Add motion features to a network's features, as a layer of a classifier (MS module).
 
-    Neighbouring frames are matched; displacement, over the largest possible one, and confidence
-    become features by convolutions, and are added to the features that came in. There is no ReLU
-    after the sum. The last pair's maps stand for the last frame too.
+    Adjacent frames are matched. Convolutions turn the displacement, divided by the largest possible
+    one, and the confidence into features, which are added to the input. No ReLU follows the sum.
+    The last frame gets the maps of the last pair.
 
     Its state dict has the names of the released code, which keeps ``chnl_reduction`` and
-    ``flow_refinement`` at the top of its network; weights are drawn as there, from Kaiming's
-    normal distribution by outputs. Autocast applies to the convolutions, not to the matching.
+    ``flow_refinement`` at the top of its network. Initial weights are those of the released code:
+    Kaiming's normal distribution by outputs. Autocast applies to the convolutions, not to the
+    matching.
 
     Args:
         channels: C, of the features; the released networks have 128 (ResNet-18) or 512 (-50)
         segments: T, frames of a clip, at least 2
-        reduced: channels that are matched, after a 1x1 convolution; None matches all as they are,
-            as in MobileNet-V2
-        transformation: to features, a form of table 1 of the supplement: four depthwise
-            ``separable`` convolutions as released, ``one-1x1``, ``one-3x3``, or ``four-3x3``, the
-            first three of 64 channels, a width that fits the supplement's FLOPs
-        matching: other than by `FeatureMatching`'s defaults
+        reduced: channels to match, after a 1x1 convolution; None matches all without one, as in
+            MobileNet-V2
+        transformation: of displacements to features, a form of table 1 of the supplement: four
+            depthwise ``separable`` convolutions as released, ``one-1x1``, ``one-3x3``, or
+            ``four-3x3``, whose first three have 64 channels, a width that fits the supplement's
+            FLOPs
+        matching: the matching to use; None is `FeatureMatching` with its defaults
 
     Shape:
-        - features: ``(B * T, C, H, W)``, the frames of a clip one after the other; output: the same
+        - features, output: ``(B * T, C, H, W)``, the frames of a clip one after another
     """
 
     def __init__(
@@ -159,7 +164,7 @@ class MotionSqueeze(nn.Module):
     ) -> None:
         super().__init__()
         if segments < 2:
-            raise ValueError(f"segments={segments}: a pair needs at least 2 frames")
+            raise ValueError(f"segments={segments}: must be at least 2")
         check_choice("transformation", transformation, Transformation)
         self.channels, self.segments = channels, segments
         self.chnl_reduction = (
@@ -174,17 +179,18 @@ class MotionSqueeze(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, features: Tensor) -> Tensor:
-        """The features, with those of their motion added."""
-        found = self.match_frames(features)
-        maps = torch.cat([found.displacement / self.matching.reach, found.confidence], 1)
+        """Add motion features to the features."""
+        matches = self.match_frames(features)
+        # Divided by the reach, displacements are in -1..1 as in the released code.
+        maps = torch.cat([matches.displacement / self.matching.reach, matches.confidence], 1)
         motion = self.flow_refinement(repeat_last(maps, self.segments).to(features.dtype))
         return features + motion
 
     def match_frames(self, features: Tensor) -> MatchMaps:
-        """What the matching finds, to be looked at: a map for each pair, B (T - 1) of them.
+        """Return the matches of each pair, B (T - 1) of them, for inspection.
 
-        Displacements are in cells; times the network's stride they are in pixels of its input. In
-        training, a forward hook on ``matching`` sees the same without a second computation.
+        Displacements are in cells; multiply them by the network's stride for pixels of its input.
+        During training, a forward hook on ``matching`` gets the same without computing it twice.
         """
         if features.ndim != 4 or features.shape[1] != self.channels:
             raise ShapeError(
@@ -201,7 +207,7 @@ def _join_matches(matches: list[MatchMaps], axis: int) -> MatchMaps:
 
 
 def _build_conv_layer(inputs: int, outputs: int, size: int, *, groups: int = 1) -> list[nn.Module]:
-    """Convolution, normalisation, ReLU."""
+    """Return a convolution, its batch norm and a ReLU."""
     conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
 
@@ -212,7 +218,7 @@ def _stack_layers(layers: list[list[nn.Module]]) -> nn.Sequential:
 
 
 def _build_separable(channels: int) -> nn.Sequential:
-    """Four pairs of a depthwise convolution and a pointwise one."""
+    """Build four pairs of a depthwise and a pointwise convolution."""
     widths = (3, 16, 32, 64, channels)
     parts = zip(pairwise(widths), (7, 3, 3, 3), strict=True)
     return _stack_layers(
@@ -221,7 +227,7 @@ def _build_separable(channels: int) -> nn.Sequential:
 
 
 def _build_standard(*widths: int, size: int) -> nn.Sequential:
-    """Convolutions from each width to the next."""
+    """Build convolutions from each width to the next."""
     return _stack_layers([_build_conv_layer(i, o, size) for i, o in pairwise(widths)])
 
 

@@ -1,4 +1,4 @@
-"""Persistence of appearance, and the head that pools its clips over time."""
+"""Persistence of appearance: changes of shallow features from frame to frame."""
 
 from typing import Any
 
@@ -24,17 +24,17 @@ _RARE_MAP_SHARE = 0.1
 
 
 class PA(Representation):
-    """Where appearance changes: distance between shallow features of neighbouring frames (PAN).
+    """Distances between shallow features of adjacent frames (PAN).
 
     ``map_i = √ Σ_c (conv(f_i)_c - conv(f_{i+1})_c + 1e-6)²`` over 8 features of a 7x7 convolution.
     The bias cancels, so the convolution runs on the difference of frames: equal frames give
     exactly ``√8 · 1e-6``. Without trained weights the features are a random projection, which the
-    seed makes again. It computes in float32 at least, under autocast too.
+    seed reproduces. It computes in float32 at least, under autocast too.
 
     Args:
         n_length: frames in a window, one more than maps; the released networks take 4
         seed: of the weights, N(0, 0.001), drawn on the CPU
-        normalize: mean and deviation that the colors are normalised with
+        normalize: mean and deviation to normalize the colors with
 
     Shape:
         - clip: ``(B, n_length, 3, H, W)``
@@ -48,7 +48,7 @@ class PA(Representation):
     ) -> None:
         super().__init__()
         if n_length < 2:
-            raise ValueError(f"n_length={n_length}: a difference needs at least 2 frames")
+            raise ValueError(f"n_length={n_length}: must be at least 2")
         check_choice("normalize", normalize, Normalization)
         self.seed = seed
         self.normalize = normalize
@@ -61,24 +61,25 @@ class PA(Representation):
         self.bound = self.estimate_bound()
 
     def prepare(self, frames: Tensor) -> Tensor:
-        """Bytes to 0..1, then less the mean, over the deviation."""
+        """Scale bytes to 0..1, subtract the mean and divide by the deviation."""
         dtype = torch.promote_types(self.shallow_conv.weight.dtype, torch.float32)
         return normalize_bytes(frames, self.normalize, dtype)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Distances of neighbouring frames in a clip as `prepare` scales it."""
+        """Compute the distances of adjacent frames in a clip as `prepare` scales it."""
         self.check_clip(clip)
         with full_precision(clip) as frames:
             return self._compute_distance(frames[:, :-1] - frames[:, 1:], self.shallow_conv.weight)
 
     def extract(self, frames: Tensor) -> Tensor:
-        """Distances from differences of bytes, which are exact; the deviation scales the weights.
+        """Compute distances from differences of bytes, which are exact.
 
         It agrees with `forward` to 1e-6 of the largest output.
         """
         self.check_clip(frames)
         weight = self.shallow_conv.weight.float()
         deviation = torch.tensor(COLOR_STATISTICS[self.normalize][1], device=weight.device)
+        # In a difference the mean cancels; dividing the weights replaces dividing each frame.
         scaled = weight / (255 * deviation.view(3, 1, 1))
         # One window's features stay in the CPU's cache; a GPU takes them all at once.
         size = 1 if frames.device.type == "cpu" else len(frames)
@@ -88,13 +89,13 @@ class PA(Representation):
             return torch.cat([self._compute_distance(part, filters) for part in differences])
 
     def estimate_bound(self) -> float:
-        """A share of the largest distance that colors in 0..1 can give."""
+        """Return a share of the largest distance of colors in 0..1."""
         deviation = torch.tensor(COLOR_STATISTICS[self.normalize][1])
         reach = self.shallow_conv.weight.detach().abs().sum((2, 3)).float().cpu() / deviation
         return _RARE_MAP_SHARE * reach.sum(1).norm().item()
 
     def collect_facts(self) -> dict[str, Any]:
-        """The normalisation in numbers, and which weights they were."""
+        """Return the normalization in numbers, and the state and hash of the weights."""
         mean, deviation = COLOR_STATISTICS[self.normalize]
         untrained = _draw_pa_weights(self.seed).to(self.shallow_conv.weight)
         return {
@@ -107,11 +108,12 @@ class PA(Representation):
         }
 
     def _compute_distance(self, difference: Tensor, weight: Tensor) -> Tensor:
-        """Norm over the features of differences ``(B, T, 3, H, W)``, to ``(B, T, H, W)``."""
+        """Compute the norms over features ``(B, T, H, W)`` of differences ``(B, T, 3, H, W)``."""
         # In channels_last this convolution is 4 times as fast on the CPU.
         maps = difference.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         _, bias = self.shallow_conv.parameters()
-        # The bias cancels; its zero keeps it in the graph, as training in parallel expects.
+        # The bias cancels; a zero of it stays in the graph, because training in parallel expects
+        # a gradient for each parameter.
         epsilon = (bias - bias + _EPSILON).to(maps.dtype)
         features = F.conv2d(maps, weight.to(maps.dtype), epsilon, padding=3)
         norms = features.square().sum(1).sqrt()
@@ -119,7 +121,7 @@ class PA(Representation):
 
 
 def _draw_pa_weights(seed: int) -> Tensor:
-    """The untrained weights of a seed, the same wherever they are used."""
+    """Draw the untrained weights of a seed, on the CPU whatever the device of the module."""
     generator = torch.Generator().manual_seed(seed)
     return torch.empty(_NUM_FEATURES, 3, 7, 7).normal_(0, 0.001, generator=generator)
 

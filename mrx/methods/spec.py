@@ -1,4 +1,4 @@
-"""What a method is: a module that computes, and an entry that describes it."""
+"""The parts of a method: a module that computes, and an entry that describes it."""
 
 import hashlib
 import inspect
@@ -20,25 +20,26 @@ COLOR_STATISTICS: dict[str, tuple[list[float], list[float]]] = {
     "x3d": ([0.45, 0.45, 0.45], [0.225, 0.225, 0.225]),
     "none": ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]),
 }
-"""Mean and standard deviation of R, G and B in 0..1, as the networks were trained with."""
+"""Mean and standard deviation of R, G and B in 0..1, from the training of the networks."""
 
 
 class Representation(nn.Module):
     """A motion representation: a module that turns windows of frames into maps.
 
-    A subclass sets the attributes below in its constructor and computes in `forward`. Whoever
-    trains calls `forward` on a float clip; whoever extracts calls `extract` on the decoder's bytes.
+    A subclass sets the attributes below in its constructor and computes in `forward`. Training
+    calls `forward` on a float clip; extraction calls `extract` on the decoder's bytes.
 
     Attributes:
         length: frames in a window
-        step: frames from one window to the next, unless the user says otherwise
-        dilation: frames from one frame of a window to the next, likewise
+        step: default number of frames from one window to the next
+        dilation: default number of frames from one frame of a window to the next
         channels: names of the output's channels
-        bound: absolute values rarely above this; what `uint8` storage clips at by default
-        smallest: smallest height and width that the formula can take
-        across_segments: given a number of segments and no dilation, a window has a frame of each
-            of neighbouring segments, as matching over wide gaps wants it, and does not lie in one
-        key_prefixes: where whole networks keep this module's weights in their state dicts
+        bound: limit that absolute values rarely exceed; `uint8` storage clips here by default
+        smallest: smallest height and width that the formula accepts
+        across_segments: given a number of segments and no dilation, take the frames of a window
+            from adjacent segments, one of each, instead of from one segment; for matching over
+            wide gaps
+        key_prefixes: prefixes of this module's weights in the state dicts of whole networks
 
     Shape:
         - frames: ``(B, T, C, H, W)`` uint8, T = ``length``, C = 3 (rgb) or 1 (gray)
@@ -60,34 +61,38 @@ class Representation(nn.Module):
 
     def prepare(self, frames: Tensor) -> Tensor:
         """Scale the decoder's bytes to the floats that `forward` is defined on."""
-        raise TypeError(f"{type(self).__name__} does not say how it scales frames: define prepare")
+        raise TypeError(f"{type(self).__name__} does not scale frames: define prepare")
 
     def extract(self, frames: Tensor) -> Tensor:
-        """Compute from the decoder's bytes; a subclass may have a faster twin for this path."""
+        """Compute maps from the decoder's bytes; subclasses may override it with a faster twin."""
         return self(self.prepare(frames))
 
     def output_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """The shape (C', H', W') of the map of frames of this size."""
+        """Return the shape (C', H', W') of the maps of frames of this size."""
         return len(self.channels), height, width
 
     def covered_size(self, height: int, width: int) -> tuple[int, int]:
-        """The height and width, from the top left, that the map of frames of this size covers."""
+        """Return the height and width, from the top left, that the maps cover."""
         return height, width
 
     def estimate_bound(self) -> float:
-        """The `bound` that fits the present weights; asked for when others were loaded."""
+        """Return the `bound` for the current weights; called after loading others."""
         return self.bound
 
     def translate_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict in this module's names, from one that other code may have written."""
+        """Rename the weights of a state dict from other code to this module's names.
+
+        Raises:
+            ValueError: the weights do not fit
+        """
         return state
 
     def collect_facts(self) -> dict[str, Any]:
-        """What decides the output beside the parameters, for the shard's attributes."""
+        """Return facts besides the parameters that decide the output, for shard attributes."""
         return {}
 
     def check_clip(self, clip: Tensor) -> None:
-        """Refuse a clip of the wrong shape, saying which shape would be right."""
+        """Raise ShapeError, with the expected shape, if a clip has another one."""
         colors = 3 if self.color == "rgb" else 1
         shape = tuple(clip.shape)
         if clip.ndim != 5 or shape[1] != self.length or shape[2] != colors:
@@ -103,9 +108,9 @@ class Representation(nn.Module):
 
 @dataclass(frozen=True)
 class Method:
-    """The entry of a method: what the command line and the shards say about it.
+    """The entry of a method: its description for the command line and the shards.
 
-    The defaults of its parameters are those of the module's constructor, and stand nowhere else.
+    The module's constructor is the only home of the parameters' defaults.
     """
 
     name: str
@@ -116,13 +121,17 @@ class Method:
     version: int = 1
 
     def list_parameters(self) -> dict[str, inspect.Parameter]:
-        """The constructor's keywords, with annotations resolved."""
+        """Return the constructor's parameters, with annotations resolved."""
         hints = typing.get_type_hints(self.module.__init__)
         signature = inspect.signature(self.module)
         return {k: p.replace(annotation=hints.get(k, Any)) for k, p in signature.parameters.items()}
 
     def complete_parameters(self, given: Mapping[str, str]) -> dict[str, Any]:
-        """All parameters: the defaults, and what was given as text, read as its annotation says."""
+        """Return all parameters: the defaults, replaced by given texts read by their annotation.
+
+        Raises:
+            UsageError: a name is unknown, or a text is not of its type
+        """
         known = self.list_parameters()
         values = {name: parameter.default for name, parameter in known.items()}
         for name, text in given.items():
@@ -135,7 +144,11 @@ class Method:
         return values
 
     def build_module(self, parameters: Mapping[str, Any]) -> Representation:
-        """Make the module; a value it refuses is a usage error."""
+        """Build the module, in evaluation mode.
+
+        Raises:
+            UsageError: the constructor refuses a value
+        """
         try:
             return self.module(**parameters).eval()
         except ValueError as error:
@@ -153,6 +166,7 @@ def read_value(name: str, text: str, kind: Any) -> Any:
     kinds = typing.get_args(kind)
     if type(None) in kinds:
         kind = next(k for k in kinds if k is not type(None))
+        # Where "none" is a choice of the Literal, as in ms.refinement, it is that choice.
         if text.lower() == "none" and text not in typing.get_args(kind):
             return None
     options = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
@@ -168,7 +182,7 @@ def read_value(name: str, text: str, kind: Any) -> Any:
 
 
 def normalize_bytes(frames: Tensor, normalization: Normalization, dtype: torch.dtype) -> Tensor:
-    """Bytes 0..255 to ``(bytes / 255 - mean) / std``.
+    """Normalize bytes 0..255 to ``(bytes / 255 - mean) / std``.
 
     Shape:
         - frames: ``(B, T, 3, H, W)`` uint8; output: the same, of the given dtype
@@ -176,11 +190,12 @@ def normalize_bytes(frames: Tensor, normalization: Normalization, dtype: torch.d
     mean, std = (
         frames.new_tensor(v, dtype=dtype).view(3, 1, 1) for v in COLOR_STATISTICS[normalization]
     )
+    # In place on the copy that `to` makes of bytes: the formula without two temporaries.
     return frames.to(dtype).mul_(1 / (255 * std)).sub_(mean / std)
 
 
 def name_flow_channels(stack: int) -> tuple[str, ...]:
-    """The names of a window's displacements.
+    """Return the channel names of a window's displacements.
 
     >>> name_flow_channels(1), name_flow_channels(2)
     (('dx', 'dy'), ('x1', 'y1', 'x2', 'y2'))
@@ -192,13 +207,14 @@ def name_flow_channels(stack: int) -> tuple[str, ...]:
 
 @contextmanager
 def full_precision(clip: Tensor) -> Iterator[Tensor]:
-    """The clip in float32 at least, and autocast off: for sums that half precision would spoil."""
+    """Yield the clip in float32 at least, with autocast off."""
+    # Autocast would run convolutions and products in half precision, which spoils the sums.
     with torch.autocast(clip.device.type, enabled=False):
         yield clip.to(torch.promote_types(clip.dtype, torch.float32))
 
 
 def hash_weights(module: nn.Module) -> str:
-    """The sha256 of a module's weights as float32, in the order of its state dict."""
+    """Return the sha256 of a module's weights as float32, in the order of its state dict."""
     digest = hashlib.sha256()
     for value in module.state_dict().values():
         digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Which name is which module. Importing this file imports nothing else."""
+"""Names of methods and their modules. This file imports nothing."""
 
 METHOD_MODULES = {
     "mbpm": "mrx.methods.mbpm",
@@ -10,4 +10,4 @@ METHOD_MODULES = {
 }
 
 ENTRY_POINT_GROUP = "mrx.methods"
-"""The group under which other packages offer a `Method` by name."""
+"""Entry point group in which other packages offer a `Method` by name."""

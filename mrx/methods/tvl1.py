@@ -51,7 +51,7 @@ _OPENCV = dataclasses.replace(
     masked=False,
     texture=0.0,
 )
-TVL1_PRESETS: dict[str, SolverRules] = {
+TVL1_PRESETS: dict[TVL1Preset, SolverRules] = {
     "accurate": _ACCURATE,
     "fast": dataclasses.replace(_ACCURATE, zoom=0.6, warps=3, inner=10, texture_rounds=20),
     "opencv": _OPENCV,
@@ -64,30 +64,29 @@ TVL1_PRESETS: dict[str, SolverRules] = {
 class TVL1(Representation):
     """Displacements of every pixel from one frame to the next, by TV-L1 (`mrx.ops.tvl1_solver`).
 
-    Gray values must be in 0..`white`: the weight of the data term means gray levels of 0..255, and
-    frames on another scale give next to no motion, without an error.
+    Gray values must be in 0..`white`: the weight of the data term assumes gray levels of 0..255.
+    Frames on another scale give almost no motion, without an error.
 
     Presets: ``accurate`` has all levels, a blurred pyramid, texture, and the mean of both images'
-    gradients; ``fast`` the same with fewer iterations. ``opencv`` follows OpenCV 5's
-    DualTVL1OpticalFlow, which early stops make chaotic: agree in the mean, not in each pixel.
-    ``opencv-cuda`` follows the source of its CUDA class, which denseflow calls; it was never
-    compared with a run of it, and it tests for an end at every iteration. What is given beside a
-    preset goes before it.
+    gradients; ``fast`` is the same with fewer iterations. ``opencv`` follows OpenCV 5's
+    DualTVL1OpticalFlow, which early stops make chaotic: the two agree in the mean, not in each
+    pixel. ``opencv-cuda`` follows the source of OpenCV's CUDA class, which denseflow calls; it was
+    never compared with a run of that class, and it tests for an early stop at every iteration.
 
-    Texture buys robustness against changes of light. Over 13 pairs with true flow ``accurate`` is
-    off by 0.287 px in the mean, and with ``texture=0`` by 0.612, nearly all of it on the one pair
-    that grows brighter (4.59 px, else 0.58). Over the other 12 it is 0.263 against 0.280; clean
-    synthetic motion is better without it by up to 0.02 px. Above 0.85 large motion suffers: the
-    hardest pair goes from 1.65 px to 2.13 at 0.9, and to 3.26 at 0.95.
+    Texture makes the flow robust against changes of light. Over 13 pairs with true flow the mean
+    error of ``accurate`` is 0.287 px, and 0.612 with ``texture=0``, nearly all of it on the one
+    pair that grows brighter (4.59 px, else 0.58). Over the other 12 it is 0.263 against 0.280;
+    clean synthetic motion is better without texture by up to 0.02 px. Above 0.85 large motion
+    suffers: the error of the hardest pair grows from 1.65 px to 2.13 at 0.9, and to 3.26 at 0.95.
 
     Args:
-        preset: the rules to begin with
-        stack: displacements a window, of ``stack + 1`` frames
-        white: the gray value of white in the clips that `forward` is given
-        half_state: let `extract` keep half precision between the launches of a GPU's kernels
+        preset: rules to start from; parameters that are given override it
+        stack: displacements in a window of ``stack + 1`` frames
+        white: gray value of white in the clips passed to `forward`
+        half_state: let `extract` keep half precision between kernel launches on a GPU
         tau, strength, theta, zoom, levels, blur, warps, outer, inner, epsilon, median, median_at,
-            gradient, cubic, border, masked, texture, texture_gain, texture_rounds: of `Rules`;
-            None is the preset's
+            gradient, cubic, border, masked, texture, texture_gain, texture_rounds: see
+            `SolverRules`; None is the preset's
 
     Shape:
         - clip: ``(B, stack + 1, 1, H, W)``
@@ -123,14 +122,34 @@ class TVL1(Representation):
         texture_gain: float | None = None,
         texture_rounds: int | None = None,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name in _RULE_FIELDS}
         super().__init__()
         check_choice("preset", preset, TVL1Preset)
         if stack < 1:
             raise ValueError(f"stack={stack}: must be at least 1")
         if not white > 0:
             raise ValueError(f"white={white}: must be above 0")
-        chosen = {name: value for name, value in given.items() if value is not None}
+        given = {
+            "tau": tau,
+            "strength": strength,
+            "theta": theta,
+            "zoom": zoom,
+            "levels": levels,
+            "blur": blur,
+            "warps": warps,
+            "outer": outer,
+            "inner": inner,
+            "epsilon": epsilon,
+            "median": median,
+            "median_at": median_at,
+            "gradient": gradient,
+            "cubic": cubic,
+            "border": border,
+            "masked": masked,
+            "texture": texture,
+            "texture_gain": texture_gain,
+            "texture_rounds": texture_rounds,
+        }
+        chosen: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
         self.rules = dataclasses.replace(TVL1_PRESETS[preset], **chosen)
         self.preset = preset
         self.white = white
@@ -141,17 +160,17 @@ class TVL1(Representation):
         self.bound = 20.0
 
     def prepare(self, frames: Tensor) -> Tensor:
-        """Bytes to 0..`white`."""
+        """Scale bytes to 0..`white`."""
         return frames.float() * (self.white / 255)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """The flow by plain tensors; gradients flow through all iterations."""
+        """Compute the flow with plain tensors; gradients pass through all iterations."""
         self.check_clip(clip)
         with full_precision(clip) as frames:
             return estimate_flow(frames * (255 / self.white), self.rules)
 
     def extract(self, frames: Tensor) -> Tensor:
-        """The flow of bytes: where no gradient is asked for, by the fastest way there is."""
+        """Compute the flow of bytes; without gradients, by the fastest kernel available."""
         if torch.is_grad_enabled() or len(frames) == 0:
             return super().extract(frames)
         self.check_clip(frames)
@@ -160,11 +179,8 @@ class TVL1(Representation):
         )
 
     def collect_facts(self) -> dict[str, Any]:
-        """The preset, and every rule as it is with it."""
+        """Return the preset and the resolved rules."""
         return {"preset": self.preset, **dataclasses.asdict(self.rules)}
-
-
-_RULE_FIELDS = {field.name for field in dataclasses.fields(SolverRules)}
 
 
 METHOD = Method(

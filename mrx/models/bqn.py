@@ -1,4 +1,4 @@
-"""The band-pass inside the networks of Busy-Quiet."""
+"""Motion band-pass of feature maps, for the Busy-Quiet networks."""
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,9 @@ from mrx.ops.stencils import laplacian_of_gaussian, reflect_depthwise, second_di
 
 
 class MBPMFeatures(nn.Module):
-    """The motion band-pass of feature maps, inside a classifier's blocks.
+    """Motion band-pass of feature maps, inside a classifier's blocks.
 
-    The same filters at every frame; one frame is repeated at both ends of each clip.
+    All frames have the same filters; the first and last frame of each clip are repeated once.
 
     Args:
         channels: of the feature maps
@@ -36,6 +36,7 @@ class MBPMFeatures(nn.Module):
         self._check_features(features)
         with full_precision(features) as maps:
             clips = maps.reshape(-1, self.segments, *maps.shape[1:])
+            # T = 4 -> before = frames 0, 0, 1, 2 and after = frames 1, 2, 3, 3
             before = torch.cat([clips[:, :1], clips[:, :-1]], dim=1)
             after = torch.cat([clips[:, 1:], clips[:, -1:]], dim=1)
             taps = self.conv_t.weight[:, 0].to(maps.dtype)

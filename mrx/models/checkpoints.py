@@ -1,4 +1,4 @@
-"""Weights of whole networks by the names of MotionSqueeze's, TSM's and torchvision's code."""
+"""Checkpoints of whole networks, in the names of MotionSqueeze's, TSM's or torchvision's code."""
 
 import re
 from dataclasses import dataclass
@@ -11,24 +11,24 @@ from mrx.methods.weights import load_named_weights, read_state
 
 _OTHER_HEADS = {"new_fc", "fc1", "fc", "classifier"}
 _UNUSED_PREFIX = "bn2."
-"""A batch norm of MotionSqueeze's code that it makes, saves and never applies."""
+"""A batch norm that MotionSqueeze's code saves but never applies."""
 
 _REDUCTION_PREFIX = "chnl_reduction."
 _INSERTED_PREFIX = "inserted."
 _FLAT_BLOCK = re.compile(r"(features\.\d+\.conv)\.(\d+)\.(\w+)")
 _WIDENING_PLACES = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
 _NOT_WIDENING_PLACES = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
-"""Places in a MobileNet block of TSM's code, which has no units in it, and in torchvision's."""
+"""Layer numbers in a MobileNet block: TSM's flat ones, and torchvision's nested ones."""
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a file held.
+    """Facts about a loaded checkpoint.
 
     Attributes:
         sha256: of the file
-        reduction: whether it holds a trained channel reduction of MotionSqueeze; weights of images
-            do not, and their maps are matched as they are
+        reduction: true if it holds a trained channel reduction of MotionSqueeze; image weights have
+            none, and their maps are matched unreduced
     """
 
     sha256: str
@@ -40,17 +40,17 @@ def load_checkpoint(
 ) -> CheckpointInfo:
     """Load a network's weights from a file of MotionSqueeze's, TSM's or torchvision's code.
 
-    Every name must be in both, but for those that `skip` leaves out, the counters of batches, which
-    old files do not have, and a batch norm ``bn2`` that MotionSqueeze's code never applies.
+    Names must match, except those in `skip`, batch counters, which old files do not have, and a
+    batch norm ``bn2`` that MotionSqueeze's code never applies.
 
     Args:
-        net: a network of this package; where it is refused it stays as it was
+        net: a network of this package; unchanged on errors
         path: a state dict, or ``{"state_dict": ...}`` as training programs save it
-        skip: beginnings of names that are neither read nor wanted: ``("fc.",)`` for a head of one's
-            own classes, ``("chnl_reduction.", "flow_refinement.")`` to start MSNet from images
+        skip: prefixes of names to ignore in both: ``("fc.",)`` for a head with other classes,
+            ``("chnl_reduction.", "flow_refinement.")`` to start MSNet from image weights
 
     Raises:
-        UsageError: the file is not there, cannot be read safely, or does not fit
+        UsageError: the file is missing, unsafe to read, or does not fit
     """
     path = Path(path)
     state = translate_network_state(read_state(path), net)
@@ -58,20 +58,20 @@ def load_checkpoint(
 
 
 def load_part(module: nn.Module, path: str | Path, *, under: str = "") -> CheckpointInfo:
-    """Load one module of a network from the network's file, and leave the rest of the file.
+    """Load one module of a network from the network's file.
 
-    The file must have all names of the module, and none other in one of its layers: a
-    `MotionSqueeze` of the released code's 64 reduced channels finds ``chnl_reduction`` and
-    ``flow_refinement`` in a file of that code.
+    The file must have all names of the module, and no others in the module's layers. For example, a
+    `MotionSqueeze` with the released code's 64 reduced channels loads ``chnl_reduction`` and
+    ``flow_refinement`` from a file of that code.
 
     Args:
-        module: where it is refused it stays as it was
+        module: the module to load; unchanged on errors
         path: a state dict, or ``{"state_dict": ...}`` as training programs save it
-        under: where the network keeps the module, as ``"motion_squeeze."`` in `MSMobileNetV2` and
-            ``"inserted.Mixed_3c."`` in `I3D`; the released code keeps it at the top
+        under: prefix of the module's names: ``"motion_squeeze."`` in `MSMobileNetV2`,
+            ``"inserted.Mixed_3c."`` in `I3D`, empty in the released code
 
     Raises:
-        UsageError: the file is not there, cannot be read safely, or does not fit
+        UsageError: the file is missing, unsafe to read, or does not fit
     """
     path = Path(path)
     state = read_state(path)
@@ -88,44 +88,54 @@ def _load_network_state(
 
 
 def translate_network_state(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
-    """A state dict by this package's names, from one by those of other code.
+    """Rename the weights of other code to this package's names.
 
-    The shift's wrapper ``.net.`` goes; a head ``fc1`` or ``new_fc``, a layer or a convolution of
-    size 1, becomes the network's own; blocks of TSM's MobileNet get torchvision's names.
+    It removes the shift's wrapper ``.net.``, renames a head ``fc1`` or ``new_fc``, linear or a
+    convolution of size 1, to the network's own, and gives blocks of TSM's MobileNet torchvision's
+    names.
     """
-    found = {
+    weights = {
         key.replace(".net.", "."): value
         for key, value in state.items()
         if not key.startswith(_UNUSED_PREFIX)
     }
     head = _find_head_prefix(net)
     own = {key for key in net.state_dict() if key.startswith(head)}
-    flat = "features.1.conv.0.weight" in found
+    # TSM's MobileNet has a convolution at this name, torchvision's a unit of three layers.
+    flat = "features.1.conv.0.weight" in weights
     named = {}
-    for key, value in found.items():
+    for key, value in weights.items():
         name = _translate_unit_name(key) if flat else key
         stem, _, rest = name.rpartition(".")
         if key not in own and stem in _OTHER_HEADS:
             name = head + rest
+        # A head as a convolution over time: (classes, C, 1) -> (classes, C)
         is_head = name.startswith(head) and value.ndim == 3
         named[name] = value.squeeze(2) if is_head and value.shape[2] == 1 else value
     return named
 
 
 def _find_head_prefix(net: nn.Module) -> str:
-    """Where a network keeps its last layer; what is inserted into it has no say."""
+    """Return the prefix of the network's last linear layer."""
+    # Inserted modules may have linear layers of their own.
     layers = [
         name
         for name, module in net.named_modules()
         if isinstance(module, nn.Linear) and not name.startswith(_INSERTED_PREFIX)
     ]
     if not layers:
-        raise UsageError(f"{type(net).__name__} has no last layer: load_checkpoint is for networks")
+        raise UsageError(
+            f"{type(net).__name__} has no linear layer: use load_part for single modules"
+        )
     return layers[-1] + "."
 
 
 def _translate_unit_name(key: str) -> str:
-    """TSM's name of a MobileNet weight as torchvision's."""
+    """Return torchvision's name of a MobileNet weight in TSM's code.
+
+    >>> _translate_unit_name("features.2.conv.3.weight")
+    'features.2.conv.1.0.weight'
+    """
     match = _FLAT_BLOCK.fullmatch(key)
     if match is None:
         return key

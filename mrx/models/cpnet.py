@@ -1,4 +1,4 @@
-"""The network of correspondence proposals, beside which MotionSqueeze is compared."""
+"""CPNet: TSM-ResNet with correspondence proposals, a baseline of MotionSqueeze's paper."""
 
 from torch import Tensor, nn
 
@@ -8,14 +8,14 @@ from mrx.models.proposals import CorrespondenceProposal
 
 
 class CPNet(ResNet):
-    """TSM-ResNet with one CP module after layer2, as MotionSqueeze's supplement compares it.
+    """TSM-ResNet with one CP module after layer2, as compared in MotionSqueeze's supplement.
 
-    As in CP's own code the module takes the sum of layer2's last block before its ReLU, which
-    follows after what it adds. So `features` until layer2 are without that ReLU here.
+    As in CP's own code, the last ReLU of layer2 follows the CP module instead of preceding it, so
+    `compute_features` until layer2 returns maps without that ReLU.
 
     Args:
         depth: 18 or 50
-        classes: how many there are
+        classes: number of classes
         segments: frames of a clip, at least 2
         shift: how frames exchange channels in each block, or None
 
@@ -38,5 +38,5 @@ class CPNet(ResNet):
         last.last_relu = nn.Identity()
 
     def add_motion(self, maps: Tensor) -> Tensor:
-        """Maps with what their correspondences tell, and the ReLU that ends a residual block."""
+        """Add the features of correspondences, then apply the last ReLU of layer2."""
         return self.relu(self.proposals(maps))

@@ -1,4 +1,4 @@
-"""What a network costs, by the convention of MotionSqueeze's paper, beside what it prints."""
+"""Operation counts of networks by the convention of MotionSqueeze's paper, and its figures."""
 
 import copy
 from collections.abc import Callable
@@ -23,12 +23,12 @@ maxima, sums of branches, shifts, norms and the Gaussian are free."""
 
 
 class OperationCount(NamedTuple):
-    """What one pass costs.
+    """Cost of one forward pass.
 
     Attributes:
         operations: by `CONVENTION`
-        multiply_adds: of convolutions and linear layers alone
-        parameters: trained numbers, those of a network, however often they are used
+        multiply_adds: of convolutions and linear layers only
+        parameters: number of trained values, each counted once
     """
 
     operations: int
@@ -37,15 +37,15 @@ class OperationCount(NamedTuple):
 
 
 def count_operations(net: nn.Module, shape: tuple[int, ...]) -> OperationCount:
-    """Count the operations of a network in evaluation; nothing is computed, the network is kept.
+    """Count the operations of a network in evaluation, without computing or changing it.
 
     Args:
         net: any network whose layers with weights are of the kinds in the convention
-        shape: of its input, as ``(1, 8, 3, 224, 224)`` for a clip
+        shape: of its input, such as ``(1, 8, 3, 224, 224)`` for a clip
 
     Raises:
-        ValueError: no rule says what a layer with weights costs, or another module computes with
-            its weights instead of calling it, as PA does
+        ValueError: a layer with weights has no rule, or another module uses its weights without
+            calling it, as PA does
     """
     twin = copy.deepcopy(net).to("meta").eval()
     operation_counts, product_counts = [], []
@@ -63,7 +63,7 @@ def count_operations(net: nn.Module, shape: tuple[int, ...]) -> OperationCount:
             uncalled[module] = name
         elif next(module.parameters(recurse=False), None) is not None:
             raise ValueError(f"{name} is a {type(module).__name__}: no rule counts its operations")
-    # Tensors without numbers like those of the meta device, which does not know autocast.
+    # Fake tensors instead of the meta device, which does not support autocast.
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         twin.to_empty(device="cpu")
         twin(torch.empty(shape))
@@ -78,11 +78,11 @@ class FlopsRow(NamedTuple):
     """A network of the supplement's tables 1 and 2.
 
     Attributes:
-        model: its name there, with the form of its transformation
-        printed: GFLOPs that the supplement gives
+        model: its name in the tables, with the form of its transformation
+        printed: GFLOPs in the supplement
         counted: GFLOPs by `CONVENTION`
-        parameters: millions of them
-        reproduced: whether the two agree as far as is printed
+        parameters: in millions
+        reproduced: true if both GFLOPs agree to the printed digits
     """
 
     model: str
@@ -93,14 +93,14 @@ class FlopsRow(NamedTuple):
 
 
 def compare_with_paper() -> list[FlopsRow]:
-    """Our count beside that of MotionSqueeze's supplement: 8 frames of 224x224, 174 classes.
+    """Compare counts with MotionSqueeze's supplement: 8 frames of 224x224, 174 classes.
 
-    Two rows are not reproduced. *MS on ResNet-18*: the released code gives 14.88, as here; no
-    reduction of channels would give 14.99 and matching backward too 15.04, but nothing says that
-    one of them was meant. *CP on ResNet-18*: the widths and k of CP's own code, which are those
-    here, give 20.22; the ones that the supplement's authors took are not known, and guesses that
-    give 20.4 are as many as chance would bring. The head here is a linear layer; the released
-    one is a convolution, of half the count, which is 0.003 G for ResNet-50.
+    Two rows are not reproduced. *MS on ResNet-18*: the released code gives 14.88, as here; without
+    channel reduction it would be 14.99, and with backward matching as well 15.04, but nothing
+    indicates either. *CP on ResNet-18*: the widths and k of CP's own code, used here, give 20.22;
+    those of the supplement's authors are unknown, and guesses give 20.4 no more often than chance.
+    The head here is a linear layer; the released one is a convolution, with half the count, which
+    is 0.003 G for ResNet-50.
     """
     with torch.device("meta"):
         networks: dict[str, tuple[float, nn.Module]] = {
@@ -117,9 +117,9 @@ def compare_with_paper() -> list[FlopsRow]:
 
 
 def _compare_network(model: str, printed: float, net: nn.Module) -> FlopsRow:
-    found = count_operations(net, (1, 8, 3, 224, 224))
-    counted = found.operations / 1e9
-    return FlopsRow(model, printed, counted, found.parameters / 1e6, round(counted, 1) == printed)
+    count = count_operations(net, (1, 8, 3, 224, 224))
+    counted = count.operations / 1e9
+    return FlopsRow(model, printed, counted, count.parameters / 1e6, round(counted, 1) == printed)
 
 
 def _count_convolution(module: Any, _: Tensor, output: Tensor) -> tuple[int, int]:
@@ -142,7 +142,8 @@ def _count_average_pool(_: Any, maps: Tensor, output: Tensor) -> tuple[int, int]
 
 
 def _count_matching(module: Any, maps: Tensor, output: MatchMaps) -> tuple[int, int]:
-    """The correlation, and a softmax that its code counts as if a map were one cell."""
+    """Count the correlation and a softmax."""
+    # The authors' code counts the softmax of a map as that of one cell.
     pairs, channels = maps.shape[:2]
     displacements = module.patch**2
     cells = output.confidence.numel()
@@ -150,7 +151,7 @@ def _count_matching(module: Any, maps: Tensor, output: MatchMaps) -> tuple[int, 
 
 
 def _count_proposals(module: Any, maps: Tensor, _: Tensor) -> tuple[int, int]:
-    """The products of all pairs of points, multiply-add 1; its layers count for themselves."""
+    """Count the products of all pairs of points, a multiply-add as 1; layers count separately."""
     h, w = (size // module.shrink for size in maps.shape[2:])
     clips = len(maps) // module.segments
     points = module.segments * h * w
@@ -158,7 +159,7 @@ def _count_proposals(module: Any, maps: Tensor, _: Tensor) -> tuple[int, int]:
 
 
 def _count_prime_motion(module: Any, maps: Tensor, _: Tensor) -> tuple[int, int]:
-    """The correlation; its layers count for themselves."""
+    """Count the correlation; layers count separately."""
     pairs = len(maps) // module.segments * (module.segments - 1)
     products = pairs * maps.shape[2] * maps.shape[3] * module.patch**2
     return products * (2 * module.reduction[0].out_channels - 1), 0
@@ -179,4 +180,4 @@ _COUNT_RULES: dict[type[nn.Module], _CountRule] = {
     FeatureMatching: _count_matching,
     PrimeMotionBlock: _count_prime_motion,
 }
-"""By type of layer: operations by the convention, and multiply-adds."""
+"""By type of layer: a function that returns operations by the convention, and multiply-adds."""

@@ -10,11 +10,11 @@ from mrx.methods.motion_squeeze import MotionSqueeze
 class MSMobileNetV2(MobileNetV2):
     """MobileNet-V2 with MotionSqueeze after the blocks of 32 channels, without reduction.
 
-    Where the supplement of MotionSqueeze puts it; there is no released code. Its layers are named
+    The position is that of MotionSqueeze's supplement; no code was released. Its layers are named
     ``motion_squeeze.*``, the rest as in torchvision.
 
     Args:
-        classes: how many there are
+        classes: number of classes
         segments: frames of a clip, at least 2
         shift: how frames exchange channels, or None
         stem: size of the first kernel, 3 or 7; see `MobileNetV2`
@@ -36,5 +36,5 @@ class MSMobileNetV2(MobileNetV2):
         self.motion_squeeze = MotionSqueeze(SQUEEZED_CHANNELS, segments, reduced=None)
 
     def add_motion(self, maps: Tensor) -> Tensor:
-        """Maps with what their motion tells."""
+        """Add motion features to the maps."""
         return self.motion_squeeze(maps)

@@ -1,4 +1,4 @@
-"""Networks that a motion module makes: MSNet, its MobileNet-V2, and the CP network beside it."""
+"""MSNet: TSM-ResNet with MotionSqueeze."""
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +14,18 @@ class MSNet(ResNet):
 
     `mrx.methods.motion_squeeze.MotionSqueeze` with its layers at the top of the state dict, as
     ``chnl_reduction.*`` and ``flow_refinement.*``, where the released code has them; the rest is
-    `ResNet`. The head is drawn as there, by Xavier's rule.
+    `ResNet`. The head starts as in the released code, by Xavier's rule.
 
     Args:
         depth: 18 or 50
-        classes: how many there are
+        classes: number of classes
         segments: frames of a clip, at least 2
         shift: how frames exchange channels in each block, or None
-        transformation: of displacements to features, a form of table 1 of the supplement
+        transformation: of displacements to features, see `MotionSqueeze`
 
     Shape:
         - clip: ``(B, segments, 3, H, W)``, or frame after frame ``(B * segments, 3, H, W)``,
-          normalised as the weights were trained with
+          normalized as for the training of the weights
         - output: ``(B, classes)``, logits
     """
 
@@ -46,11 +46,12 @@ class MSNet(ResNet):
         nn.init.xavier_uniform_(self.fc.weight)
 
     def add_motion(self, maps: Tensor) -> Tensor:
-        """Maps of layer2 with what their motion tells, as `MotionSqueeze` makes them."""
-        found = self.match_frames(maps)
-        motion_maps = torch.cat([found.displacement / self.matching.reach, found.confidence], dim=1)
+        """Add motion features to the maps of layer2, as `MotionSqueeze` does."""
+        matches = self.match_frames(maps)
+        displacement = matches.displacement / self.matching.reach
+        motion_maps = torch.cat([displacement, matches.confidence], dim=1)
         return maps + self.flow_refinement(repeat_last(motion_maps, self.segments).to(maps.dtype))
 
     def match_frames(self, maps: Tensor) -> MatchMaps:
-        """What the matching finds in maps of layer2, for each of the B (T - 1) pairs of frames."""
+        """Match the maps of layer2 of each of the B (T - 1) pairs of frames."""
         return self.matching(*pair_up(self.chnl_reduction(maps), self.segments))

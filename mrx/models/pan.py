@@ -1,4 +1,4 @@
-"""The head of PAN: pooling over the frames of a clip by their votes."""
+"""The head of PAN: weighted pooling over the frames of a clip."""
 
 import torch
 from torch import Tensor, nn
@@ -9,14 +9,14 @@ from mrx.errors import ShapeError
 class VAP(nn.Module):
     """Classify a clip by its frames' features pooled at several speeds (PAN, various timescales).
 
-    For each stride s = 1, 2, 4, .. below ``n_segment`` rows of features are maxima over the frames
-    j, j + s, j + 2s, ..; the rows are weighed by a softmax of their means, and summed.
+    For each stride s = 1, 2, 4, .. below ``n_segment``, rows of features are maxima over the frames
+    j, j + s, j + 2s, ..; their sum is weighted by a softmax computed from the rows' means.
 
     Args:
         n_segment: frames of a clip, at least 2
         feature_dim: features of a frame
-        classes: how many there are
-        dropout: share of features dropped before the last layer, when training
+        classes: number of classes
+        dropout: share of features to drop before the last layer in training
 
     Shape:
         - features: ``(N * n_segment, feature_dim)``
@@ -27,6 +27,7 @@ class VAP(nn.Module):
         self, n_segment: int, feature_dim: int, classes: int, dropout: float = 0.5
     ) -> None:
         super().__init__()
+        # n_segment = 8 -> [1, 2, 4]
         self.strides = [2**level for level in range(n_segment.bit_length() - 1)]
         if not self.strides or n_segment % self.strides[-1]:
             raise ValueError(
@@ -47,7 +48,7 @@ class VAP(nn.Module):
         nn.init.zeros_(self.pred.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Pool and classify."""
+        """Pool the features of each clip and classify them."""
         width = self.pred.in_features
         if features.ndim != 2 or features.shape[1] != width or len(features) % self.n_segment:
             raise ShapeError(

@@ -1,7 +1,7 @@
-"""The prime motion block, and the contrastive loss that its features are trained with.
+"""The prime motion block and its contrastive loss.
 
 From Hierarchical Contrastive Motion Learning for Video Action Recognition (Yang et al.; 2020),
-whose code is not public: what its supplement leaves open is said at each default.
+whose code is not public. The docstrings name the choices that its supplement leaves open.
 """
 
 from typing import Literal, NamedTuple
@@ -19,28 +19,29 @@ Similarity = Literal["cosine", "dot"]
 
 
 class PrimeMotionBlock(nn.Module):
-    """Motion features of neighbouring frames, wrapped as a residual block.
+    """Motion features of adjacent frames, wrapped as a residual block.
 
-    Channels are reduced, then the costs of displacements up to 6 cells in steps of 2 are set
-    beside them, and a 3x3 convolution makes motion features of both. A 1x1 convolution brings
-    these back to C channels, and they are added to what came in. Each convolution and the costs
-    are followed by batch normalisation and ReLU, only the last convolution by no ReLU. The last
-    normalisation starts at 0, so a new block changes nothing. Costs are computed in float32 at
-    least, under autocast too; those of the last pair stand for the last frame too.
+    A 1x1 convolution reduces the channels. The costs of displacements up to 6 cells in steps of 2
+    are concatenated, and a 3x3 convolution turns both into motion features. A 1x1 convolution
+    expands these to C channels, which are added to the input. Batch normalization and ReLU follow
+    each convolution and the costs; only the last convolution has no ReLU. The last normalization
+    starts at 0, so a new block changes nothing. Costs are computed in float32 at least, under
+    autocast too; the last frame gets those of the last pair.
 
     Open in the supplement: the width, the similarity, the kernel of the second convolution, the
-    way back to C channels, and what the last frame gets.
+    expansion to C channels, and the costs of the last frame.
 
     Args:
         channels: C, of the features
         segments: T, frames of a clip, at least 2
-        width: reduced channels, and motion features; None: a quarter of C, at least 64
+        width: number of reduced channels and of motion features; None is a quarter of C, at least
+            64
         displacement: the largest, in cells (d in the supplement)
         stride: cells from one displacement to the next (s)
         similarity: ``cosine``, or ``dot`` over the number of channels
 
     Shape:
-        - features: ``(B * T, C, H, W)``, the frames of a clip one after the other; output: the same
+        - features, output: ``(B * T, C, H, W)``, the frames of a clip one after another
     """
 
     def __init__(
@@ -56,10 +57,10 @@ class PrimeMotionBlock(nn.Module):
         super().__init__()
         check_choice("similarity", similarity, Similarity)
         if segments < 2:
-            raise ValueError(f"segments={segments}: a pair needs at least 2 frames")
+            raise ValueError(f"segments={segments}: must be at least 2")
         if stride < 1 or displacement < stride or displacement % stride:
             raise ValueError(
-                f"displacement={displacement}, stride={stride}: whole strides must lead to it"
+                f"displacement={displacement}, stride={stride}: must be a multiple of the stride"
             )
         self.channels, self.segments, self.similarity = channels, segments, similarity
         self.patch, self.dilation = 2 * (displacement // stride) + 1, stride
@@ -82,11 +83,11 @@ class PrimeMotionBlock(nn.Module):
         nn.init.zeros_(last.weight)
 
     def forward(self, features: Tensor) -> Tensor:
-        """The features, with their motion added."""
+        """Add motion features to the features."""
         return features + self.expansion(self.compute_motion(features))
 
     def compute_motion(self, features: Tensor) -> Tensor:
-        """The motion features that are predicted and contrasted, ``(B * T, width, H, W)``."""
+        """Compute the motion features for prediction and contrast, ``(B * T, width, H, W)``."""
         if features.ndim != 4 or features.shape[1] != self.channels:
             raise ShapeError(
                 f"PrimeMotionBlock takes features (B * {self.segments}, {self.channels}, H, W), "
@@ -106,19 +107,19 @@ class PrimeMotionBlock(nn.Module):
 def contrastive_loss(
     predicted: Tensor, truth: Tensor, *, temperature: float = 0.07, normalize: bool = True
 ) -> Tensor:
-    """InfoNCE: each predicted feature is to be told by its own truth among those of all others.
+    """Compute InfoNCE, which matches each predicted feature with its truth among all others.
 
-    ``-mean_i log(exp(p_i · q_i / τ) / Σ_j exp(p_i · q_j / τ))`` over all B N T positions: those
-    of other places in a video, of other times and of other videos are the negatives, see
-    `count_negatives`. Open in the supplement: the temperature, and whether features are
-    normalised; the raw inner product is ``temperature=1, normalize=False``. It computes in
-    float32 at least, under autocast too, and the gradient reaches both.
+    ``-mean_i log(exp(p_i · q_i / τ) / Σ_j exp(p_i · q_j / τ))`` over all B N T positions. Negatives
+    are the truths at other places of a video, at other times and of other videos, see
+    `count_negatives`. Open in the supplement: the temperature, and the normalization of features;
+    the raw inner product is ``temperature=1, normalize=False``. It computes in float32 at least,
+    under autocast too, and the gradient reaches both inputs.
 
     Args:
         predicted: p, features
         truth: q, features of the same positions
         temperature: τ
-        normalize: take cosines, not inner products
+        normalize: use cosines instead of inner products
 
     Shape:
         - predicted, truth: ``(B, N, T, C)``, or any other axes before C
@@ -126,7 +127,7 @@ def contrastive_loss(
     """
     if predicted.shape != truth.shape or predicted.numel() == 0:
         shapes = f"{tuple(predicted.shape)} and {tuple(truth.shape)}"
-        raise ShapeError(f"each predicted feature, at least one, needs its truth, got {shapes}")
+        raise ShapeError(f"contrastive_loss takes two non-empty tensors of one shape, got {shapes}")
     with full_precision(predicted) as features:
         p, q = features.flatten(0, -2), truth.to(features.dtype).flatten(0, -2)
         if normalize:
@@ -136,7 +137,7 @@ def contrastive_loss(
 
 
 class NegativeCounts(NamedTuple):
-    """How many truths of each kind a predicted feature is told from.
+    """Numbers of negatives of one predicted feature.
 
     Attributes:
         spatial: of the same video at other places, at any time
@@ -150,7 +151,7 @@ class NegativeCounts(NamedTuple):
 
 
 def count_negatives(videos: int, places: int, frames: int) -> NegativeCounts:
-    """The negatives of `contrastive_loss` for one position, by kind.
+    """Count the negatives of `contrastive_loss` for one position, by kind.
 
     >>> count_negatives(2, 3, 4)
     NegativeCounts(spatial=8, temporal=3, easy=12)

@@ -1,4 +1,4 @@
-"""Correspondence proposals: each point of a clip, joined to its nearest points in other frames."""
+"""Correspondence proposals: pairs of each point of a clip with similar points of other frames."""
 
 import torch
 from torch import Tensor, nn
@@ -9,25 +9,25 @@ from mrx.methods.spec import full_precision
 
 _PAIRS_AT_ONCE = 2**24
 _EPSILON = 1e-3
-"""Of the batch norm, the default of the TensorFlow layer that the authors' code uses."""
+"""Batch norm epsilon, the default of the TensorFlow layer in the authors' code."""
 
 
 class CorrespondenceProposal(nn.Module):
-    """Learn from the k points of other frames that look most alike (CP, Liu et al., 2019).
+    """Learn from the k most similar points of other frames (CP, Liu et al., 2019).
 
-    Of the ``N = T H W`` points of a clip, each one's k neighbours are those of least squared
-    distance ``|a|² + |b|² - 2 a·b`` in other frames; the choice has no gradient. For each pair
-    ``[position of the neighbour - its own, its own features, the neighbour's]``, positions being
-    ``(t/T, y/H, x/W)``, passes two 1x1 convolutions with ReLU; the maximum over the pairs, through
-    a third convolution and a batch norm that starts at 0, is added to the input. No ReLU follows.
-    Distances are computed a block of points at a time, never all N² together.
+    A clip has ``N = T H W`` points. The k neighbors of a point are those of least squared distance
+    ``|a|² + |b|² - 2 a·b`` in other frames; the choice has no gradient. Each pair is the vector
+    ``[neighbor's position - own position, own features, neighbor's features]``, with positions
+    ``(t/T, y/H, x/W)``, and passes two 1x1 convolutions with ReLU. The maximum over a point's pairs
+    passes a third convolution and a batch norm that starts at 0, and is added to the input. No ReLU
+    follows.
 
     Args:
         channels: C of the maps
         segments: frames of a clip, T
-        k: neighbours of a point, at most ``N - H W``
+        k: neighbors of a point, at most ``N - H W``
         widths: outputs of the two convolutions of pairs; None is ``(C // 4, C // 2)``
-        shrink: take maps of 1/shrink the height and width, and enlarge what comes out
+        shrink: work on maps of 1/shrink the height and width, and enlarge the result
 
     Shape:
         - maps, output: ``(B * segments, C, H, W)``, the frames of a clip one after another
@@ -61,7 +61,7 @@ class CorrespondenceProposal(nn.Module):
         nn.init.zeros_(last.weight)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Add what the proposed correspondences say."""
+        """Add the features of the proposed correspondences."""
         maps = flatten_clips(maps, self.segments)
         h, w = maps.shape[2:]
         small = (h // self.shrink, w // self.shrink)
@@ -73,13 +73,13 @@ class CorrespondenceProposal(nn.Module):
             )
         small_maps = resize_maps(maps, *small) if self.shrink > 1 else maps
         pairs = self._pair_points(small_maps)
-        found = self.mlp(pairs).amax(3)
-        found = found.view(*found.shape[:2], self.segments, *small).transpose(1, 2).flatten(0, 1)
-        change = self.project(found)
+        strongest = self.mlp(pairs).amax(3)
+        clip_maps = strongest.view(*strongest.shape[:2], self.segments, *small)  # (B, C, T, h, w)
+        change = self.project(clip_maps.transpose(1, 2).flatten(0, 1))
         return maps + (resize_maps(change, h, w) if self.shrink > 1 else change)
 
     def _pair_points(self, maps: Tensor) -> Tensor:
-        """What is told of each point and neighbour, ``(B, 3 + 2 C, N, k)``."""
+        """Return the vector of each point and neighbor, ``(B, 3 + 2 C, N, k)``."""
         clips = unflatten_clips(maps, self.segments)
         points = clips.transpose(1, 2).flatten(2)  # (B, C, N)
         index = find_nearest_points(clips, self.k).flatten(1)
@@ -93,33 +93,34 @@ class CorrespondenceProposal(nn.Module):
 
 @torch.no_grad()
 def find_nearest_points(clips: Tensor, k: int, *, max_distances: int = _PAIRS_AT_ONCE) -> Tensor:
-    """For each point the k most alike in other frames of its clip, in no given order.
+    """Find the k most similar points of other frames for each point of a clip, unordered.
 
     Args:
         clips: the maps
-        k: how many
-        max_distances: distances that are held at a time
+        k: number of points to find
+        max_distances: distances to hold at a time, of the N² in all
 
     Shape:
         - clips: ``(B, T, C, H, W)``
         - output: ``(B, T * H * W, k)``, indices into the points ``T * H * W``
     """
     with full_precision(clips) as exact:
-        # Far from 0 the squares would drown the differences: distances are those from the mean.
+        # Far from 0, large squares would swamp the differences: center the features first.
         exact = exact - exact.mean((1, 3, 4), keepdim=True)
         frames = exact.flatten(3).transpose(2, 3)  # (B, T, H * W, C)
         points = frames.flatten(1, 2)
         squares = points.square().sum(2)
         size = frames.shape[2]
         rows = max(1, max_distances // max(1, points.shape[:2].numel()))
-        found = []
+        indices = []
         for t in range(frames.shape[1]):
             for block in torch.split(frames[:, t], rows, dim=1):
-                # The point's own square is the same for all its neighbours: no need of it.
-                likeness = torch.baddbmm(-squares[:, None], block, points.mT, alpha=2)
-                likeness[:, :, t * size : (t + 1) * size] = -torch.inf
-                found.append(likeness.topk(k, dim=2, sorted=False).indices)
-    return torch.cat(found, dim=1)
+                # 2 a·b - |b|²: the own |a|² is the same for all neighbors, so it is left out.
+                similarity = torch.baddbmm(-squares[:, None], block, points.mT, alpha=2)
+                # Points of the same frame are no neighbors.
+                similarity[:, :, t * size : (t + 1) * size] = -torch.inf
+                indices.append(similarity.topk(k, dim=2, sorted=False).indices)
+    return torch.cat(indices, dim=1)
 
 
 def resize_maps(maps: Tensor, height: int, width: int) -> Tensor:
@@ -131,6 +132,7 @@ def resize_maps(maps: Tensor, height: int, width: int) -> Tensor:
     for axis, size in ((2, height), (3, width)):
         old = maps.shape[axis]
         steps = torch.arange(size, device=maps.device)
+        # old = 2, size = 4 -> low = [0, 0, 1, 1], share = [0, 0.5, 0, 0.5]
         low = steps * old // size
         share = (steps * old % size).to(maps.dtype) / size
         share = share.view(-1, *(1,) * (3 - axis))
@@ -141,7 +143,7 @@ def resize_maps(maps: Tensor, height: int, width: int) -> Tensor:
 
 
 def _compute_positions(clips: Tensor) -> Tensor:
-    """``(t/T, y/H, x/W)`` of each point, ``(1, 3, N)``."""
+    """Return the position ``(t/T, y/H, x/W)`` of each point, ``(1, 3, N)``."""
     t, _, h, w = clips.shape[1:]
     axes = (torch.arange(size, device=clips.device, dtype=clips.dtype) / size for size in (t, h, w))
     return torch.stack([grid.flatten() for grid in torch.meshgrid(*axes, indexing="ij")])[None]

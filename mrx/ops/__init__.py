@@ -1,1 +1,1 @@
-"""Formulas as pure functions of tensors: any device, differentiable, no state."""
+"""Formulas as pure functions of tensors: differentiable, on any device, without state."""

@@ -1,4 +1,4 @@
-"""Windows of frames to flow: texture, levels, and a solver for each pair of neighbours."""
+"""Optical flow of windows: extract texture, build levels, solve each pair of neighbors."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,7 +12,7 @@ from mrx.ops.tvl1_solver import LevelFactory, PlainLevel, SolverRules, solve_lev
 
 
 def estimate_flow(clip: Tensor, rules: SolverRules, level: LevelFactory = PlainLevel) -> Tensor:
-    """The displacements between the neighbouring frames of each window, as one batch.
+    """Estimate the displacements between neighboring frames of each window, as one batch.
 
     Shape:
         - clip: ``(B, T, 1, H, W)``, floating point in 0..255
@@ -25,16 +25,20 @@ def estimate_flow(clip: Tensor, rules: SolverRules, level: LevelFactory = PlainL
 def estimate_shared_flow(
     frames: Tensor, rules: SolverRules, level: LevelFactory = PlainLevel
 ) -> Tensor:
-    """The same of windows that may share frames, as views of the same memory, each done once.
+    """Estimate flow like `estimate_flow`, solving each pair that windows share only once.
+
+    Windows share a frame if both are views of the same memory.
 
     Shape:
         - frames: ``(B, T, 1, H, W)``, of any type, in 0..255
         - output: ``(B, 2 (T - 1), H, W)``
     """
+    # Windows that overlap view the same memory, so a data pointer identifies a frame.
     distinct: dict[int, Tensor] = {frame.data_ptr(): frame for window in frames for frame in window}
     if not distinct:
+        # torch.stack refuses the empty list of a batch without frames.
         return estimate_flow(frames.float(), rules, level)
-    image_indices = {place: number for number, place in enumerate(distinct)}
+    image_indices = {pointer: index for index, pointer in enumerate(distinct)}
     windows = [[image_indices[frame.data_ptr()] for frame in window] for window in frames]
     images = torch.stack(list(distinct.values())).float()
     return _solve_distinct_pairs(images, torch.tensor(windows), rules, level)
@@ -43,10 +47,17 @@ def estimate_shared_flow(
 def _solve_distinct_pairs(
     images: Tensor, windows: Tensor, rules: SolverRules, level: LevelFactory
 ) -> Tensor:
-    """The flow of windows (B, T) of numbers of images (N, 1, H, W); equal pairs are solved once."""
+    """Solve each distinct pair of images once, and arrange the flow by window.
+
+    Shape:
+        - images: ``(N, 1, H, W)``
+        - windows: ``(B, T)``, indices of images
+        - output: ``(B, 2 (T - 1), H, W)``
+    """
     if rules.texture:
         images = extract_texture(images, rules)
     levels = build_pyramid(images, zoom=rules.zoom, max_levels=rules.levels, smooth=rules.blur)
+    # windows [[0, 1, 2], [1, 2, 3]] -> pairs [[0, 1], [1, 2], [2, 3]], places [0, 1, 1, 2]
     neighbor_pairs = torch.stack([windows[:, :-1], windows[:, 1:]], dim=-1).flatten(0, 1)
     pairs, places = torch.unique(neighbor_pairs, dim=0, return_inverse=True)
     first, second = ([size[side] for size in levels] for side in pairs.to(images.device).unbind(1))
@@ -56,19 +67,20 @@ def _solve_distinct_pairs(
 
 
 def map_neighbors(clip: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Something of the neighbouring frames of each window, pair by pair.
+    """Apply `compute` to each pair of neighboring frames of each window.
 
-    A pair that windows share, as views of the same memory, is computed once.
+    A pair that consecutive windows share, as views of the same memory, is computed once.
 
     Shape:
         - clip: ``(B, T, ...)``
-        - output: ``(B, C (T - 1), H, W)``, where `compute` gives ``(1, C, H, W)`` of two frames
+        - output: ``(B, C (T - 1), H, W)``, where `compute` returns ``(1, C, H, W)`` for two frames
     """
     maps_by_pair: dict[tuple[int, int], Tensor] = {}
     window_maps = []
     for window in clip:
         places = [(a.data_ptr(), b.data_ptr()) for a, b in pairwise(window)]
         pairs = dict(zip(places, pairwise(window), strict=True))
+        # Overlapping windows are consecutive, so only the maps of the previous one are kept.
         previous_maps, maps_by_pair = maps_by_pair, {}
         for place, pair in pairs.items():
             maps_by_pair[place] = previous_maps[place] if place in previous_maps else compute(*pair)

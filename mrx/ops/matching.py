@@ -1,9 +1,9 @@
-"""Matching of feature maps: local correlation, where its peak lies, and how high it is.
+"""Matching of feature maps: local correlation, and the position and height of its peak.
 
 Formulas of MotionSqueeze (Kwon et al., Neural Motion Feature Learning for Video Understanding,
-ECCV 2020), as its released code has them. A cell is a position of the maps. Displacements are in
-cells, x right and y down, from the first frame to the second; the released code divides them by
-`max_displacement`, to -1..1. Everything is computed in float32 at least, under autocast too.
+ECCV 2020), as in its released code. A cell is a position of the maps. Displacements are in cells,
+x right and y down, from the first frame to the second; the released code divides them by
+`max_displacement`, to -1..1. Everything is computed in at least float32, also under autocast.
 """
 
 import math
@@ -20,15 +20,18 @@ TieRule = Literal["first", "smallest"]
 
 _EPSILON = 1e-6
 _TIE_TOLERANCE = 1e-5  # equal features correlate equally up to this, in float32
-_BLOCK_ROWS, _BLOCK_COLUMNS = 4, 32  # cells of a block; timed on maps of 14 to 128 cells a side
-_GPU_BLOCK_ROWS = 32  # which waits for launches, not for products
-_MAX_VALUES = 2**22  # values held at once, for as many pairs as fit: 16 MB of float32
-_VECTOR_CELLS = 64  # cells that are added up at once, or a multiple of those
-_MAX_WASTE = 10  # products for each one kept, from which on shifting is faster
+_BLOCK_ROWS, _BLOCK_COLUMNS = 4, 32  # cells of a block, timed on maps of 14 to 128 cells a side
+# A GPU waits for kernel launches, not for products: it gets fewer, larger blocks.
+_GPU_BLOCK_ROWS = 32
+# Values held at once, for as many pairs as fit: 16 MB of float32.
+_MAX_VALUES = 2**22
+_VECTOR_CELLS = 64  # the number of cells that are summed at once, or a multiple of it
+# From this many computed products for each one kept, shifting is faster.
+_MAX_WASTE = 10
 
 
 def normalize_features(features: Tensor) -> Tensor:
-    """Features of length 1 at each cell, ``x / √(Σ_c x_c² + 1e-6)``; zeros stay zeros.
+    """Scale features to length 1 at each cell, ``x / √(Σ_c x_c² + 1e-6)``; zeros stay zeros.
 
     Shape:
         - features: ``(N, C, H, W)``; output: the same
@@ -41,16 +44,16 @@ def normalize_features(features: Tensor) -> Tensor:
 
 
 def max_displacement(*, patch: int, dilation: int = 1) -> int:
-    """The largest displacement, in cells; the released code's unit.
+    """Return the largest displacement in cells, the unit of the released code.
 
     Raises:
-        ValueError: the patch is even, or one of the two is below 1
+        ValueError: the patch is even, or either value is below 1
 
     >>> max_displacement(patch=15), max_displacement(patch=7, dilation=2)
     (7, 6)
     """
     if patch < 1 or patch % 2 == 0:
-        raise ValueError(f"patch={patch}: must be odd, for as many displacements each way")
+        raise ValueError(f"patch={patch}: must be odd and at least 1")
     if dilation < 1:
         raise ValueError(f"dilation={dilation}: must be at least 1")
     return patch // 2 * dilation
@@ -59,34 +62,34 @@ def max_displacement(*, patch: int, dilation: int = 1) -> int:
 def correlate(
     first: Tensor, second: Tensor, *, patch: int, dilation: int = 1, rows: range | None = None
 ) -> Tensor:
-    """Inner products of each cell's features with those of the second frame around it.
+    """Correlate each cell's features with those of the second frame around it.
 
     ``S[(i + r) patch + (j + r), y, x] = Σ_c first[c, y, x] second[c, y + i d, x + j d]`` for i and
     j in -r..r, with r = ``patch // 2`` and d = ``dilation``; a target outside the map gives 0.
 
-    There are two exact forms. *Blocks*: the inner products of 4x32 cells with all cells that any
-    of them reaches, as one matrix product, of which a band is kept. *Shifts*: a product of whole
-    maps for each displacement. They are taken where blocks would compute 10 times what they keep:
-    at a patch of 3 on maps of 15 cells a side and more, and at 5 from 32 cells on.
+    Both forms of the computation are exact. *Blocks* multiply 4x32 cells by all cells that any of
+    them reaches, as one matrix product, and keep a band of it. *Shifts* multiply whole maps, once
+    for each displacement. Shifts are used if blocks would compute 10 times what they keep: for a
+    patch of 3 on maps of at least 15 cells a side, and for a patch of 5 from 32 cells.
 
-    As many pairs are done at once as fit 16 MB of float32, at least one: with a block, its
-    products and copies of the features it needs; with shifts, all products before their sums.
-    Beside that it holds twice the output, and copies of inputs of half precision or for dilation.
+    As many pairs are computed at once as fit 16 MB of float32, at least one. This counts the
+    products of a block and its copies of features, or all products of the shifts before their sums.
+    Twice the output, and copies of inputs of half precision or for dilation, come on top.
 
     Args:
-        first: features of the frame that displacements start from
-        second: features of the frame that they lead to
+        first: features of the frame where displacements start
+        second: features of the frame where displacements end
         patch: displacements along each axis, odd
         dilation: cells from one displacement to the next
-        rows: of the first frame, if not all; see `split_rows`
+        rows: rows of the first frame to correlate, None for all; see `split_rows`
 
     Shape:
         - first, second: ``(N, C, H, W)``
-        - output: ``(N, patch * patch, H, W)``, dy outer, dx inner; of `rows` only, if given
+        - output: ``(N, patch * patch, H, W)``, dy outer, dx inner; only `rows`, if given
 
     Raises:
         ValueError: see `max_displacement`
-        ShapeError: the maps are of two shapes, or have no cells
+        ShapeError: the shapes of the maps differ, or the maps have no cells
 
     >>> row = torch.tensor([1.0, 2.0, 3.0]).view(1, 1, 1, 3)
     >>> correlate(row, row, patch=3)[0, 3:6, 0]
@@ -98,7 +101,8 @@ def correlate(
     check_map_pair(first, second)
     h, w = first.shape[2:]
     rows = range(h) if rows is None else rows
-    # Cells whose coordinates leave the same rest meet only each other: they are maps by themselves.
+    # Cells only meet cells with equal coordinates modulo the dilation: each phase is its own map.
+    # Dilations beyond the map reach no other cell, so they are capped to limit the padding.
     phases = min(dilation, max(h, w))
     dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
     with torch.autocast(first.device.type, enabled=False):
@@ -112,12 +116,11 @@ def correlate(
 def split_rows(
     maps: Tensor, *, patch: int, dilation: int = 1, max_values: int = _MAX_VALUES
 ) -> list[range]:
-    """The rows of maps, so many at a time that their correlation has at most so many values.
+    """Split the rows of maps into strips whose correlation has at most `max_values` values.
 
-    Each begins with a block of `correlate` and a multiple of 64 cells, where vectors of numbers
-    begin, which are added in another order than the rest that does not fill one. So the bits are
-    those of all rows at once; at a dilation above 1 they may not be. Where the width is odd a strip
-    has 64 rows at least.
+    Correlating strips gives the same bits as correlating all rows at once, except possibly at a
+    dilation above 1. A strip has at least one block of `correlate`, and at least 64 rows if the
+    width is odd.
 
     Shape:
         - maps: ``(N, C, H, W)``, with cells
@@ -126,13 +129,15 @@ def split_rows(
     [range(0, 8), range(8, 16), range(16, 20)]
     """
     n, _, h, w = maps.shape
+    # Vectorized sums add the cells that do not fill a vector in another order. For equal bits a
+    # strip must begin where a block and a vector begin.
     block = math.lcm(dilation * _block_height(maps), _VECTOR_CELLS // math.gcd(_VECTOR_CELLS, w))
     strip_height = max(1, max_values // max(1, n * patch**2 * w * block)) * block
     return [range(top, min(h, top + strip_height)) for top in range(0, h, strip_height)]
 
 
 def check_map_pair(first: Tensor, second: Tensor) -> None:
-    """Refuse maps that cannot be matched with each other."""
+    """Raise ShapeError for maps that cannot be matched with each other."""
     if first.ndim != 4 or first.shape != second.shape or 0 in first.shape[1:]:
         shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
         raise ShapeError(
@@ -149,25 +154,25 @@ def soft_argmax(
     temperature: float,
     tie: TieRule = "first",
 ) -> Tensor:
-    """The displacement around the peak, weighed by a softmax: the kernel soft-argmax.
+    """Compute the displacement of the correlation peak by the kernel soft-argmax.
 
     ``Σ_d d softmax_d(temperature · G_d · S_d)`` over the displacements d, where G is 1 at the peak
-    of S and falls off as a Gaussian. Gradients pass through S, not through where the peak is.
-    Where S is 0 for all displacements, so is the result. Where all are equal the peak is
-    anywhere, and so is the result, unless ties are told to fall to the ``smallest``.
+    of S and decays as a Gaussian. Gradients pass through S, not through the position of the peak.
+    If S is 0 for all displacements, the result is 0. If all values of S are equal, the peak and the
+    result are arbitrary, unless `tie` is ``smallest``.
 
     Args:
-        correlation: S, of `correlate`, without negative values
+        correlation: S, from `correlate`, without negative values
         patch: displacements along each axis
         dilation: cells from one displacement to the next
-        sigma: of the Gaussian, in displacements, which are ``dilation`` cells apart
-        temperature: factor of the products; the larger, the closer to the peak's displacement
-        tie: which of equal peaks counts, the ``first``, as released, or the ``smallest``
+        sigma: sigma of the Gaussian, in displacements, which are `dilation` cells apart
+        temperature: factor of the products; larger values give results closer to the peak
+        tie: rule for equal peaks: take the ``first``, as released, or the ``smallest``
             displacement among all within 1e-5 of the largest value
 
     Shape:
         - correlation: ``(N, patch * patch, H, W)``
-        - output: ``(N, 2, H, W)``: x, y, in cells; over `max_displacement`, the released code's -1..1
+        - output: ``(N, 2, H, W)``: x, y in cells; the released code divides by `max_displacement`
     """
     max_displacement(patch=patch, dilation=dilation)
     if correlation.ndim != 4 or correlation.shape[1] != patch * patch:
@@ -190,7 +195,7 @@ def soft_argmax(
 
 
 def peak_confidence(correlation: Tensor) -> Tensor:
-    """The height of the peak, at least 0: for features of length 1 a cosine in 0..1.
+    """Return the height of the peak, at least 0; for features of length 1 a cosine in 0..1.
 
     Shape:
         - correlation: ``(N, D, H, W)``, of all displacements
@@ -203,14 +208,14 @@ def peak_confidence(correlation: Tensor) -> Tensor:
 
 
 def pair_up(features: Tensor, segments: int) -> tuple[Tensor, Tensor]:
-    """The features of each frame that has a next one in its clip, and those of the next ones.
+    """Pair the features of each frame with those of the next frame in its clip.
 
     Shape:
-        - features: ``(B * segments, C, H, W)``, the frames of a clip one after the other
+        - features: ``(B * segments, C, H, W)``, the frames of each clip in order
         - output: ``(B * (segments - 1), C, H, W)`` twice
 
     Raises:
-        ShapeError: the frames are no whole clips
+        ShapeError: the frames do not form whole clips
 
     >>> first, second = pair_up(torch.arange(6).view(6, 1, 1, 1), 3)
     >>> first.flatten().tolist(), second.flatten().tolist()
@@ -225,13 +230,13 @@ def pair_up(features: Tensor, segments: int) -> tuple[Tensor, Tensor]:
 
 
 def repeat_last(maps: Tensor, segments: int) -> Tensor:
-    """A map for each frame from one for each pair: the last pair's stands for the last frame too.
+    """Turn maps of pairs into maps of frames, repeating the last pair's for the last frame.
 
     Shape:
         - maps: ``(B * (segments - 1), C, H, W)``; output: ``(B * segments, C, H, W)``
 
     Raises:
-        ShapeError: the maps are not those of whole clips
+        ShapeError: the maps do not form whole clips
 
     >>> repeat_last(torch.arange(4).view(4, 1, 1, 1), 3).flatten().tolist()
     [0, 1, 1, 2, 3, 3]
@@ -252,17 +257,22 @@ def _check_segment_count(segments: int) -> None:
 
 
 def _find_peak(values: Tensor, steps: Tensor, tie: TieRule) -> Tensor:
-    """The channel of the largest value, ``(N, H, W)``."""
+    """Return the channel of the largest value, ``(N, H, W)``."""
     largest, first = values.max(1, keepdim=True)
     if tie == "first":
         return first[:, 0]
+    # dy² + dx² of each channel; among near-equal peaks the shortest displacement wins.
     distance = steps.square()[:, None] + steps.square()
     near = values >= largest - _TIE_TOLERANCE
     return torch.where(near, distance.view(-1, 1, 1), torch.inf).argmin(1)
 
 
 def _split_phases(maps: Tensor, phases: int) -> Tensor:
-    """Each rest of the coordinates as a map: to ``(N * apart², C, ceil(H / apart), ...)``."""
+    """Turn each phase, the coordinates with one remainder modulo `phases`, into its own map.
+
+    Shape:
+        - maps: ``(N, C, H, W)``; output: ``(N * phases², C, ⌈H / phases⌉, ⌈W / phases⌉)``
+    """
     if phases == 1:
         return maps
     n, c, h, w = maps.shape
@@ -273,7 +283,7 @@ def _split_phases(maps: Tensor, phases: int) -> Tensor:
 
 
 def _merge_phases(maps: Tensor, phases: int) -> Tensor:
-    """What `_split_phases` undoes; the padding stays."""
+    """Undo `_split_phases`; the padding stays."""
     if phases == 1:
         return maps
     n, d, h, w = maps.shape
@@ -282,7 +292,7 @@ def _merge_phases(maps: Tensor, phases: int) -> Tensor:
 
 
 def _correlate_in_chunks(source: Tensor, target: Tensor, patch: int, rows: range) -> Tensor:
-    """Of these rows, in the faster form, as many pairs at a time as `_MAX_VALUES` allows."""
+    """Correlate these rows in the faster form, with as many pairs at once as fit `_MAX_VALUES`."""
     c, _, w = source.shape[1:]
     if _shifting_is_faster(source, patch):
         correlate_chunk, values_per_pair = _correlate_by_shifts, patch**2 * c * len(rows) * w
@@ -296,7 +306,7 @@ def _correlate_in_chunks(source: Tensor, target: Tensor, patch: int, rows: range
     max_pairs = max(1, _MAX_VALUES // values_per_pair)
     parts = zip(torch.split(source, max_pairs), torch.split(target, max_pairs), strict=True)
     return _concatenate_parts(
-        [correlate_chunk(some, others, patch, rows) for some, others in parts], 0
+        [correlate_chunk(sources, targets, patch, rows) for sources, targets in parts], 0
     )
 
 
@@ -305,7 +315,7 @@ def _shifting_is_faster(maps: Tensor, patch: int) -> bool:
 
 
 def _count_reached_cells(maps: Tensor, *, block_rows: int, patch: int) -> int:
-    """How many cells a block of this height reaches at most."""
+    """Return the maximum number of cells that a block of this height reaches."""
     h, w = maps.shape[2:]
     return min(h, block_rows + patch - 1) * min(w, _BLOCK_COLUMNS + patch - 1)
 
@@ -343,7 +353,7 @@ def _correlate_by_blocks(source: Tensor, target: Tensor, patch: int, rows: range
 def _correlate_block(
     source: Tensor, target: Tensor, patch: int, rows: range, columns: range
 ) -> Tensor:
-    """The correlation of the cells in these rows and columns."""
+    """Correlate the cells in these rows and columns."""
     h, w = source.shape[2:]
     reached_rows, reached_columns = (
         _reachable_span(span, patch, size) for span, size in ((rows, h), (columns, w))
@@ -352,30 +362,32 @@ def _correlate_block(
     target_cells = target[
         :, :, reached_rows.start : reached_rows.stop, reached_columns.start : reached_columns.stop
     ].flatten(2)
+    # (cells reached, cells of the block): more than the patch around each cell, which is gathered.
     products = torch.bmm(target_cells.transpose(1, 2), source_cells)
     y, outside_y = _locate_targets(rows, reached_rows, patch, source.device)
     x, outside_x = _locate_targets(columns, reached_columns, patch, source.device)
-    # (patch, patch, rows, columns), and then (patch², cells)
+    # (patch, patch, rows, columns), flattened to (patch², cells) below
     index = (y * len(reached_columns))[:, None, :, None] + x[None, :, None, :]
     outside = outside_y[:, None, :, None] | outside_x[None, :, None, :]
     shape = patch**2, len(rows) * len(columns)
     band = products.gather(1, index.view(shape).expand(len(products), -1, -1))
+    # Targets outside the map were clamped to some cell inside; their products count as 0.
     kept = band.masked_fill(outside.view(shape), 0)
     return kept.view(len(kept), patch**2, len(rows), len(columns))
 
 
 def _reachable_span(span: range, patch: int, size: int) -> range:
-    """What these cells reach along an axis and is inside the map."""
+    """Return the span of cells that these cells reach along an axis, inside the map."""
     return range(max(0, span.start - patch // 2), min(size, span.stop + patch // 2))
 
 
 def _locate_targets(
     span: range, inside: range, patch: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Where each displacement leads from each cell, counted inside, and whether it leads out.
+    """Locate the target of each displacement along an axis, and flag targets outside.
 
     Shape:
-        - output: ``(patch, len(span))`` twice
+        - output: ``(patch, len(span))`` twice: indices from the start of `inside`, and flags
     """
     steps = torch.arange(patch, device=device)[:, None] - patch // 2
     place = steps + torch.arange(span.start - inside.start, span.stop - inside.start, device=device)

@@ -1,4 +1,4 @@
-"""The median of a square of pixels, by comparisons alone."""
+"""Median filter over squares of pixels, by comparisons alone."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,9 @@ from torch import Tensor
 
 
 def median_blur(image: Tensor, size: int) -> Tensor:
-    """The median of each pixel's square of 1, 3 or 5 pixels a side, the edge repeated.
+    """Replace each pixel by the median of its square of 1, 3 or 5 pixels a side.
+
+    The edge is repeated.
 
     Shape:
         - image: ``(B, C, H, W)``; output: the same
@@ -22,14 +24,15 @@ def median_blur(image: Tensor, size: int) -> Tensor:
 
 
 def median(values: list[Tensor]) -> Tensor:
-    """The element-wise median of an odd number of tensors.
+    """Compute the element-wise median of an odd number of tensors.
 
-    Of more than half of the values the least and the greatest cannot be the median: they are
-    dropped, the next value is taken in, and so on until one is left.
+    Among more than half of the values, the smallest and the largest cannot be the median. Both are
+    dropped and the next value is added, until one value is left.
 
     >>> median([torch.tensor(v) for v in (3.0, 1.0, 2.0)])
     tensor(2.)
     """
+    # 9 values: 6 candidates and 3 remaining, then 5 and 2, 4 and 1, 3 and 0, and 1 candidate.
     candidates, remaining = values[: len(values) // 2 + 2], values[len(values) // 2 + 2 :]
     while len(candidates) > 1:
         candidates = _drop_extremes(candidates) + remaining[:1]
@@ -38,7 +41,8 @@ def median(values: list[Tensor]) -> Tensor:
 
 
 def _drop_extremes(values: list[Tensor]) -> list[Tensor]:
-    """All values but the least and the greatest, in no order."""
+    """Return all values but the smallest and the largest, in no order."""
+    # The first pass carries the minimum along and keeps the others, the second the maximum.
     orders = (torch.minimum, torch.maximum), (torch.maximum, torch.minimum)
     for push, keep in orders:
         extreme, kept = values[0], []

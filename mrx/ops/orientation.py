@@ -1,4 +1,4 @@
-"""Histograms of the orientation of edges, cell by cell: features that need no training."""
+"""Histograms of edge orientations in cells: features that need no training."""
 
 import functools
 import math
@@ -13,18 +13,19 @@ _NUM_ORIENTATIONS = 8
 _NOISE_SIGMA = 1.0
 """Sigma of the blur before the gradient, in pixels."""
 
-_SQUARE_EPSILON = 1e-12  # of a squared gradient
-_DEVIATION_EPSILON = 1e-6  # of a standard deviation
+# Added to squared gradients and to standard deviations, which may be 0.
+_SQUARE_EPSILON = 1e-12
+_DEVIATION_EPSILON = 1e-6
 _CHANNELS_AT_ONCE = 16
 
 
 class CellLayout(NamedTuple):
-    """How a picture is cut into cells, and how far around it a cell's features look.
+    """The grid of cells of a picture, and the neighborhood of a cell's features.
 
     Attributes:
         stride: pixels from one cell to the next
-        sigma: of the blur of the orientations, in pixels
-        side: cells of a square whose histograms are one cell's features, odd
+        sigma: sigma of the blur of the orientation maps, in pixels
+        side: side in cells, odd, of the square whose histograms are one cell's features
     """
 
     stride: int
@@ -33,11 +34,11 @@ class CellLayout(NamedTuple):
 
 
 CELL_LAYOUTS = {8: CellLayout(8, 3.0, 3), 4: CellLayout(4, 2.0, 5)}
-"""By stride; both were chosen by their error on moved photographs."""
+"""Layouts by stride, chosen by their error on moved photographs."""
 
 
 def compute_luma(frames: Tensor) -> Tensor:
-    """``0.299 R + 0.587 G + 0.114 B``, on the scale of the frames.
+    """Compute ``0.299 R + 0.587 G + 0.114 B``, on the scale of the frames.
 
     Shape:
         - frames: ``(..., 3, H, W)``; output: ``(..., 1, H, W)``
@@ -47,7 +48,9 @@ def compute_luma(frames: Tensor) -> Tensor:
 
 
 def gaussian_taps(sigma: float) -> Tensor:
-    """The taps of a Gaussian, in float64; they sum to 1. The radius is ``int(3 sigma + 0.5)``.
+    """Return the taps of a Gaussian in float64; they sum to 1.
+
+    The radius is ``int(3 sigma + 0.5)``.
 
     >>> [round(value, 3) for value in gaussian_taps(0.5).tolist()]
     [0.0, 0.106, 0.787, 0.106, 0.0]
@@ -59,24 +62,25 @@ def gaussian_taps(sigma: float) -> Tensor:
 
 
 def smoothing_matrix(size: int, sigma: float) -> Tensor:
-    """`gaussian_taps` along an axis as a matrix, in float64; the edge is repeated.
+    """Return the matrix that applies `gaussian_taps` along an axis, repeating the edge.
 
     Shape:
-        - output: ``(size, size)``, of rows that sum to 1
+        - output: ``(size, size)`` float64; each row sums to 1
 
     >>> [round(value, 3) for value in smoothing_matrix(3, 0.5)[0].tolist()]
     [0.893, 0.106, 0.0]
     """
     taps = gaussian_taps(sigma)
     steps = torch.arange(len(taps)) - len(taps) // 2
-    places = (torch.arange(size)[:, None] + steps).clamp(0, size - 1)
+    positions = (torch.arange(size)[:, None] + steps).clamp(0, size - 1)
+    # Taps beyond the edge add up at the edge pixel.
     return torch.zeros(size, size, dtype=torch.float64).scatter_add(
-        1, places, taps.expand(size, -1)
+        1, positions, taps.expand(size, -1)
     )
 
 
 def blur_by_matrix(maps: Tensor, sigma: float) -> Tensor:
-    """Blur by a Gaussian, the edge repeated, as products with matrices: for small maps.
+    """Blur small maps by a Gaussian as matrix products, repeating the edge.
 
     Shape:
         - maps: ``(..., H, W)``; output: the same
@@ -86,7 +90,7 @@ def blur_by_matrix(maps: Tensor, sigma: float) -> Tensor:
 
 
 def blur_by_taps(images: Tensor, sigma: float) -> Tensor:
-    """Blur by a Gaussian, the edge repeated, tap by tap: for large images and a small sigma.
+    """Blur large images by a small Gaussian tap by tap, repeating the edge.
 
     Shape:
         - images: ``(N, C, H, W)``; output: the same
@@ -95,7 +99,7 @@ def blur_by_taps(images: Tensor, sigma: float) -> Tensor:
 
 
 def correlate_separable(images: Tensor, taps: list[float]) -> Tensor:
-    """Correlate along both axes with an odd number of taps, the edge repeated.
+    """Correlate along both axes with an odd number of taps, repeating the edge.
 
     Shape:
         - images: ``(N, C, H, W)``; output: the same
@@ -112,12 +116,12 @@ def correlate_separable(images: Tensor, taps: list[float]) -> Tensor:
 
 
 def orientation_histograms(gray: Tensor, cells: CellLayout) -> Tensor:
-    """How strong the edges of each orientation are around each cell.
+    """Compute the strength of each edge orientation around each cell.
 
     The picture is blurred by 1 pixel; g are its central differences. Channel i of 8 is ``|g|
-    max(0, cos(angle(g) - i π/4))⁴``, blurred by `Cells.sigma` and read at the centre of each cell,
-    which is the mean of its middle four pixels. A cell's features are the channels of the `side` x
-    `side` cells around it, row by row. Beyond the picture its edge is repeated.
+    max(0, cos(angle(g) - i π/4))⁴``, blurred by `cells.sigma` and read at the center of each cell
+    as the mean of the middle four pixels. A cell's features are the channels of the `side` x `side`
+    cells around it, row by row. The edge of the picture is repeated.
 
     Shape:
         - gray: ``(N, 1, H, W)``, in 0..1
@@ -126,6 +130,7 @@ def orientation_histograms(gray: Tensor, cells: CellLayout) -> Tensor:
     height, width = (size // cells.stride for size in gray.shape[2:])
     down, across = (_cell_reading_matrix(size, cells).to(gray) for size in gray.shape[2:])
     slopes = _compute_slopes(blur_by_taps(gray, _NOISE_SIGMA))
+    # Each channel is reduced to cells before the next one is made: only one has full size.
     cell_channels = [down @ channel @ across.T for channel in _iterate_orientations(*slopes)]
     histograms = torch.cat(cell_channels, dim=1)
     shifts = range(cells.side)
@@ -135,9 +140,9 @@ def orientation_histograms(gray: Tensor, cells: CellLayout) -> Tensor:
 
 
 def standardize_features(features: Tensor) -> Tensor:
-    """Features less their mean, over their deviation, of all frames and cells that are given.
+    """Subtract each channel's mean and divide by its deviation, over all given frames and cells.
 
-    For two frames the result depends on those two alone, however a video is cut.
+    For two frames the result depends on those two alone, however the video is cut.
 
     Shape:
         - features: ``(N, C, H, W)``; output: the same
@@ -145,7 +150,7 @@ def standardize_features(features: Tensor) -> Tensor:
     >>> standardize_features(torch.tensor([1.0, 3.0]).view(2, 1, 1, 1)).flatten()
     tensor([-0.7071,  0.7071])
     """
-    # A few channels at a time: their values in one piece are a copy.
+    # A few channels at a time, because flattening them makes a copy.
     parts = [
         torch.std_mean(_flatten_channels(part), dim=1)
         for part in torch.split(features, _CHANNELS_AT_ONCE, 1)
@@ -155,19 +160,21 @@ def standardize_features(features: Tensor) -> Tensor:
 
 
 def _flatten_channels(features: Tensor) -> Tensor:
-    """Each channel's values in one piece, ``(C, N * H * W)``."""
+    """Flatten the values of each channel to ``(C, N * H * W)``."""
     return features.transpose(0, 1).flatten(1)
 
 
 def _compute_slopes(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Central differences to the right and downwards, the edge repeated."""
+    """Compute central differences to the right and downwards, repeating the edge."""
     padded = F.pad(image, [1] * 4, mode="replicate")
     rows, columns = padded[..., 1:-1, :], padded[..., 1:-1]
     return (rows[..., 2:] - rows[..., :-2]) / 2, (columns[..., 2:, :] - columns[..., :-2, :]) / 2
 
 
 def _iterate_orientations(across: Tensor, down: Tensor) -> Iterator[Tensor]:
-    """One channel after the other at every pixel; ``|g| cos(..)`` is a projection of g."""
+    """Yield the orientation channels at every pixel, one after the other."""
+    # |g| cos(angle(g) - a) is the projection of g on direction a: its 4th power over |g|³ gives
+    # |g| cos⁴ without computing an angle.
     square = across.square() + down.square() + _SQUARE_EPSILON
     scale = square.rsqrt() / square
     for i in range(_NUM_ORIENTATIONS):
@@ -177,13 +184,13 @@ def _iterate_orientations(across: Tensor, down: Tensor) -> Iterator[Tensor]:
 
 
 def _cell_reading_matrix(size: int, cells: CellLayout) -> Tensor:
-    """Blur along an axis and the mean of the middle two pixels of each cell, as one matrix.
+    """Return the matrix that blurs an axis and averages the middle two pixels of each cell.
 
     Shape:
-        - output: ``(size // stride + side - 1, size)``, with the cells beyond both ends
+        - output: ``(size // stride + side - 1, size)``, including cells beyond both ends
     """
     beyond = cells.side // 2
     first = torch.arange(-beyond, size // cells.stride + beyond) * cells.stride
-    places = [(first + cells.stride // 2 + i).clamp(0, size - 1) for i in (-1, 0)]
+    middles = [(first + cells.stride // 2 + i).clamp(0, size - 1) for i in (-1, 0)]
     matrix = smoothing_matrix(size, cells.sigma)
-    return (matrix[places[0]] + matrix[places[1]]) / 2
+    return (matrix[middles[0]] + matrix[middles[1]]) / 2

@@ -1,4 +1,4 @@
-"""Images at smaller sizes, as OpenCV makes them."""
+"""Image pyramids, blurred and resized as in OpenCV."""
 
 import math
 
@@ -7,13 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SMALLEST_LEVEL = 16
-"""No level has a side shorter than this, in pixels, unless the image itself has."""
+"""Shortest side of a level in pixels, unless the image itself is smaller."""
 
 
 def pyramid_sizes(
     height: int, width: int, *, zoom: float, max_levels: int
 ) -> list[tuple[int, int]]:
-    """The sizes of the levels, the image's own first; each is the one above times `zoom`, rounded.
+    """Return the sizes of the levels, starting with the image itself.
+
+    Each size is the one above times `zoom`, rounded.
 
     >>> pyramid_sizes(64, 100, zoom=0.5, max_levels=9)
     [(64, 100), (32, 50), (16, 25)]
@@ -28,24 +30,25 @@ def pyramid_sizes(
 
 
 def blur_taps(zoom: float) -> list[float]:
-    """A Gaussian that keeps a zoomed image from aliasing: sigma ``0.6 sqrt(1/zoom² - 1)``.
+    """Return the Gaussian taps that prevent aliasing: sigma is ``0.6 sqrt(1/zoom² - 1)``.
 
     >>> len(blur_taps(0.5)), round(sum(blur_taps(0.5)), 6)
     (9, 1.0)
     """
     sigma = blur_sigma(zoom)
+    # OpenCV takes round(8 sigma + 1) taps for float images, made odd.
     radius = round(sigma * 8 + 1) // 2
     taps = [math.exp(-((i / sigma) ** 2) / 2) for i in range(-radius, radius + 1)]
     return [tap / sum(taps) for tap in taps]
 
 
 def blur_sigma(zoom: float) -> float:
-    """The deviation of `blur_taps`."""
+    """Return the standard deviation of `blur_taps`."""
     return 0.6 * math.sqrt(1 / zoom**2 - 1)
 
 
 def blur_reflected(image: Tensor, taps: list[float]) -> Tensor:
-    """Blur with a separable symmetric kernel, the border reflected without its edge pixel.
+    """Blur with a separable symmetric kernel, reflecting the border without its edge pixel.
 
     Shape:
         - image: ``(B, C, H, W)``; output: the same
@@ -53,6 +56,7 @@ def blur_reflected(image: Tensor, taps: list[float]) -> Tensor:
     radius = len(taps) // 2
     for axis in (2, 3):
         size = image.shape[axis]
+        # F.pad refuses a kernel wider than the image; these positions reflect repeatedly.
         padded = image.index_select(axis, _reflected_positions(size, radius).to(image.device))
         shifted = [padded.narrow(axis, i, size) * tap for i, tap in enumerate(taps)]
         image = torch.stack(shifted).sum(0)
@@ -60,16 +64,17 @@ def blur_reflected(image: Tensor, taps: list[float]) -> Tensor:
 
 
 def _reflected_positions(size: int, radius: int) -> Tensor:
-    """The places of a line from `radius` before it to `radius` after it."""
+    """Return the reflected positions from `radius` before an axis to `radius` after it."""
+    # size = 3, radius = 2 -> [2, 1, 0, 1, 2, 1, 0]
     period = max(2 * (size - 1), 1)
-    places = torch.arange(-radius, size + radius) % period
-    return torch.minimum(places, period - places)
+    positions = torch.arange(-radius, size + radius) % period
+    return torch.minimum(positions, period - positions)
 
 
 def shrink_image(image: Tensor, height: int, width: int, *, zoom: float) -> Tensor:
-    """Resize by linear interpolation at steps of exactly ``1 / zoom``, as ``cv2.resize`` with fx.
+    """Resize by linear interpolation at steps of exactly ``1 / zoom``, like ``cv2.resize`` with fx.
 
-    The size is rounded, the step is not: that is what differs from `torch`'s interpolation.
+    Unlike in torch's interpolation, rounding the size does not change the step.
 
     Shape:
         - image: ``(B, C, H, W)``; output: ``(B, C, height, width)``
@@ -80,7 +85,7 @@ def shrink_image(image: Tensor, height: int, width: int, *, zoom: float) -> Tens
 
 
 def enlarge_flow(flow: Tensor, height: int, width: int, *, zoom: float) -> Tensor:
-    """A coarse level's displacements for the next finer one: resized, and longer by ``1 / zoom``.
+    """Resize the displacements of a level to the next finer one, and divide them by `zoom`.
 
     Shape:
         - flow: ``(B, 2, h, w)``; output: ``(B, 2, height, width)``
@@ -103,7 +108,7 @@ def _resample_axis(image: Tensor, axis: int, size: int, step: float) -> Tensor:
 
 
 def build_pyramid(image: Tensor, *, zoom: float, max_levels: int, smooth: bool) -> list[Tensor]:
-    """An image at all its sizes, the largest first; each is made from the one above.
+    """Build all levels of an image, the largest first; each is made from the one above.
 
     Shape:
         - image: ``(B, C, H, W)``

@@ -1,4 +1,4 @@
-"""Rank pooling: the direction in which frames order themselves in time, approximate and exact."""
+"""Rank pooling, approximate and exact: the direction that orders the frames in time."""
 
 from typing import Literal
 
@@ -7,13 +7,15 @@ from torch import Tensor
 
 Coefficients = Literal["original", "tcvrick", "simple"]
 
+# Newton's method ends earlier once the active set repeats.
 _NEWTON_STEPS = 100
 
 
 def frame_weights(length: int, kind: Coefficients = "original") -> Tensor:
-    """Weights of the frames 1..T in approximate rank pooling, ``(T,)`` in float64.
+    """Return the weights of frames 1..T in approximate rank pooling, ``(T,)`` in float64.
 
-    - ``original``: sum over k = t..T of (2k - T - 1) / k, the authors' code; sums to 0, T = 1: 1
+    - ``original``: sum over k = t..T of (2k - T - 1) / k, the authors' code; sums to 0
+      (to 1 for T = 1)
     - ``tcvrick``: sum over k = t..T of (2k - T) / k, the Python port; sums to T
     - ``simple``: 2t - T - 1, without averages over time
 
@@ -28,11 +30,12 @@ def frame_weights(length: int, kind: Coefficients = "original") -> Tensor:
     if length == 1:
         return torch.ones_like(time)
     slope = 2 * time - length - (1 if kind == "original" else 0)
+    # A sum over k = t..T is a cumulative sum from the end.
     return (slope / time).flip(0).cumsum(0).flip(0)
 
 
 def weighted_sum(clip: Tensor, weights: Tensor) -> Tensor:
-    """Sum frames times weights, in floating point whatever the frames are.
+    """Sum the frames times their weights, in floating point for any type of frames.
 
     Shape:
         - clip: ``(B, T, C, H, W)`` floating point or bytes
@@ -48,11 +51,11 @@ def weighted_sum(clip: Tensor, weights: Tensor) -> Tensor:
 
 
 def exact_rank_pool(frames: Tensor, strength: float) -> Tensor:
-    """The vector that ranks frames by time: VideoDarwin's support vector regression, in float64.
+    """Compute the vector that ranks frames by time, in float64.
 
-    Frames become running means, signed square roots, unit vectors v_t; the result minimises
-    ``1/2 |w|² + strength Σ_t max(0, |w·v_t - t| - 0.1)²``. It is solved in T dual unknowns by
-    Newton's method, and carries no gradient.
+    This is VideoDarwin's support vector regression. Frames become running means, signed square
+    roots, and unit vectors v_t; the result minimizes
+    ``1/2 |w|² + strength Σ_t max(0, |w·v_t - t| - 0.1)²``. It carries no gradient.
 
     Shape:
         - frames: ``(B, T, ...)``
@@ -65,22 +68,25 @@ def exact_rank_pool(frames: Tensor, strength: float) -> Tensor:
         means = flat.cumsum(1) / count[:, None]
         roots = means.sign() * means.abs().sqrt()
         norms = roots.norm(dim=2, keepdim=True)
+        # An all-zero frame stays zero instead of becoming NaN.
         units = roots / norms.where(norms > 0, torch.ones_like(norms))
+        # The dual has T unknowns, one for each frame, instead of one for each pixel.
         dual = _solve_dual(units @ units.mT, count.expand(b, t), strength)
         return (dual[:, None, :] @ units).reshape(b, *frames.shape[2:])
 
 
 def _solve_dual(gram: Tensor, targets: Tensor, strength: float, tolerance: float = 0.1) -> Tensor:
-    """Find a with ``a + 2 strength g(gram a - targets) = 0``, g shrinking by the tolerance.
+    """Solve ``a + 2 strength g(gram a - targets) = 0`` for a; g shrinks by the tolerance.
 
-    The equation is linear wherever the set of frames beyond the tolerance does not change, so a
-    step that leaves that set as it was has found the answer.
+    The equation is linear while the set of frames beyond the tolerance stays the same, so a Newton
+    step that does not change the set has found the solution.
 
     Shape:
         - gram: ``(B, T, T)``, positive semi-definite
         - targets, output: ``(B, T)``
     """
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    # 0 marks frames within the tolerance. The start is a = 0, where the residual is -targets.
     sign = -targets.sign() * (targets.abs() > tolerance)
     dual = torch.zeros_like(targets)
     for _ in range(_NEWTON_STEPS):

@@ -1,15 +1,15 @@
-"""From displacements of coarse cells to displacements below a pixel, and how far to trust them.
+"""Refine displacements of coarse cells to fractions of a pixel, with a confidence.
 
-Matching decides once for each cell, among whole cells. Here that is where the search starts: what
-both directions agree on is kept and fills what they do not, and three levels of the images, at 1/4
-and 1/2 of their size and whole, each move it to where the images fit, by least squares over
-windows (Lucas and Kanade, An Iterative Image Registration Technique, 1981), robustly. At each level
-a cell may also take the affine motion of what fits around it, if that fits as well; and the search
-starts anew from no motion and from the shift by which both pictures correlate best, which are kept
-if they fit the whole picture better, as they may where a pattern repeats and matching is a guess.
+Matching chooses among whole cells, once for each cell. Its displacements start the search here:
+those that both directions agree on are kept, and fill the cells where they disagree. Levels of the
+images at 1/4, 1/2 and full size then improve the fit by robust least squares over windows (Lucas
+and Kanade, An Iterative Image Registration Technique, 1981). At each level a cell may also take the
+affine motion of well-fitting cells around it, if that fits as well. The smallest level also tries
+to start from no motion and from the shift at which both pictures correlate best. Such a start wins
+if it fits the whole picture better, as can happen if a pattern repeats and matching is a guess.
 
-Displacements are x right and y down. The numbers below were chosen by the error on photographs
-moved by 8 to 40 pixels, and on pairs of films with true flow.
+Displacements are x right and y down. The constants below were chosen by the error on photographs
+moved by 8 to 40 pixels, and on film pairs with true flow.
 """
 
 from typing import NamedTuple
@@ -27,17 +27,17 @@ CELL_PIXELS = 4
 """Pixels from one refined displacement to the next."""
 
 MATCHED_PIXELS = 8
-"""Pixels from one of the displacements that refinement starts from to the next."""
+"""Pixels from one matched displacement, where refinement starts, to the next."""
 
 
 class RefineScale(NamedTuple):
-    """A size of the images, and what is done there.
+    """The refinement settings of one image size.
 
     Attributes:
-        shrink_factor: how many times smaller the images are
-        cell_pixels: pixels of a cell, each way
-        steps: of least squares
-        motion_sigmas: windows of the motion around that is tried afterwards, sigma in cells
+        shrink_factor: factor by which the images are smaller
+        cell_pixels: side of a cell, in pixels
+        steps: number of least-squares steps
+        motion_sigmas: sigmas, in cells, of the windows for affine motion, tried after the steps
     """
 
     shrink_factor: int
@@ -50,32 +50,30 @@ _QUARTER = RefineScale(shrink_factor=4, cell_pixels=2, steps=3, motion_sigmas=(8
 _HALF = RefineScale(shrink_factor=2, cell_pixels=4, steps=3, motion_sigmas=(8.0, 4.0))
 _WHOLE = RefineScale(shrink_factor=1, cell_pixels=CELL_PIXELS, steps=2, motion_sigmas=(4.0,))
 
-_SOFTEN_SIGMA = 0.5  # sigma of the blur of the whole images, against their noise
+_SOFTEN_SIGMA = 0.5  # sigma of the blur at full size, against noise
 _SHRINK_SIGMA = 1.0  # sigma of the blur before an image is halved
-_NEIGHBORHOOD_PIXELS = 9  # pixels a side, for the mean and deviation that are taken away
-_FAINT_DEVIATION = (
-    4.0  # a deviation of this many gray values is halved by what is added against noise
-)
-_MAX_STEP = 2.0  # pixels of the level that a step may lead
-_MAX_COMMON_SHIFT = 14  # pixels of the smallest images: as far as cells are matched by default
-_MEDIAN_SIDE = 5
-_WINDOW_SIGMA = 1.0  # sigma, in cells
+_NEIGHBORHOOD_PIXELS = 9  # side of the square whose mean and deviation are removed
+_FAINT_DEVIATION = 4.0  # gray values; against noise, this deviation is scaled to variance 1/2
+_MAX_STEP = 2.0  # pixels of the level, for each least-squares step
+# In pixels at 1/4 size: the 7 cells of 8 pixels that matching reaches by default.
+_MAX_COMMON_SHIFT = 14
+_MEDIAN_SIDE = 5  # cells
+_WINDOW_SIGMA = 1.0  # cells
 _GRADIENT_DAMPING = 1e-3  # added to the squares of the gradient
-_OUTLIER_DIFFERENCE = (
-    0.3  # a difference of this size counts half, in deviations of the neighbourhood
-)
-_FLAT_TEXTURE = 0.02  # squares of the gradient, of which half counts as texture
-_FIT_POWER = 8  # power of how well cells fit when they speak for those around
-_FIT_TOLERANCE = 0.02  # how much worse the motion around may fit
+_OUTLIER_DIFFERENCE = 0.3  # difference, in local deviations, that counts half
+_FLAT_TEXTURE = 0.02  # smaller eigenvalue of the gradients at which the texture is 1/2
+# Affine motion: well-fitting cells dominate, and its fit may be this much worse.
+_FIT_POWER = 8
+_FIT_TOLERANCE = 0.02
 _MIN_WEIGHT = 1e-6
-_AGREEMENT_TOLERANCE = 1.0  # pixels between both directions at which half of the confidence is left
+_AGREEMENT_TOLERANCE = 1.0  # pixels between both directions that halve the confidence
 _SPREAD_DAMPING = 0.05  # in squared sigmas
-_ROOT_EPSILON = 1e-24  # keeps the root's slope finite
-_FILL_WINDOWS = ((0.7, 1.0), (4.0, 0.02))  # sigmas in cells and weights of what fills the gaps
+_ROOT_EPSILON = 1e-24  # keeps the slope of the root finite
+_FILL_WINDOWS = ((0.7, 1.0), (4.0, 0.02))  # sigma in cells, and weight, of each window
 
 
 class RefinedMotion(NamedTuple):
-    """Displacements and how far to trust them.
+    """Refined displacements of 4x4 cells and their confidence.
 
     Shape:
         - displacement: ``(N, 2, H // 4, W // 4)``, in pixels
@@ -87,7 +85,7 @@ class RefinedMotion(NamedTuple):
 
 
 class MatchedMotion(NamedTuple):
-    """What matching found for the cells of a frame.
+    """Matched displacements of 8x8 cells and their confidence.
 
     Shape:
         - displacement: ``(N, 2, H // 8, W // 8)``, in pixels
@@ -101,17 +99,16 @@ class MatchedMotion(NamedTuple):
 def refine_motion(
     first: Tensor, second: Tensor, forward: MatchedMotion, backward: MatchedMotion
 ) -> RefinedMotion:
-    """Refine the displacements of 8x8 cells to 4x4 cells, below a pixel.
+    """Refine displacements of 8x8 cells to 4x4 cells and fractions of a pixel.
 
-    Both directions are refined on the smaller images, to see where they agree; the whole images
-    see to the first one only. The confidence is the product of three values in 0..1: how well the
-    images fit, how much texture there is to tell, and how far both directions agree.
+    The confidence is the product of three values in 0..1: the fit of the images, their texture, and
+    the agreement of both directions.
 
     Args:
         first: frames, in gray values 0..255
-        second: what they become
+        second: the frames after the motion
         forward: displacements from the first to the second
-        backward: those from the second to the first
+        backward: displacements from the second to the first
 
     Shape:
         - first, second: ``(N, 1, H, W)``, H and W at least 8
@@ -122,11 +119,13 @@ def refine_motion(
         [_fill_disagreements(forward, backward), _fill_disagreements(backward, forward)]
     )
     flow = _QUARTER.shrink_factor * _search_smallest_scale(quarter, flow / _QUARTER.shrink_factor)
+    # One batch holds both directions: rolling it by the number of pairs swaps the frames.
     level = RefineLevel(half, half.roll(pairs, 0), _HALF)
     flow = _HALF.shrink_factor * level.solve_flow(flow / _HALF.shrink_factor)[0]
     agreement_map = measure_agreement(
         flow[:pairs], flow[pairs:], cell=MATCHED_PIXELS, tolerance=_AGREEMENT_TOLERANCE
     )
+    # Agreement is known from the smaller images, so only the first direction goes on.
     level = RefineLevel(whole[:pairs], whole[pairs:], _WHOLE)
     starts = _interpolate_cells(
         torch.cat([flow[:pairs], agreement_map], dim=1),
@@ -139,15 +138,16 @@ def refine_motion(
 
 
 def measure_agreement(forward: Tensor, backward: Tensor, *, cell: int, tolerance: float) -> Tensor:
-    """How far a displacement is undone by that of where it leads: ``1 / (1 + (d / tolerance)⁴)``.
+    """Measure how well `backward` undoes `forward`, as ``1 / (1 + (d / tolerance)⁴)``.
 
-    d is the length of their sum. Where it leads out of the frame the result is 0.
+    d is the length of a displacement plus the backward one at its target. Targets outside the frame
+    give 0.
 
     Args:
         forward: displacements, in pixels
-        backward: those of the other direction
-        cell: pixels from one of them to the next
-        tolerance: pixels at which the result is 1/2
+        backward: displacements of the other direction
+        cell: pixels from one displacement to the next
+        tolerance: the d, in pixels, that gives 1/2
 
     Shape:
         - forward, backward: ``(N, 2, h, w)``
@@ -167,12 +167,12 @@ def measure_agreement(forward: Tensor, backward: Tensor, *, cell: int, tolerance
 
 
 def affine_motion(flow: Tensor, weight: Tensor, sigma: float) -> Tensor:
-    """At each cell, the affine motion that fits those around it best, in a Gaussian window.
+    """Evaluate at each cell the affine motion that best fits a Gaussian window around it.
 
     Args:
         flow: displacements
-        weight: how much each of them counts, above 0
-        sigma: of the window, in cells
+        weight: weights of the displacements, above 0
+        sigma: sigma of the window, in cells
 
     Shape:
         - flow: ``(N, 2, h, w)``; output: the same
@@ -180,7 +180,7 @@ def affine_motion(flow: Tensor, weight: Tensor, sigma: float) -> Tensor:
     """
     h, w = flow.shape[2:]
     values, weights = flow.double(), weight.double()
-    # Cells are counted in sigmas from the middle of the map, which keeps the moments small.
+    # Positions are in sigmas from the middle of the map, which keeps the moments small.
     x = ((torch.arange(w, device=flow.device, dtype=values.dtype) - (w - 1) / 2) / sigma).view(1, w)
     y = ((torch.arange(h, device=flow.device, dtype=values.dtype) - (h - 1) / 2) / sigma).view(h, 1)
     places = torch.stack([x.expand(h, w), y.expand(h, w), x * x + 0 * y, x * y, y * y + 0 * x])
@@ -190,7 +190,7 @@ def affine_motion(flow: Tensor, weight: Tensor, sigma: float) -> Tensor:
     total, moments = total[:, :1], total[:, 1:] / total[:, :1]
     mean_x, mean_y, xx, xy, yy = moments[:, :5].chunk(5, 1)
     mean, along_x, along_y = moments[:, 5:7], moments[:, 7:9], moments[:, 9:11]
-    # A little is added to the spread, so that a line of cells does not tilt the plane at will.
+    # Damping the spread keeps cells in one line from tilting the plane arbitrarily.
     xx, yy = xx - mean_x**2 + _SPREAD_DAMPING, yy - mean_y**2 + _SPREAD_DAMPING
     xy = xy - mean_x * mean_y
     along_x, along_y = along_x - mean * mean_x, along_y - mean * mean_y
@@ -199,7 +199,7 @@ def affine_motion(flow: Tensor, weight: Tensor, sigma: float) -> Tensor:
 
 
 class RefineLevel:
-    """Least squares at one size of the images. Displacements are in its pixels.
+    """Least-squares refinement at one image size; displacements are in its pixels.
 
     Shape:
         - first, second: ``(N, 1, H, W)``, of mean 0 and deviation 1 around each pixel
@@ -213,14 +213,15 @@ class RefineLevel:
         across, down = self._slope.chunk(2, 1)
         squares = across * across, across * down, down * down
         xx, xy, yy = self._average_windows(*squares).chunk(3, 1)
+        # An edge has one large eigenvalue: it fixes the displacement across it, not along it.
         smaller_eigenvalue = (xx + yy) / 2 - (
             ((xx - yy) / 2).square() + xy.square() + _ROOT_EPSILON
         ).sqrt()
         self.texture = smaller_eigenvalue.relu() / (smaller_eigenvalue.relu() + _FLAT_TEXTURE)
-        """How much there is to tell displacements by, 0..1, ``(N, 1, h, w)``."""
+        """Texture around each cell, from 0 (flat, or one edge) to 1, ``(N, 1, h, w)``."""
 
     def solve_flow(self, flow: Tensor) -> tuple[Tensor, Tensor]:
-        """Displacements that make the images fit, from some that nearly do, and how well they fit.
+        """Refine approximate displacements, and return them with the fit of the images.
 
         Shape:
             - flow: ``(N, 2, h, w)``; outputs: the same, and ``(N, 1, h, w)`` in 0..1
@@ -238,11 +239,11 @@ class RefineLevel:
         return flow, fit
 
     def refine_flow(self, flow: Tensor) -> Tensor:
-        """The median of displacements, moved once by least squares.
+        """Take one least-squares step from the median of the displacements.
 
-        With r the difference of the images at displaced pixels and g the mean of both gradients, it
-        minimises ``Σ w (r + g · d)²`` over a window for the step d. w is 0 outside of the frame and
-        falls with r.
+        With r the difference of the images at displaced pixels and g the mean of both gradients,
+        the step d minimizes ``Σ w (r + g · d)²`` over a window. The weight w is 0 outside the frame
+        and decreases with r.
         """
         flow = median_blur(flow, _MEDIAN_SIDE)
         warped, weight = self._warp_planes(flow, self._second_planes)
@@ -259,15 +260,16 @@ class RefineLevel:
         return flow + step.clamp(-_MAX_STEP, _MAX_STEP)
 
     def measure_fit(self, flow: Tensor) -> Tensor:
-        """How well the images fit around each cell, 0..1, ``(N, 1, h, w)``."""
+        """Measure the fit of the images around each cell, 0..1, ``(N, 1, h, w)``."""
         warped, weight = self._warp_planes(flow, self._second_planes[:, :1])
         return self._average_windows(_downweight_outliers(weight, warped - self.first))
 
     def _warp_planes(self, flow: Tensor, planes: Tensor) -> tuple[Tensor, Tensor]:
-        """Planes at displaced pixels, and whether these are in the frame."""
+        """Sample planes at displaced pixels, and test whether these lie in the frame."""
         h, w = planes.shape[2:]
         pixels = _interpolate_cells(flow, self.scale.cell_pixels, (h, w))
         x, y = displaced_positions(pixels)
+        # grid_sample counts the frame as -1..1 between the outer edges of its border pixels.
         grid = torch.stack([(2 * x + 1) / w - 1, (2 * y + 1) / h - 1], dim=-1)
         warped = F.grid_sample(
             planes, grid, mode="bicubic", padding_mode="border", align_corners=False
@@ -275,26 +277,26 @@ class RefineLevel:
         return warped, is_inside(pixels)
 
     def _average_windows(self, *planes: Tensor) -> Tensor:
-        """Means over cells, blurred, of planes ``(N, 1, H, W)``."""
+        """Average planes ``(N, 1, H, W)`` over cells, and blur the averages."""
         cells = [F.avg_pool2d(plane, self.scale.cell_pixels) for plane in planes]
         return blur_by_matrix(torch.cat(cells, dim=1), _WINDOW_SIGMA)
 
 
 def _downweight_outliers(weight: Tensor, difference: Tensor) -> Tensor:
-    """Weights that fall with the difference, so that what does not fit counts for little."""
+    """Reduce weights where the images differ, so that outliers count little."""
     return weight / (1 + (difference / _OUTLIER_DIFFERENCE).square())
 
 
 def _solve_two_by_two(
     xx: Tensor, xy: Tensor, yy: Tensor, x: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The solution of ``[[xx, xy], [xy, yy]] d = [x, y]``."""
+    """Solve ``[[xx, xy], [xy, yy]] d = [x, y]`` for d."""
     determinant = xx * yy - xy * xy
     return (yy * x - xy * y) / determinant, (xx * y - xy * x) / determinant
 
 
 def _fill_disagreements(forward: MatchedMotion, backward: MatchedMotion) -> Tensor:
-    """Displacements that the other direction agrees with, spread to where it does not."""
+    """Spread the displacements that both directions agree on to where they disagree."""
     flow = forward.displacement
     agreement_map = measure_agreement(
         flow, backward.displacement, cell=MATCHED_PIXELS, tolerance=MATCHED_PIXELS
@@ -307,10 +309,10 @@ def _fill_disagreements(forward: MatchedMotion, backward: MatchedMotion) -> Tens
 
 
 def find_common_shift(first: Tensor, second: Tensor, *, max_shift: int) -> Tensor:
-    """The shift of whole pixels, at most so many each way, by which images correlate best.
+    """Find the shift in whole pixels, at most `max_shift` each way, with the best correlation.
 
-    ``Σ_p first[p] second[p + d] / √n_d`` is largest there, over the n_d pixels p whose target is
-    inside: chance makes sums that grow as that root. It has no gradient.
+    The shift d maximizes ``Σ_p first[p] second[p + d] / √n_d`` over the n_d pixels p with a target
+    inside. The result has no gradient.
 
     Shape:
         - first, second: ``(N, 1, H, W)``, of mean 0
@@ -325,21 +327,23 @@ def find_common_shift(first: Tensor, second: Tensor, *, max_shift: int) -> Tenso
         torch.arange(-min(max_shift, size // 2), min(max_shift, size // 2) + 1, device=first.device)
         for size in (h, w)
     )
-    size = h + int(down[-1]), w + int(across[-1])  # what goes around meets zeros
+    # The FFT correlates cyclically: with this padding, pixels that wrap around meet zeros.
+    size = h + int(down[-1]), w + int(across[-1])
     with torch.no_grad():
         spectrum = torch.fft.rfft2(first, size).conj() * torch.fft.rfft2(second, size)
         sums = torch.fft.irfft2(spectrum, size)[:, 0]
         sums = sums[:, down % size[0]][..., across % size[1]]
         inside = (h - down.abs())[:, None] * (w - across.abs())
+        # Sums of unrelated pixels grow as the root of their number.
         peak = (sums / inside.sqrt()).flatten(1).argmax(1)
     shift = torch.stack([across[peak % len(across)], down[peak // len(across)]], dim=1)
     return shift.to(first.dtype)
 
 
 def _search_smallest_scale(images: Tensor, flow: Tensor) -> Tensor:
-    """Displacements on the smallest images, from the start that fits best in all.
+    """Refine on the smallest images, from the start that fits the whole picture best.
 
-    The starts are the given displacements, none, and what all pixels have most in common.
+    The starts are the given displacements, no motion, and the common shift of all pixels.
 
     Shape:
         - images: ``(2 N, 1, H, W)``, the first frames and then the second ones
@@ -348,21 +352,21 @@ def _search_smallest_scale(images: Tensor, flow: Tensor) -> Tensor:
     partners = images.roll(len(images) // 2, 0)
     common = find_common_shift(images, partners, max_shift=_MAX_COMMON_SHIFT)
     starts = [flow, torch.zeros_like(flow), common[..., None, None].expand_as(flow)]
-    # One batch, as the operations on such small images take their time whatever their number.
+    # One batch: operations on images this small take the same time for any number of them.
     level = RefineLevel(
         torch.cat([images] * len(starts)), torch.cat([partners] * len(starts)), _QUARTER
     )
     flows, fit = level.solve_flow(torch.cat(starts))
     scores = (fit * level.texture).mean((1, 2, 3), keepdim=True).chunk(len(starts))
     best_flow, best_score = flows[: len(flow)], scores[0]
-    for found, score in zip(flows.chunk(len(starts)), scores, strict=True):
-        best_flow = torch.where(score > best_score, found, best_flow)
+    for refined, score in zip(flows.chunk(len(starts)), scores, strict=True):
+        best_flow = torch.where(score > best_score, refined, best_flow)
         best_score = torch.maximum(score, best_score)
     return best_flow
 
 
 def _build_refine_pyramid(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A quarter of the images, a half and the whole, as the least squares take them."""
+    """Return the images at 1/4, 1/2 and full size, standardized locally."""
     whole = blur_by_taps(images, _SOFTEN_SIGMA)
     half = F.avg_pool2d(blur_by_taps(whole, _SHRINK_SIGMA), 2)
     quarter = F.avg_pool2d(blur_by_taps(half, _SHRINK_SIGMA), 2)
@@ -370,16 +374,16 @@ def _build_refine_pyramid(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _standardize_locally(images: Tensor) -> Tensor:
-    """Each pixel less the mean of its neighbourhood, over the deviation there."""
+    """Subtract the mean of each pixel's neighborhood, and divide by the deviation there."""
     taps = [1 / _NEIGHBORHOOD_PIXELS] * _NEIGHBORHOOD_PIXELS
     centered = images - correlate_separable(images, taps)
     return centered / (correlate_separable(centered.square(), taps) + _FAINT_DEVIATION**2).sqrt()
 
 
 def _interpolate_cells(maps: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
-    """Values of cells for parts of them, `factor` a side, by linear interpolation.
+    """Interpolate the values of cells linearly to `factor` x `factor` parts of each.
 
-    Both begin at the top left; what lies beyond the last cell gets its value.
+    Both grids begin at the top left; parts beyond the last cell repeat its value.
 
     Shape:
         - maps: ``(N, C, h, w)``; output: ``(N, C, *size)``

@@ -1,4 +1,4 @@
-"""Spatial and temporal stencils: the Laplacian of Gaussian, and the second difference in time."""
+"""Stencils: the Laplacian of Gaussian, image gradients, and the second difference in time."""
 
 import math
 from typing import Literal, NamedTuple
@@ -11,7 +11,7 @@ KernelScale = Literal["released", "paper"]
 
 
 class LoG(NamedTuple):
-    """A sampled Laplacian of Gaussian, whole and as factors, all of one scale and in float64.
+    """A sampled Laplacian of Gaussian in float64, as a kernel and as factors of the same scale.
 
     ``kernel[i, j] = first[i] * second[j] + second[i] * first[j]``, up to rounding.
 
@@ -29,12 +29,13 @@ def laplacian_of_gaussian(size: int, sigma: float, *, scale: KernelScale = "rele
     """Sample the Laplacian of Gaussian at whole pixels, in float64.
 
     With r² = x² + y² and s = sigma: ``-1/(π s⁴) (1 - r²/(2 s²)) exp(-r²/(2 s²))``. The scale
-    ``paper`` keeps that; ``released``, the scale of the authors' code, divides it by its own sum.
-    The sum nearly cancels (-7.8e-4 for 9 and 1.1), so this turns the sign and multiplies by 1281.
+    ``paper`` keeps these values; ``released``, the scale of the authors' code, divides them by
+    their sum. The sum nearly cancels (-7.8e-4 for size 9 and sigma 1.1), so the division flips the
+    sign and multiplies by 1281.
 
     Raises:
         ValueError: the size is even, sigma is not positive, or the scale is ``released`` and the
-            sum is nothing but rounding
+            sum is only rounding error
 
     >>> kernel = laplacian_of_gaussian(9, 1.1).kernel
     >>> round(kernel[4, 4].item(), 3), round(kernel.sum().item(), 6)
@@ -49,6 +50,7 @@ def laplacian_of_gaussian(size: int, sigma: float, *, scale: KernelScale = "rele
     square = decay[:, None] + decay[None, :]
     peak = -1 / (math.pi * sigma**4)
     kernel = peak * (1 - square) * torch.exp(-square)
+    # 1 - di - dj = (0.5 - di) + (0.5 - dj), so the kernel is a sum of two separable products.
     second = torch.exp(-decay)
     first = peak * (0.5 - decay) * second
     if scale == "paper":
@@ -56,14 +58,14 @@ def laplacian_of_gaussian(size: int, sigma: float, *, scale: KernelScale = "rele
     total = float(kernel.numpy().sum())
     if abs(total) < 1e-6 * kernel.abs().max():
         raise ValueError(
-            f"sigma={sigma}, size={size}: this kernel sums to {total:.1e}, which is rounding, so "
-            "dividing by it gives noise; take a smaller size, a larger sigma or scale=paper"
+            f"sigma={sigma}, size={size}: the kernel sums to {total:.1e}, which is rounding error, "
+            "so dividing by it gives noise. Use a smaller size, a larger sigma or scale=paper"
         )
     return LoG(kernel / total, first / total, second)
 
 
 def reflect_depthwise(image: Tensor, weight: Tensor) -> Tensor:
-    """Correlate each channel with its own kernel, the border reflected without its edge pixel.
+    """Correlate each channel with its own kernel, reflecting the border without its edge pixel.
 
     Shape:
         - image: ``(B, C, H, W)``, H and W above ``k // 2``
@@ -80,10 +82,10 @@ def reflect_depthwise(image: Tensor, weight: Tensor) -> Tensor:
 
 
 def second_difference(before: Tensor, now: Tensor, after: Tensor, taps: Tensor) -> Tensor:
-    """Weigh three moments by three taps, as differences to the middle one.
+    """Weight three moments by three taps, as differences from the middle one.
 
     ``t0 (before - now) + t2 (after - now) + (t0 + t1 + t2) now`` is the sum of products for any
-    taps; for taps that sum to 0 equal moments give exactly 0, fused multiply-add or not.
+    taps. For taps that sum to 0, equal moments give exactly 0, with or without fused multiply-add.
 
     Shape:
         - before, now, after: ``(..., C, H, W)``
@@ -96,7 +98,7 @@ def second_difference(before: Tensor, now: Tensor, after: Tensor, taps: Tensor) 
 
 
 def central_difference(image: Tensor) -> Tensor:
-    """The gradient by ``(I[x + 1] - I[x - 1]) / 2``, the edge repeated.
+    """Compute the gradient ``(I[x + 1] - I[x - 1]) / 2``, repeating the edge.
 
     Shape:
         - image: ``(B, 1, H, W)``
@@ -109,14 +111,15 @@ def central_difference(image: Tensor) -> Tensor:
 
 
 def five_point_difference(image: Tensor) -> Tensor:
-    """The gradient by the taps (1, -8, 0, 8, -1) / 12, the edge repeated.
+    """Compute the gradient with the taps (1, -8, 0, 8, -1) / 12, repeating the edge.
 
-    Of a constant image it is exactly 0.
+    The gradient of a constant image is exactly 0.
 
     Shape:
         - image: ``(B, 1, H, W)``
         - output: ``(B, 2, H, W)``, x then y
     """
+    # Pixels are subtracted before they are weighted: on a constant image both terms are exactly 0.
     slopes = (
         (8 * _symmetric_difference(image, axis, 1) - _symmetric_difference(image, axis, 2)) / 12
         for axis in (3, 2)
@@ -125,8 +128,8 @@ def five_point_difference(image: Tensor) -> Tensor:
 
 
 def _symmetric_difference(image: Tensor, axis: int, distance: int) -> Tensor:
-    """The pixel so far ahead along an axis less the one as far behind, the edge repeated."""
+    """Subtract the pixel `distance` behind from the one `distance` ahead, repeating the edge."""
     size = image.shape[axis]
-    places = torch.arange(size, device=image.device)
-    ahead = image.index_select(axis, (places + distance).clamp(max=size - 1))
-    return ahead - image.index_select(axis, (places - distance).clamp(min=0))
+    positions = torch.arange(size, device=image.device)
+    ahead = image.index_select(axis, (positions + distance).clamp(max=size - 1))
+    return ahead - image.index_select(axis, (positions - distance).clamp(min=0))

@@ -1,4 +1,4 @@
-"""Texture: an image without the structure that a change of light moves."""
+"""Texture: an image without its structure, the part that changes with the light."""
 
 from collections.abc import Callable
 
@@ -7,11 +7,13 @@ from torch import Tensor
 from mrx.ops.tvl1_solver import SolverRules, dual_divergence, forward_difference
 
 STRUCTURE_THETA = 0.125
-"""How far the structure may lie from an image in -1..1: the theta of its total variation."""
+"""Theta of the total variation: the allowed distance of the structure from an image in -1..1."""
 
 
 def extract_structure(image: Tensor, *, rounds: int) -> Tensor:
-    """The smooth part of an image by Rudin, Osher and Fatemi, with Chambolle's projected dual.
+    """Compute the smooth part of an image by Rudin, Osher and Fatemi, with Chambolle's dual.
+
+    Each round projects the dual field to a length of at most 1.
 
     Shape:
         - image: ``(B, 1, H, W)``, in -1..1; output: the same
@@ -20,6 +22,7 @@ def extract_structure(image: Tensor, *, rounds: int) -> Tensor:
     for _ in range(rounds):
         slope = forward_difference(image + STRUCTURE_THETA * dual_divergence(dual))
         unprojected = dual + (0.25 / STRUCTURE_THETA) * slope
+        # 1e-24 keeps the slope of the root finite where the field is 0.
         length = (unprojected.square().sum(2, keepdim=True) + 1e-24).sqrt()
         dual = unprojected / length.clamp(min=1)
     return image + STRUCTURE_THETA * dual_divergence(dual)
@@ -28,15 +31,15 @@ def extract_structure(image: Tensor, *, rounds: int) -> Tensor:
 def extract_texture(
     image: Tensor, rules: SolverRules, *, find_structure: Callable[..., Tensor] = extract_structure
 ) -> Tensor:
-    """Take a share of the structure away, and raise what is left by a fixed gain.
+    """Remove a share of the structure, and multiply the rest by a fixed gain.
 
     ``127.5 (1 + gain (f - share S))`` with f the image in -1..1 and S its structure (Wedel et al.,
-    An Improved Algorithm for TV-L1 Optical Flow, 2009; there the two images are stretched
-    jointly). It depends on no other frame, and a constant image stays finite.
+    An Improved Algorithm for TV-L1 Optical Flow, 2009, where the two images are stretched jointly).
+    The texture depends on no other frame, and a constant image stays finite.
 
     Args:
-        image: what to take it from
-        rules: its share, gain and rounds
+        image: the image to filter
+        rules: settings with the share, gain and rounds of the texture
         find_structure: `extract_structure`, or a faster twin
 
     Shape:

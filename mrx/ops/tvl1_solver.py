@@ -1,8 +1,9 @@
-"""TV-L1 optical flow: the rules of a solver, its formulas, and the solver in plain tensors.
+"""TV-L1 optical flow: the settings of a solver, its formulas, and a solver in plain tensors.
 
-For two grey images in 0..255, ``E(u) = sum(strength |I1(x + u) - I0|) + TV(u1) + TV(u2)``, split
-with v and ``|u - v|² / (2 theta)`` (Zach, Pock and Bischof, A Duality Based Approach for Realtime
-TV-L1 Optical Flow, 2007). u are the displacements, p their dual fields.
+For two gray images in 0..255 the solver minimizes
+``E(u) = sum(strength |I1(x + u) - I0|) + TV(u1) + TV(u2)``, split with v and
+``|u - v|² / (2 theta)`` (Zach, Pock and Bischof, A Duality Based Approach for Realtime TV-L1
+Optical Flow, 2007). u are the displacements, p their dual fields.
 """
 
 import math
@@ -19,11 +20,10 @@ from mrx.ops.stencils import central_difference, five_point_difference
 from mrx.ops.warp import BorderMode, is_inside, sample_cubic
 
 GRADIENT_GUARD = 1.1920929e-7
-"""A squared gradient up to this is none: its pixel takes no data step."""
+"""Squared gradients up to this count as 0: the pixel takes no data step."""
 
-_ROOT_EPSILON = (
-    1e-24  # below any square that float32 tells from zero: keeps the root's slope finite
-)
+# Keeps the slope of the root finite; below any square that float32 tells from zero.
+_ROOT_EPSILON = 1e-24
 
 GradientKind = Literal["central", "mixed"]
 MedianPlace = Literal["warp", "round"]
@@ -32,27 +32,27 @@ _RULE_CHOICES = {"median_at": MedianPlace, "gradient": GradientKind, "border": B
 
 @dataclass(frozen=True)
 class SolverRules:
-    """All that decides a solution.
+    """Settings that determine a solution.
 
     Attributes:
-        tau: step of the dual fields
+        tau: step size of the dual fields
         strength: weight of the data term, lambda in the paper
-        theta: how closely v follows u
+        theta: coupling of v and u; smaller is tighter
         zoom: size of a level as a share of the one above
-        levels: most levels, of at least 16 pixels a side
-        blur: whether an image is blurred before it is made smaller
-        warps, outer, inner: linearisations a level, rounds a linearisation, iterations a round
-        epsilon: a linearisation ends when u changes by less than this, root mean square, in an
-            iteration; 0 never
-        median: side of the median filter of u, in pixels; 1 is none
-        median_at: once before each `warp`, or before each `round`
-        gradient: of the later image, ``central`` differences; ``mixed``, the mean of both images'
-            five-point differences
-        cubic: the parameter a of the warp's kernel
-        border: what the warp finds beyond the frame
-        masked: no data term where a pixel has left the frame
-        texture: share of the structure that is taken from the images; 0 leaves them as they are
-        texture_gain, texture_rounds: of `texture`
+        levels: maximum number of levels, of at least 16 pixels a side
+        blur: blur an image before shrinking it
+        warps, outer, inner: linearizations a level, rounds a linearization, iterations a round
+        epsilon: end a linearization when an iteration changes u by less than this root mean
+            square; 0 runs all iterations
+        median: side of the median filter of u in pixels; 1 disables it
+        median_at: filter before each ``warp`` or before each ``round``
+        gradient: ``central`` differences of the later image, or ``mixed``, the mean of the
+            five-point differences of both images
+        cubic: parameter a of the warp's cubic kernel
+        border: values of the warp outside the frame: ``zero``, or ``clamp`` to the edge
+        masked: drop the data term where a pixel has left the frame
+        texture: share of the structure to remove from the images; 0 leaves them unchanged
+        texture_gain, texture_rounds: gain and rounds of the texture extraction
     """
 
     tau: float
@@ -87,8 +87,8 @@ class SolverRules:
             ("texture", lambda value: value <= 1, "at most 1"),
             ("cubic", lambda value: -2 <= value <= 0, "in -2..0"),
             *(
-                (n, get_args(k).__contains__, " or ".join(get_args(k)))
-                for n, k in _RULE_CHOICES.items()
+                (name, get_args(kind).__contains__, " or ".join(get_args(kind)))
+                for name, kind in _RULE_CHOICES.items()
             ),
         ]
         for name, is_valid, words in limits:
@@ -98,36 +98,36 @@ class SolverRules:
 
 
 class SolverLevel(Protocol):
-    """The work at one size of the images; the kernels have faster ones.
+    """A solver at one size of the images; `mrx.kernels` has faster ones.
 
     Shape:
         - before, after: ``(B, 1, H, W)``, in 0..255
-        - flow: ``(B, 2, H, W)``, where to start
+        - flow: ``(B, 2, H, W)``, the initial displacements
     """
 
     def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: SolverRules) -> None: ...
 
     def warp(self) -> None:
-        """One linearisation, iterated."""
+        """Linearize once, then iterate."""
 
     def flow(self) -> Tensor:
-        """The displacements so far."""
+        """Return the current displacements."""
 
 
 LevelFactory = Callable[[Tensor, Tensor, Tensor, SolverRules], SolverLevel]
-"""A class of levels, called with the images before and after, the flow and the rules."""
+"""A level class, called with the images before and after, the flow and the rules."""
 
 
 def solve_levels(
     before: Sequence[Tensor], after: Sequence[Tensor], rules: SolverRules, level: LevelFactory
 ) -> Tensor:
-    """The flow from one image to the other, from the smallest level to the largest.
+    """Solve the flow from one image to the other, from the smallest level to the largest.
 
     Args:
         before: the levels of the earlier image, the largest first
-        after: those of the later one
-        rules: of the solution
-        level: who does the work of one size
+        after: the levels of the later image
+        rules: settings of the solver
+        level: class that solves one level
 
     Shape:
         - output: ``(B, 2, H, W)``: x right, y down, in pixels, with ``after(x + u) ~ before(x)``
@@ -145,18 +145,18 @@ def solve_levels(
             solver_level.warp()
         flow = solver_level.flow()
     if flow is None:
-        raise ValueError("there is no level to solve")
+        raise ValueError("before and after have no levels: pass at least one of each")
     return flow
 
 
 @dataclass(frozen=True)
 class LinearResidual:
-    """The data term around a displacement: ``rest + gradient . u`` is the residual.
+    """The data term, linear in the displacement u: ``offset + gradient . u`` is the residual.
 
     Shape:
         - gradient: ``(B, 2, H, W)``
         - offset: ``(B, 1, H, W)``
-        - inverse: ``(B, 1, H, W)``, of the gradient's square; 0 where there is none
+        - inverse: ``(B, 1, H, W)``, 1 over the squared gradient; 0 where the gradient is 0
     """
 
     gradient: Tensor
@@ -173,14 +173,14 @@ def linearize_residual(
     *,
     sample: Callable[..., Tensor] = sample_cubic,
 ) -> LinearResidual:
-    """Warp the later image and its gradient, and linearise the residual there.
+    """Warp the later image and its gradient, and linearize the residual there.
 
     Args:
         before: the earlier image
-        after: the later one
-        slopes: the gradients of both
-        flow: where the later image is sampled
-        rules: of the solution
+        after: the later image
+        slopes: the gradients of both images
+        flow: the displacements at which the later image is sampled
+        rules: settings of the solver
         sample: `sample_cubic`, or a faster twin
 
     Shape:
@@ -197,21 +197,23 @@ def linearize_residual(
         gradient = gradient * is_inside(flow)
     square = gradient.square().sum(1, keepdim=True)
     is_flat = square <= GRADIENT_GUARD
+    # The inner `where` keeps 1 / 0, and its derivative, out of the branch that is not taken.
     inverse = torch.where(is_flat, 0.0, 1 / torch.where(is_flat, 1.0, square))
     offset = image - (gradient * flow).sum(1, keepdim=True) - before
     return LinearResidual(gradient, offset, inverse)
 
 
 def compute_gradients(before: Tensor, after: Tensor, rules: SolverRules) -> tuple[Tensor, Tensor]:
-    """Both images' gradients, as `linearize_residual` takes them; the earlier one's is only for `mixed`."""
+    """Compute the gradients of both images for `linearize_residual`."""
     if rules.gradient == "mixed":
         return five_point_difference(before), five_point_difference(after)
+    # Only ``mixed`` reads the earlier image's gradient: any tensor of the right shape will do.
     slope = central_difference(after)
     return slope, slope
 
 
 def dual_divergence(dual: Tensor) -> Tensor:
-    """The divergence of dual fields, by backward differences; they are zero before the frame.
+    """Compute the divergence of dual fields by backward differences; they are 0 before the frame.
 
     Shape:
         - dual: ``(B, C, 2, H, W)``, x then y
@@ -225,7 +227,7 @@ def dual_divergence(dual: Tensor) -> Tensor:
 
 
 def forward_difference(field: Tensor) -> Tensor:
-    """The slope to the right and downwards; 0 at the last column and at the last row.
+    """Compute the slope to the right and downwards; 0 in the last column and the last row.
 
     Shape:
         - field: ``(B, C, H, W)``
@@ -239,16 +241,16 @@ def forward_difference(field: Tensor) -> Tensor:
 
 
 def take_data_step(flow: Tensor, term: LinearResidual, *, limit: float) -> Tensor:
-    """Move along the gradient to where the residual is 0, or as far as the limit allows.
+    """Move the flow along the gradient until the residual is 0, at most by the limit.
 
-    The limit is ``strength * theta``. This one clamp is the three cases of the paper.
+    The limit is ``strength * theta``. The clamp covers the three cases of the paper.
     """
     residual = term.offset + (term.gradient * flow).sum(1, keepdim=True)
     return flow + (-residual * term.inverse).clamp(-limit, limit) * term.gradient
 
 
 def take_dual_step(dual: Tensor, flow: Tensor, *, rate: float) -> Tensor:
-    """One fixed-point step of the dual fields; the rate is ``tau / theta``.
+    """Take one fixed-point step of the dual fields; the rate is ``tau / theta``.
 
     Shape:
         - dual: ``(B, 2, 2, H, W)``; output: the same
@@ -260,7 +262,7 @@ def take_dual_step(dual: Tensor, flow: Tensor, *, rate: float) -> Tensor:
 
 
 class PlainLevel:
-    """A level by the formulas above: any device, any precision, and gradients flow through it."""
+    """A differentiable level in plain tensor operations, for any device and precision."""
 
     def __init__(self, before: Tensor, after: Tensor, flow: Tensor, rules: SolverRules) -> None:
         self.before, self.after, self.rules = before, after, rules
@@ -269,11 +271,11 @@ class PlainLevel:
         self._dual = flow.new_zeros(len(flow), 2, 2, *flow.shape[2:])
 
     def flow(self) -> Tensor:
-        """The displacements so far."""
+        """Return the current displacements."""
         return self._flow
 
     def warp(self) -> None:
-        """One linearisation, iterated. Each pair of the batch stops for itself."""
+        """Linearize once, then iterate; each pair of the batch stops on its own."""
         rules = self.rules
         if rules.median_at == "warp":
             self._flow = median_blur(self._flow, rules.median)
@@ -285,11 +287,12 @@ class PlainLevel:
                 self._flow = _select_pairs(moving, filtered, self._flow)
             for _ in range(rules.inner):
                 moving = moving & self._run_iteration(term, moving)
+                # moving.any() waits for a GPU, so a solver that never stops early skips it.
                 if rules.epsilon and not moving.any():
                     return
 
     def _run_iteration(self, term: LinearResidual, moving: Tensor) -> Tensor:
-        """One iteration of the pairs that move; which of them moved far enough to go on."""
+        """Run one iteration of the moving pairs; return the pairs that changed enough to go on."""
         rules = self.rules
         flow = take_data_step(self._flow, term, limit=rules.strength * rules.theta)
         flow = flow + rules.theta * dual_divergence(self._dual)
@@ -298,6 +301,7 @@ class PlainLevel:
             self._flow, self._dual = flow, dual
             return moving
         change = (flow - self._flow).detach().square().sum((1, 2, 3))
+        # Pairs that have stopped keep their values, so a result does not depend on its batch.
         self._flow = _select_pairs(moving, flow, self._flow)
         self._dual = _select_pairs(moving, dual, self._dual)
         return change > rules.epsilon**2 * flow.shape[2] * flow.shape[3]

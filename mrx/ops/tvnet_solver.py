@@ -1,4 +1,4 @@
-"""TV-L1 unrolled into iterations whose differences have trainable taps: the formulas of TVNet."""
+"""The formulas of TVNet: TV-L1 unrolled into iterations with trainable difference taps."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _KERNEL_CORNER = (
 
 
 class DifferenceTaps(NamedTuple):
-    """The trainable taps of every iteration; untrained they are all (-1, 1).
+    """The trainable taps of all iterations; untrained, each pair is (-1, 1).
 
     Shape:
         - divergence, gradient: ``(S, W, I, 2, 2, 2)``: scale from the finest, warp, iteration,
@@ -35,7 +35,7 @@ class DifferenceTaps(NamedTuple):
 
 
 class SolverConstants(NamedTuple):
-    """What stays the same through all iterations; each a tensor without axes, above 0.
+    """Constants of all iterations, each a positive tensor without axes.
 
     ``tau`` is the time step, ``strength`` the weight λ of the data term, ``theta`` its coupling.
     """
@@ -46,17 +46,17 @@ class SolverConstants(NamedTuple):
 
 
 class WarpSampling(NamedTuple):
-    """How the second frame is sampled along the flow, see `warp`."""
+    """Settings of `warp` for sampling the second frame along the flow."""
 
     outside: OutsideMode
     shorten: bool
 
 
 def convert_to_gray(frames: Tensor, *, round_down: bool) -> Tensor:
-    """Luma ``(114 B + 587 G + 299 R) / 1000`` of values 0..255, rounded down where `round_down`.
+    """Compute the luma ``(114 B + 587 G + 299 R) / 1000`` of values 0..255.
 
-    Of bytes the sum is exact, so the result is that of real numbers on every device. The
-    derivative is that of the luma before it is rounded.
+    The result is rounded down if `round_down`; its derivative is that of the luma before rounding.
+    For bytes the sum is exact, so every device gives the result of real numbers.
 
     Shape:
         - frames: ``(..., 3, H, W)``, R, G, B
@@ -67,14 +67,14 @@ def convert_to_gray(frames: Tensor, *, round_down: bool) -> Tensor:
     """
     red, green, blue = (frames[..., i : i + 1, :, :] for i in range(3))
     luminance = (299 * red + 587 * green + 114 * blue) / 1000
-    # Both differences are exact, so this is the floor, with the derivative of what it rounds.
+    # The sum and the difference are exact: this is the floor, with the derivative of the luma.
     return (
         luminance + (luminance.detach().floor() - luminance.detach()) if round_down else luminance
     )
 
 
 def normalize_pair(first: Tensor, second: Tensor) -> TensorPair:
-    """Stretch two images together so that their values fill 0..255; a constant pair stays.
+    """Stretch two images jointly to fill 0..255; a constant pair stays unchanged.
 
     Shape:
         - first, second, outputs: ``(N, C, H, W)``
@@ -92,18 +92,19 @@ def normalize_pair(first: Tensor, second: Tensor) -> TensorPair:
 
 
 def smoothing_kernel() -> Tensor:
-    """The 5x5 Gaussian of sigma 0.8 in the digits of the official code, in float64.
+    """Return the 5x5 Gaussian of sigma 0.8 with the digits of the official code, in float64.
 
     >>> smoothing_kernel().shape, round(smoothing_kernel().sum().item(), 5)
     (torch.Size([5, 5]), 1.0)
     """
+    # Mirror the top left 3x3 corner downwards, then to the right.
     corner = torch.tensor(_KERNEL_CORNER, dtype=torch.float64)
     half = torch.cat([corner, corner[:2].flip(0)])
     return torch.cat([half, half[:, :2].flip(1)], dim=1)
 
 
 def smooth_by_kernel(image: Tensor, kernel: Tensor, pad: PadMode) -> Tensor:
-    """Smooth by a 5x5 kernel, with black or the reflected image (without its edge) around.
+    """Smooth with a 5x5 kernel, padding with zeros or reflecting without the edge pixel.
 
     Shape:
         - image, output: ``(N, 1, H, W)``, H and W above 2 to reflect
@@ -114,11 +115,12 @@ def smooth_by_kernel(image: Tensor, kernel: Tensor, pad: PadMode) -> Tensor:
 
 
 def warp(maps: Tensor, flow: Tensor, sampling: WarpSampling) -> Tensor:
-    """Sample maps at ``x + flow(x)``, bilinearly.
+    """Sample maps at ``x + flow(x)`` bilinearly.
 
-    `outside` the frame, ``clamp`` takes the nearest edge. ``extrapolate`` is what the official code
-    does: right and below, its last two columns or rows go on linearly without bound; left and
-    above, all is 0. With `shorten`, displacements lose 1/W and 1/H of their length, as there.
+    Outside the frame, ``clamp`` takes the nearest edge. ``extrapolate`` follows the official code:
+    to the right and below, the last two columns or rows continue linearly without bound; to the
+    left and above, everything is 0. `shorten` reduces displacements by 1/W and 1/H of their length,
+    as in the official code.
 
     Shape:
         - maps, output: ``(N, C, H, W)``, H and W above 1
@@ -146,17 +148,19 @@ def warp(maps: Tensor, flow: Tensor, sampling: WarpSampling) -> Tensor:
 def _interpolation_neighbors(
     position: Tensor, size: int, outside: OutsideMode
 ) -> tuple[TensorPair, TensorPair]:
-    """The indices before and after a position on an axis, each with its weight."""
+    """Return the indices before and after each position on an axis, each with its weight."""
     if outside == "clamp":
         position = position.clamp(0, size - 1)
-    # A position that is no number would become an index that ends the process on a GPU.
+    # A NaN would become an invalid index, which ends the process on a GPU.
     base = position.detach().floor().nan_to_num()
+    # Left of the frame both indices are 0 and their weights cancel. Right of it the weights
+    # extrapolate: size = 4, position = 4.5 -> index 2 weighs -1.5, index 3 weighs 2.5.
     before, after = base.clamp(0, size - 2), (base + 1).clamp(0, size - 1)
     return (before.long(), after - position), (after.long(), position - before)
 
 
 def forward_gradient(flow: Tensor, taps: Tensor) -> TensorPair:
-    """Differences to the next pixel, ``t0 u[x] + t1 u[x+1]``, along x and y; 0 at the end.
+    """Compute differences to the next pixel, ``t0 u[x] + t1 u[x+1]``, along x and y; 0 at the end.
 
     Shape:
         - flow: ``(N, 2, H, W)``
@@ -174,9 +178,9 @@ def forward_gradient(flow: Tensor, taps: Tensor) -> TensorPair:
 
 
 def tap_divergence(dual_x: Tensor, dual_y: Tensor, taps: Tensor) -> Tensor:
-    """Differences from the pixel before, ``t0 p[x-1] + t1 p[x]``, along x and y, summed.
+    """Sum the differences from the previous pixel, ``t0 p[x-1] + t1 p[x]``, along x and y.
 
-    What is before the first pixel and what is at the last count as 0.
+    Values before the first pixel and at the last pixel count as 0.
 
     Shape:
         - dual_x, dual_y, output: ``(N, 2, H, W)``
@@ -194,15 +198,15 @@ def tap_divergence(dual_x: Tensor, dual_y: Tensor, taps: Tensor) -> Tensor:
 
 
 def _split_taps(taps: Tensor) -> list[TensorPair]:
-    """For x and y the two taps, each ``(2, 1, 1)``: one for each component of the flow."""
+    """Return the two taps of x and of y, each ``(2, 1, 1)``: one for each component of the flow."""
     views = [tap.view(-1, 1, 1) for axis in taps.unbind(1) for tap in axis.unbind(1)]
     return [(views[0], views[1]), (views[2], views[3])]
 
 
 def update_dual(dual: TensorPair, gradient: TensorPair, ratio: Tensor) -> TensorPair:
-    """``(p + k g) / (1 + k √(|g|² + 1e-12))``, k = tau / theta (TVNet supplement, eq. 1).
+    """Compute ``(p + k g) / (1 + k √(|g|² + 1e-12))``, k = tau / theta (TVNet supplement, eq. 1).
 
-    The number under the root keeps the derivative finite where the gradient is 0 (eq. 2).
+    The constant under the root keeps the derivative finite where the gradient is 0 (eq. 2).
 
     Shape:
         - dual, gradient, outputs: along x and along y, all of one shape
@@ -215,7 +219,7 @@ def update_dual(dual: TensorPair, gradient: TensorPair, ratio: Tensor) -> Tensor
 
 
 class LinearError(NamedTuple):
-    """The brightness error of a warp as a linear function of the flow: ``error + slope · u``.
+    """The brightness error of a warp, linear in the flow u: ``error + slope · u``.
 
     Shape:
         - slope: ``(N, 2, H, W)``, the warped gradient
@@ -229,7 +233,7 @@ class LinearError(NamedTuple):
 
 
 def linearize_error(first: Tensor, warped: Tensor, flow: Tensor) -> LinearError:
-    """The brightness error around a flow.
+    """Linearize the brightness error around a flow.
 
     Shape:
         - first: ``(N, 1, H, W)``
@@ -248,7 +252,7 @@ def run_iteration(
     taps: tuple[Tensor, Tensor],
     constants: SolverConstants,
 ) -> tuple[Tensor, TensorPair, Tensor]:
-    """One iteration: data step by clipping, u = v + theta div p, dual step of the new u.
+    """Run one iteration: data step by clipping, u = v + theta div p, dual step of the new u.
 
     Shape:
         - flow: ``(N, 2, H, W)``
@@ -256,13 +260,13 @@ def run_iteration(
         - taps: of the divergence and of the gradient, each ``(2, 2, 2)``
 
     Returns:
-        flow and dual after it, and the brightness error before it, ``(N, 1, H, W)``
+        flow and dual after the iteration, and the brightness error before it, ``(N, 1, H, W)``
     """
     tau, strength, theta = constants
     limit = strength * theta
     slope_flow = data.slope * flow
     error = slope_flow[:, :1] + slope_flow[:, 1:] + data.error
-    # Clipping is the threshold of the papers in one line; no branch divides by a zero.
+    # Clipping equals the three-way threshold of the papers, and no branch divides by zero.
     step_size = torch.clamp(error * data.inverse, -limit, limit)
     flow = flow + step_size * data.slope + theta * tap_divergence(*dual, taps[0])
     return flow, update_dual(dual, forward_gradient(flow, taps[1]), tau / theta), error
@@ -275,7 +279,7 @@ def iterate_warp(
     taps: DifferenceTaps,
     constants: SolverConstants,
 ) -> tuple[Tensor, TensorPair, Tensor]:
-    """All iterations of a warp: `run_iteration` for each ``(2, 2, 2)`` of taps ``(I, 2, 2, 2)``."""
+    """Run all iterations of a warp, one for each ``(2, 2, 2)`` of the taps ``(I, 2, 2, 2)``."""
     error = data.error
     for pair in zip(taps.divergence, taps.gradient, strict=True):
         flow, dual, error = run_iteration(flow, dual, data, pair, constants)
@@ -289,9 +293,9 @@ def iterate_in_place(
     taps: DifferenceTaps,
     constants: SolverConstants,
 ) -> tuple[Tensor, TensorPair, Tensor]:
-    """The twin of `iterate_warp` for taps (-1, 1) and no derivatives: in place, the same bits.
+    """Run `iterate_warp` in place, with the same bits, for taps (-1, 1) and without derivatives.
 
-    Of the taps only their number counts.
+    Only the number of taps matters, not their values.
     """
     tau, strength, theta = constants
     limit, ratio, coupling = (x.item() for x in (strength * theta, tau / theta, theta))
@@ -303,11 +307,13 @@ def iterate_in_place(
         torch.add(scratch[:, :1], scratch[:, 1:], out=error).add_(data.error)
         torch.mul(error, data.inverse, out=step_size).clamp_(-limit, limit)
         flow.add_(torch.mul(step_size, data.slope, out=scratch))
+        # Divergence: backward differences, along x in `scratch` and along y in `along_y`.
         scratch.copy_(dual_x)[..., 1:].sub_(dual_x[..., :-1])
         along_y.copy_(dual_y)[..., 1:, :].sub_(dual_y[..., :-1, :])
         flow.add_(scratch.add_(along_y).mul_(coupling))
         torch.sub(flow[..., 1:], flow[..., :-1], out=along_x[..., :-1])
         torch.sub(flow[..., 1:, :], flow[..., :-1, :], out=along_y[..., :-1, :])
+        # The divergence left values in the last row; the last column of along_x is always 0.
         along_y[..., -1, :] = 0
         torch.mul(along_x, along_x, out=scratch).add_(along_y * along_y).add_(
             SQUARE_EPSILON
@@ -319,10 +325,10 @@ def iterate_in_place(
 
 
 def level_sizes(height: int, width: int, *, max_levels: int, zoom: float) -> list[tuple[int, int]]:
-    """Sizes (H, W) of the pyramid's levels from the finest, at most so many.
+    """Return the sizes (H, W) of the pyramid's levels from the finest, at most `max_levels`.
 
-    ``1 + ln(√(H² + W²) / 4) / ln(1 / zoom)`` rounded down, at least 1, as long as both sides keep
-    2 pixels. Each side is ``side * zoom^level`` rounded half up.
+    Their number is ``1 + ln(√(H² + W²) / 4) / ln(1 / zoom)`` rounded down, at least 1; levels with
+    a side below 2 pixels are dropped. Each side is ``side * zoom^level`` rounded half up.
 
     >>> level_sizes(96, 128, max_levels=3, zoom=0.5)
     [(96, 128), (48, 64), (24, 32)]
@@ -357,11 +363,10 @@ def unroll_flow(
     initial_field: Tensor | None = None,
     run_warp: Callable[..., tuple[Tensor, TensorPair, Tensor]] = iterate_warp,
 ) -> TensorPair:
-    """The flow from the first image to the second, from the coarsest level to the finest.
+    """Compute the flow from the first image to the second, from the coarsest level to the finest.
 
-    The shape of the taps says how many levels, warps and iterations there are at most. Levels are
-    resized from the full images, not from each other; the dual starts at 0 at each level, not at
-    each warp; the flow of a coarser level is divided by `zoom`.
+    The shape of the taps sets the number of warps and iterations, and the maximum number of levels.
+    The flow of a coarser level is divided by `zoom`, not by the ratio of sizes.
 
     Shape:
         - first, second: ``(N, 1, H, W)``, smoothed, 0..255
@@ -376,8 +381,10 @@ def unroll_flow(
     for level in reversed(range(len(sizes))):
         if level < len(sizes) - 1:
             flow = resize_bilinear(flow, sizes[level]) / zoom
+        # Levels are resized from the full images, not from each other.
         start, end = resize_bilinear(first, sizes[level]), resize_bilinear(second, sizes[level])
         maps = torch.cat([end, central_difference(end)], dim=1)
+        # The dual starts at 0 at each level, not at each warp.
         dual = torch.zeros_like(flow), torch.zeros_like(flow)
         for kernels in zip(taps.divergence[level], taps.gradient[level], strict=True):
             data = linearize_error(start, warp(maps, flow, sampling), flow)
@@ -386,7 +393,7 @@ def unroll_flow(
 
 
 def _fit_field(field: Tensor, size: tuple[int, int]) -> Tensor:
-    """A field resized to a level, its displacements by the ratio of sizes."""
+    """Resize a field to a level, and its displacements by the ratio of the sizes."""
     h, w = field.shape[-2:]
     ratio = field.new_tensor([size[1] / w, size[0] / h]).view(2, 1, 1)
     return resize_bilinear(field[None], size) * ratio

@@ -1,4 +1,4 @@
-"""Sampling images at displaced pixels, in pixel coordinates."""
+"""Sample images at displaced pixels, in pixel coordinates."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ BorderMode = Literal["zero", "clamp"]
 
 
 def displaced_positions(flow: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each pixel lies after its displacement: columns and rows.
+    """Compute the columns and rows of the pixels after their displacement.
 
     Shape:
         - flow: ``(B, 2, H, W)``; outputs: ``(B, H, W)`` each
@@ -24,7 +24,7 @@ def displaced_positions(flow: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def is_inside(flow: Tensor) -> Tensor:
-    """Whether each pixel still lies in the frame after its displacement, its border included.
+    """Test each pixel for lying in the frame, border included, after its displacement.
 
     Shape:
         - flow: ``(B, 2, H, W)``; output: ``(B, 1, H, W)`` bool
@@ -35,9 +35,9 @@ def is_inside(flow: Tensor) -> Tensor:
 
 
 def cubic_weights(fraction: Tensor, a: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights of the four neighbours -1, 0, 1, 2 by Keys' cubic kernel.
+    """Compute the weights of neighbors -1, 0, 1 and 2 by Keys' cubic kernel.
 
-    ``a = -0.5`` is Catmull-Rom, ``a = -0.75`` what OpenCV and torch call bicubic. They sum to 1.
+    ``a = -0.5`` is Catmull-Rom, ``a = -0.75`` the bicubic of OpenCV and torch. Weights sum to 1.
 
     >>> [round(float(w), 4) for w in cubic_weights(torch.tensor(0.5), -0.5)]
     [-0.0625, 0.5625, 0.5625, -0.0625]
@@ -52,10 +52,10 @@ def cubic_weights(fraction: Tensor, a: float) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def sample_cubic(planes: Tensor, flow: Tensor, *, a: float, border: BorderMode) -> Tensor:
-    """Sample planes at ``x + flow`` by a cubic of 16 taps, in pixel coordinates.
+    """Sample planes at ``x + flow`` with a 16-tap cubic kernel, in pixel coordinates.
 
-    A flow of whole pixels takes the pixels themselves, exactly. Taps beyond the frame are zero, or
-    those of its edge.
+    A flow of whole pixels returns those pixels exactly. Taps outside the frame are zero, or repeat
+    the edge, depending on `border`.
 
     Shape:
         - planes: ``(B, C, H, W)``
@@ -64,8 +64,9 @@ def sample_cubic(planes: Tensor, flow: Tensor, *, a: float, border: BorderMode) 
     """
     _, c, h, w = planes.shape
     x, y = displaced_positions(flow)
-    # Beyond four pixels outside, all taps are of the border, and whole numbers could overflow.
+    # More than four pixels outside, every tap is border, and larger values could overflow `long`.
     x, y = x.clamp(-4, w + 3), y.clamp(-4, h + 3)
+    # Gradients reach the flow through the fractions; the pixel indices are constants.
     left, top = x.detach().floor(), y.detach().floor()
     across, down = cubic_weights(x - left, a), cubic_weights(y - top, a)
     flat = planes.flatten(2)
@@ -78,6 +79,7 @@ def sample_cubic(planes: Tensor, flow: Tensor, *, a: float, border: BorderMode) 
             if border == "zero":
                 inside_frame = (row >= 0) & (row < h) & (column >= 0) & (column < w)
                 weight = weight * inside_frame
+            # Clamped in both modes: gather needs valid indices even for taps of weight 0.
             pixel_index = row.clamp(0, h - 1) * w + column.clamp(0, w - 1)
             taps = flat.gather(2, pixel_index.flatten(1)[:, None].expand(-1, c, -1))
             total = total + weight[:, None] * taps.view_as(planes)

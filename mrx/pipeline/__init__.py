@@ -1,1 +1,1 @@
-"""The work of one worker: videos through all stages, one after another or several at once."""
+"""One worker's pipeline: videos through all stages, in sequence or several at once."""

@@ -1,4 +1,4 @@
-"""Pieces of several videos gathered to batches: of one method and one size, never padded."""
+"""Grouping of batches from several videos: one method and one frame size, never padded."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ class _BatchGroup:
 
 
 class BatchGrouper:
-    """Batches of at most so many windows, in the order in which their pieces came."""
+    """Collects batches with equal keys into groups, in the order of their arrival."""
 
     def __init__(self) -> None:
         self._open_groups: dict[tuple[Any, ...], _BatchGroup] = {}
@@ -22,7 +22,7 @@ class BatchGrouper:
     def add_batch(
         self, batch: WindowBatch, max_windows: int, now: float
     ) -> list[list[WindowBatch]]:
-        """Add a piece of at most `max_windows` windows; the batches that are full now."""
+        """Add a batch of at most `max_windows` windows and return the groups that are full."""
         full_groups = []
         count = len(batch)
         group = self._open_groups.get(batch.group_key)
@@ -36,17 +36,17 @@ class BatchGrouper:
         return full_groups
 
     def take_older(self, opened_before: float) -> list[list[WindowBatch]]:
-        """Take the batches that were begun before a time, full or not."""
+        """Take the groups opened at this time or before, full or not."""
         old_keys = [
-            key for key, bucket in self._open_groups.items() if bucket.opened_at <= opened_before
+            key for key, group in self._open_groups.items() if group.opened_at <= opened_before
         ]
         return [self._open_groups.pop(key).batches for key in old_keys]
 
     @property
     def num_waiting(self) -> int:
-        """How many pieces wait."""
-        return sum(len(bucket.batches) for bucket in self._open_groups.values())
+        """The number of batches in open groups."""
+        return sum(len(group.batches) for group in self._open_groups.values())
 
     def take_all(self) -> list[list[WindowBatch]]:
-        """Take all that is left."""
+        """Take all groups, full or not."""
         return self.take_older(float("inf"))

@@ -1,23 +1,36 @@
-"""Batches through a device: what fails fails alone, and what is too large is halved."""
+"""Batches through a device: a failure hits its own video only, a batch too large is halved."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from mrx.errors import InputError
+from mrx.pipeline.method_run import MethodRun
 from mrx.pipeline.sync_device import ComputedMaps, SyncDevice
 from mrx.pipeline.tasks import WindowBatch
 from mrx.pipeline.timing import is_out_of_memory
+from mrx.pipeline.transfer import move_windows
+from mrx.records import Clips, Motion
 
 BatchResult = tuple[WindowBatch, ComputedMaps | None]
+"""A batch with its maps, or with None if its video has failed."""
 ComputeFunction = Callable[[Sequence[WindowBatch]], list[ComputedMaps]]
 
 
+def compute_motion(method_run: MethodRun, clips: Clips, device: torch.device) -> Motion:
+    """Compute the maps of these windows at once, and return them as floats on the CPU."""
+    data = method_run.module.extract(move_windows(clips.data, device))
+    return Motion(data.float().cpu().contiguous(), clips.index, clips.time)
+
+
 class BatchComputer:
-    """Give pieces to a device, and take what becomes of them one batch later.
+    """Gives groups of batches to a device and returns their results one group later.
 
     Args:
-        device: what computes
-        max_windows: windows at once, until the device's memory says otherwise; None for no limit
+        device: computes the maps
+        max_windows: windows computed at once, until the device runs out of memory; None for no
+            limit
     """
 
     def __init__(self, device: SyncDevice, max_windows: int | None) -> None:
@@ -27,36 +40,37 @@ class BatchComputer:
         self._in_flight: tuple[Sequence[WindowBatch], Any] | None = None
 
     def get_window_limit(self, method: str) -> int | None:
-        """How many windows of a method go at once."""
+        """Return the number of windows of a method to compute at once, or None."""
         return self._reduced_limits.get(method, self._max_windows)
 
     @property
     def is_busy(self) -> bool:
-        """Whether a batch is at work."""
+        """True while a group is in flight."""
         return self._in_flight is not None
 
     def submit_group(self, batches: Sequence[WindowBatch]) -> list[BatchResult]:
-        """Begin with a batch of one bucket; the results of the batch before.
-
-        A result of None is a piece whose video has failed.
-        """
+        """Launch a group of batches with one key, and return the results of the group before."""
         failed_before: list[BatchResult] = [
             (batch, None) for batch in batches if batch.task.failure
         ]
-        batches = [piece for piece in batches if not piece.task.failure]
+        batches = [batch for batch in batches if not batch.task.failure]
         if not batches:
             return [*self.collect_results(), *failed_before]
+        # Launched before the previous results are waited for: the device copies this group in
+        # while it still computes the last.
         launched, fault = self._try_launch(batches)
         previous = self.collect_results()
         if fault and previous and is_out_of_memory(fault.__cause__):
-            self._free_memory(fault)  # the batch before was in the way, perhaps it alone
+            # The previous group held memory during this launch. It is gone now, and this group
+            # may fit as it is: it is halved only if it is too large alone.
+            self._free_memory(fault)
             launched, fault = self._try_launch(batches)
         self._in_flight = launched
         retried = self._retry_smaller(batches, fault) if fault else []
         return [*previous, *retried, *failed_before]
 
     def collect_results(self) -> list[BatchResult]:
-        """The results of the batch that was begun last."""
+        """Wait for the group in flight and return its results."""
         in_flight, self._in_flight = self._in_flight, None
         if in_flight is None:
             return []
@@ -66,7 +80,7 @@ class BatchComputer:
     def _try_launch(
         self, batches: Sequence[WindowBatch]
     ) -> tuple[tuple[Sequence[WindowBatch], Any] | None, InputError | None]:
-        """What is at work now, or why it is not."""
+        """Launch a group; return it, or the error that prevented it."""
         try:
             return (batches, self.device.launch_group(batches)), None
         except InputError as error:
@@ -79,13 +93,14 @@ class BatchComputer:
             return list(zip(batches, compute(batches), strict=True))
         except InputError as error:
             fault = error
+        # Outside of the except block, which would keep the error's frames and their tensors.
         return self._retry_smaller(batches, fault)
 
     def _retry_smaller(
         self, batches: Sequence[WindowBatch], fault: InputError
     ) -> list[BatchResult]:
-        """Smaller batches where memory was too small, each piece alone where one of them failed."""
-        count = sum(len(piece) for piece in batches)
+        """Halve the batches if memory ran out; otherwise compute each alone to find the bad one."""
+        count = sum(len(batch) for batch in batches)
         if is_out_of_memory(fault.__cause__) and count > 1:
             self._free_memory(fault)
             batches = self._split_in_half(batches, count)
@@ -99,7 +114,8 @@ class BatchComputer:
         ]
 
     def _free_memory(self, fault: InputError) -> None:
-        """Let go of what a failed batch left on the device: its error's frames hold it."""
+        # The frames of the traceback hold the tensors of the failed group: without this, a smaller
+        # one would find the same memory taken.
         for error in (fault, fault.__cause__):
             if error is not None:
                 error.__traceback__ = None

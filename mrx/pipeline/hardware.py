@@ -1,4 +1,9 @@
-"""The machine that a worker runs on: its device, and the versions that decide numbers."""
+"""A worker's device and process settings, and the library versions that may change numbers."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import av
 import cv2
@@ -6,11 +11,82 @@ import numpy as np
 import torch
 
 from mrx import kernels
-from mrx.errors import MissingError
+from mrx.errors import MissingError, UsageError
+
+
+@dataclass
+class _ProcessSettings:
+    """Settings of torch and OpenCV shared by the runs of this process.
+
+    Attributes:
+        active_runs: the number of present runs
+        backend: the backend that they use
+        own_backend, torch_threads, opencv_threads, allow_tf32: the values before the first run
+    """
+
+    active_runs: int = 0
+    backend: str = "auto"
+    own_backend: str = "auto"
+    torch_threads: int = 1
+    opencv_threads: int = 1
+    allow_tf32: bool = True
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_settings = _ProcessSettings()
+
+
+@contextmanager
+def configure_process(backend: str = "auto", *, threads: int | None = 1) -> Iterator[None]:
+    """Set this process up for reproducible numbers, and restore its settings on exit.
+
+    Args:
+        backend: the kernels to use; see `mrx.kernels.choose_backend`
+        threads: threads of torch and of OpenCV; None leaves theirs
+    """
+    _enter_run(backend, threads)
+    try:
+        kernels.choose_backend()  # refuses a wrong choice before any work
+        yield
+    finally:
+        _leave_run()
+
+
+def _enter_run(backend: str, threads: int | None) -> None:
+    with _settings.lock:
+        if _settings.active_runs and _settings.backend != backend:
+            raise UsageError(
+                f"backend {backend}: another run of this process uses {_settings.backend}. "
+                "Wait for it, or use worker processes"
+            )
+        if not _settings.active_runs:
+            _settings.backend = backend
+            _settings.own_backend = kernels.set_backend(backend)
+            _settings.torch_threads = torch.get_num_threads()
+            _settings.opencv_threads = cv2.getNumThreads()
+            _settings.allow_tf32 = torch.backends.cudnn.allow_tf32
+        _settings.active_runs += 1
+        if threads is not None:
+            torch.set_num_threads(threads)
+            cv2.setNumThreads(threads)
+        # TF32 would round what the CPU does not.
+        torch.backends.cudnn.allow_tf32 = False
+
+
+def _leave_run() -> None:
+    with _settings.lock:
+        _settings.active_runs -= 1
+        # Of runs in several threads, the last one out restores: an earlier one would change the
+        # settings under those that still compute.
+        if not _settings.active_runs:
+            kernels.set_backend(_settings.own_backend)
+            torch.set_num_threads(_settings.torch_threads)
+            cv2.setNumThreads(_settings.opencv_threads)
+            torch.backends.cudnn.allow_tf32 = _settings.allow_tf32
 
 
 def read_library_versions() -> dict[str, str]:
-    """The libraries whose version may move a number."""
+    """Return the versions of the libraries that may change a number."""
     libraries = {
         n: ".".join(map(str, av.library_versions[n])) for n in ("libavcodec", "libswscale")
     }
@@ -25,7 +101,7 @@ def read_library_versions() -> dict[str, str]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that was asked for; `auto` is the first GPU, or the CPU where there is none."""
+    """Return the device of a name; `auto` is the first GPU, or the CPU without one."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     available = ["cpu", *(f"cuda:{i}" for i in range(count))]
     available += ["mps"] if torch.backends.mps.is_available() else []
@@ -36,5 +112,4 @@ def choose_device(name: str) -> torch.device:
         raise MissingError(
             f"no device {name}: this machine has {available_names}. Use --device cpu"
         )
-    torch.backends.cudnn.allow_tf32 = False  # TF32 would round what the CPU does not
     return torch.device(wanted)

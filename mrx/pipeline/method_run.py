@@ -1,6 +1,7 @@
-"""A method of a run: its module on a device, its windows, and how its maps are stored."""
+"""A method of a run: its module on a device, its windows and its storage."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +9,9 @@ import torch
 
 from mrx import methods
 from mrx.errors import UsageError
-from mrx.job import Job
+from mrx.job import Job, Windowing
 from mrx.methods.spec import Method, Representation
 from mrx.methods.weights import load_weights
-from mrx.pipeline.transfer import move_windows
-from mrx.records import Clips, Motion
 from mrx.shards.compression import dataset_options
 from mrx.shards.encoding import Encoding
 from mrx.windows.plan import WindowRule
@@ -20,7 +19,16 @@ from mrx.windows.plan import WindowRule
 
 @dataclass(frozen=True)
 class MethodRun:
-    """A method of the run: its module, its windows, and how its maps are stored."""
+    """A method of a run, ready to compute.
+
+    Attributes:
+        method: its entry in the table of methods
+        module: computes the maps, on the run's device
+        parameters: every parameter by name, defaults included
+        rule: cuts frames into its windows
+        encoding: turns its maps into the numbers that are stored
+        dataset_options: compression arguments for its datasets
+    """
 
     method: Method
     module: Representation
@@ -31,43 +39,34 @@ class MethodRun:
 
     @classmethod
     def from_job(cls, job: Job, name: str, device: torch.device) -> "MethodRun":
-        """Make a method ready, with the parameters, weights and windows that the job asks for."""
+        """Set a method up with the parameters, weights and windows of a job."""
         method = methods.find_method(name)
         given = job.parameters.get(name, {})
         if job.stack is not None and "stack" in method.list_parameters():
             if given.get("stack", str(job.stack)) != str(job.stack):
-                raise UsageError(f"{name}: stack={job.stack} and stack={given['stack']}: say one")
+                raise UsageError(
+                    f"{name}: conflicting stack values {job.stack} and {given['stack']}: give one"
+                )
             given = {**given, "stack": str(job.stack)}
         parameters = method.complete_parameters(given)
         module = method.build_module(parameters)
         if name in job.weights:
             parameters = {**parameters, "weights": load_weights(module, job.weights[name])}
-        windowing = job.windowing
-        rule = WindowRule(
-            length=module.length,
-            step=module.step if windowing.step is None else windowing.step,
-            dilation=module.dilation if windowing.dilation is None else windowing.dilation,
-            segments=windowing.segments,
-            across_segments=windowing.segments is not None
-            and windowing.dilation is None
-            and module.across_segments,
-            tail=windowing.tail,
-        )
+        rule = _build_window_rule(job.windowing, module)
         if job.storage.dtype == "uint8" and any("confidence" in c for c in module.channels):
-            raise UsageError(
-                f"dtype uint8 has no steps for {name}'s confidence: take float16 or q16"
-            )
+            raise UsageError(f"uint8 cannot store {name}'s confidence: use float16 or q16")
         encoding = Encoding.from_storage(job.storage, units=module.units, bound=module.bound)
-        cost = method.cost if device.type == "cpu" else "light"  # none is heavy beside a device
+        # On a GPU no method is slow enough to make compression cheap beside it.
+        cost = method.cost if device.type == "cpu" else "light"
         storage_filters = dataset_options(job.storage.compression, cost=cost)
         return cls(method, module.to(device), parameters, rule, encoding, storage_filters)
 
     def collect_settings(self) -> dict[str, Any]:
-        """What decides the numbers, beside what all methods share."""
+        """Return the settings of this method that decide the numbers."""
         return {**self.parameters, "step": self.rule.step, "dilation": self.rule.recorded_dilation}
 
     def collect_attributes(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """What a stranger needs to know about the numbers from frames of such a size."""
+        """Return the attributes that describe the maps of frames with these facts."""
         height, width = self.module.covered_size(facts["height"], facts["width"])
         return {
             "channels": list(self.module.channels),
@@ -86,12 +85,32 @@ class MethodRun:
         }
 
     def why_too_small(self, facts: dict[str, Any]) -> str:
-        """Why no frame of this size has a map, or nothing."""
+        """Return the reason that frames of this size have no maps, or an empty string."""
         width, height, smallest = facts["width"], facts["height"], self.module.smallest
         fits = min(width, height) >= smallest
         return "" if fits else f"too small ({width}x{height}, needs {smallest}x{smallest})"
 
-    def compute_motion(self, clips: Clips, device: torch.device) -> Motion:
-        """The method on a batch of windows."""
-        data = self.module.extract(move_windows(clips.data, device))
-        return Motion(data.float().cpu().contiguous(), clips.index, clips.time)
+
+def _build_window_rule(windowing: Windowing, module: Representation) -> WindowRule:
+    return WindowRule(
+        length=module.length,
+        step=module.step if windowing.step is None else windowing.step,
+        dilation=module.dilation if windowing.dilation is None else windowing.dilation,
+        segments=windowing.segments,
+        across_segments=windowing.segments is not None
+        and windowing.dilation is None
+        and module.across_segments,
+        tail=windowing.tail,
+    )
+
+
+def check_stack_option(stack: int | None, method_runs: Sequence[MethodRun]) -> None:
+    """Refuse a `stack` that none of the methods takes.
+
+    Raises:
+        UsageError: `stack` is given, and no method has a parameter of that name
+    """
+    if stack is None or any("stack" in run.parameters for run in method_runs):
+        return
+    names = ", ".join(run.method.name for run in method_runs)
+    raise UsageError(f"stack={stack}: none of these methods takes a stack: {names}")

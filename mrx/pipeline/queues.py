@@ -1,4 +1,4 @@
-"""A way between two threads: bounded in bytes, and with a way out at both ends."""
+"""A queue between two threads, bounded in bytes, that either end can close."""
 
 import threading
 import time
@@ -8,14 +8,15 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class PipeClosed(Exception):  # noqa: N818 - no fault of who meets it
-    """The pipe was closed: whoever is at its other end has left."""
+class PipeClosed(Exception):  # noqa: N818 - a signal, not an error
+    """The other end closed the pipe."""
 
 
 class BoundedPipe(Generic[T]):
-    """A queue that holds at most so many bytes, or a single item of more.
+    """A queue between two threads, bounded in bytes.
 
-    What was taken out still counts until it is `release_bytes`d, as its bytes are still there.
+    An item larger than the bound passes if the pipe is empty. The bytes of an item count until
+    `release_bytes`, not until `get`, because its memory is still in use after that.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -24,10 +25,15 @@ class BoundedPipe(Generic[T]):
         self.num_waiting_puts = 0
         self._items: deque[T] = deque()
         self._closed = False
+        # One condition for all waits: `put` waits for room, `get` for an item, both for `close`.
         self._changed = threading.Condition()
 
     def put(self, item: T, nbytes: int = 0) -> None:
-        """Add an item, once there is room for it; nothing is always small enough."""
+        """Block until the item fits. Zero-size items always fit.
+
+        Raises:
+            PipeClosed: the pipe is closed
+        """
         with self._changed:
             self.num_waiting_puts += 1
             self._changed.wait_for(lambda: self._closed or self._has_room(nbytes))
@@ -39,11 +45,17 @@ class BoundedPipe(Generic[T]):
             self._changed.notify_all()
 
     def get(self, seconds: float | None = None) -> T | None:
-        """The next item; None where none came in so many seconds, or all room is taken."""
+        """Return the next item, or None after `seconds`, or at once if a producer is blocked.
+
+        Raises:
+            PipeClosed: the pipe is closed
+        """
         deadline = None if seconds is None else time.monotonic() + seconds
         with self._changed:
             while not self._items and not self._closed:
                 seconds_left = None if deadline is None else deadline - time.monotonic()
+                # A blocked producer cannot go on until the caller releases the items that it has
+                # already taken, so waiting longer would bring nothing.
                 if seconds_left is not None and (seconds_left <= 0 or self.num_waiting_puts):
                     return None
                 self._changed.wait(seconds_left)
@@ -52,13 +64,13 @@ class BoundedPipe(Generic[T]):
             return self._items.popleft()
 
     def release_bytes(self, nbytes: int) -> None:
-        """Bytes of an item that was taken out are free now."""
+        """Free the bytes of an item that was taken out."""
         with self._changed:
             self.held_bytes -= nbytes
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Everyone who waits here, or comes later, meets `PipeClosed`."""
+        """Close the pipe and drop its items; all present and later calls raise `PipeClosed`."""
         with self._changed:
             self._closed = True
             self._items.clear()

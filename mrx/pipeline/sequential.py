@@ -1,4 +1,4 @@
-"""One video after another, one stage after another: the way of a worker that is one core."""
+"""One video after another, one stage after another: for a worker that has one core."""
 
 from collections.abc import Iterable, Iterator
 
@@ -13,14 +13,15 @@ from mrx.pipeline.tasks import PipelineStages, VideoTask, WindowBatch
 def run_sequentially(
     stages: PipelineStages, computer: BatchComputer, sources: Iterable[Source]
 ) -> Iterator[ManifestRow]:
-    """Bring every source through the stages; the row of each.
+    """Pass each source through the stages and yield its row.
 
     Raises:
-        MrxError: what no video is to blame for; the video in flight is dropped
+        MrxError: an error that is not one video's; the video in flight is dropped
     """
     for source in sources:
         task = stages.begin_video(source)
         try:
+            # Left before each yield: the mode would otherwise leak into the caller's own code.
             with torch.inference_mode():
                 _process_video(stages, computer, task)
             row = stages.finish_video(task)
@@ -30,8 +31,8 @@ def run_sequentially(
         yield row
 
 
-def _pass_batch(stages: PipelineStages, computer: BatchComputer, batch: WindowBatch) -> None:
-    """Compute, pack and write; nothing of it is held when the next piece wants memory."""
+def _process_batch(stages: PipelineStages, computer: BatchComputer, batch: WindowBatch) -> None:
+    # Collected at once, so that nothing of this batch is held when the next one needs memory.
     for part, maps in [*computer.submit_group([batch]), *computer.collect_results()]:
         if maps is not None:
             stages.write_maps(part, maps.pack())
@@ -41,13 +42,12 @@ def _process_video(stages: PipelineStages, computer: BatchComputer, task: VideoT
     try:
         for batch in stages.decode_windows(task):
             stages.check_cancelled()
-            for part in batch.split_windows(
-                computer.get_window_limit(batch.method_run.method.name)
-            ):
-                _pass_batch(stages, computer, part)
+            limit = computer.get_window_limit(batch.method_run.method.name)
+            for part in batch.split_windows(limit):
+                _process_batch(stages, computer, part)
             if task.failure:
                 return
-    except RunCancelled:
+    except RunCancelled:  # an InputError too, but the run's, not this video's
         raise
     except InputError as error:
         task.record_failure(error)

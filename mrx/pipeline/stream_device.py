@@ -1,9 +1,9 @@
-"""A device that copies and computes at once: the next batch goes in while the last is computed.
+"""A device with streams: the next group is copied in while the last one is computed.
 
-    pinned pieces ──copying stream──▶ device ──computing stream──▶ encoded maps ──▶ pinned results
+    pinned batches ──copy stream──▶ device ──compute stream──▶ encoded maps ──▶ pinned results
 
-Nothing here waits for the device but `finish_group`, which is asked for one batch later. The device's own
-clock tells how long it copied and computed.
+Only `finish_group` waits for the device, and it is called one group later. The device's own clock
+measures how long it copied and computed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,34 +24,37 @@ from mrx.shards.encoding import encode_on_device
 
 
 class DeviceStreams(Protocol):
-    """What a device's own queues of work can do. A mark is a place in one of them."""
+    """The streams of a device: queues of work that run beside each other. Marks are places in them.
+
+    Work goes to the compute stream except inside `use_copy_stream`.
+    """
 
     def use_device(self) -> AbstractContextManager[None]:
-        """Make it the device that unnamed work goes to."""
+        """Make this the current device."""
         ...
 
     def use_copy_stream(self) -> AbstractContextManager[None]:
-        """What is queued inside goes to the queue for copies."""
+        """Make the copy stream the current stream."""
         ...
 
     def allocate_pinned(self, count: int, dtype: torch.dtype) -> Tensor:
-        """Memory of the host that the device copies from and to by itself."""
+        """Allocate host memory that the device can copy from and to by itself."""
         ...
 
     def queue_copy(self, target: Tensor, source: Tensor) -> None:
-        """Queue a copy."""
+        """Queue a copy on the current stream."""
         ...
 
     def record_mark(self) -> Any:
-        """A place in the present queue; it has ``synchronize()``."""
+        """Return a mark at the end of the current stream; it has ``synchronize()``."""
         ...
 
     def wait_for_mark(self, mark: Any, *arrived: Tensor) -> None:
-        """What is queued from now on waits for a mark, and uses what has arrived by then."""
+        """Make later work of the current stream wait for a mark, and use tensors ready by then."""
         ...
 
     def measure_seconds(self, begin: Any, end: Any) -> float:
-        """The time between two marks that have passed."""
+        """Return the time between two marks that have passed."""
         ...
 
 
@@ -64,53 +67,57 @@ class CudaStreams:
 
     @contextmanager
     def use_device(self) -> Iterator[None]:
-        """Make it the device that unnamed work goes to."""
+        """Make this the current device."""
         with torch.cuda.device(self.device):
             yield
 
     @contextmanager
     def use_copy_stream(self) -> Iterator[None]:
-        """What is queued inside goes to the stream for copies."""
+        """Make the copy stream the current stream."""
         with torch.cuda.stream(self._copy_stream):
             yield
 
     def allocate_pinned(self, count: int, dtype: torch.dtype) -> Tensor:
-        """Page-locked memory; torch keeps what was freed for the next that asks."""
+        """Allocate page-locked memory; torch caches what is freed for later calls."""
         return torch.empty(count, dtype=dtype, pin_memory=True)
 
     def queue_copy(self, target: Tensor, source: Tensor) -> None:
-        """Queue a copy."""
+        """Queue a copy on the current stream."""
+        # Returns before the copy is done, but only with pinned memory on the host's side.
         target.copy_(source, non_blocking=True)
 
     def record_mark(self) -> Any:
-        """A place in the present stream."""
+        """Return an event at the end of the current stream."""
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
     def wait_for_mark(self, mark: Any, *arrived: Tensor) -> None:
-        """What is queued from now on waits for a mark, and uses what has arrived by then."""
+        """Make later work of the current stream wait for a mark, and use tensors ready by then."""
         stream = torch.cuda.current_stream()
         stream.wait_event(mark)
         for tensor in arrived:
+            # The tensor belongs to the stream that allocated it. Without this, that stream may get
+            # its memory for the next copy as soon as Python frees it, while this one still reads.
             tensor.record_stream(stream)
 
     def measure_seconds(self, begin: Any, end: Any) -> float:
-        """The time between two marks that have passed."""
-        return float(begin.elapsed_time(end)) / 1000
+        """Return the time between two marks that have passed."""
+        return float(begin.elapsed_time(end)) / 1000  # CUDA measures in milliseconds
 
 
 @dataclass(frozen=True)
 class LaunchedGroup:
-    """A batch at work. Its pieces stay, as their memory is still read from.
+    """A group of batches in flight.
 
     Attributes:
-        raw, numbers: where the encoded maps and their statistics come to lie
+        batches: kept until the group is finished, as the device still reads their pinned memory
+        raw, numbers: pinned memory that receives the encoded maps and their statistics
         shape: of the maps, (B, C, H, W)
-        marks: the copy in begins and ends, computing begins and ends, the copy out ends
+        marks: copying in begins and ends, computing begins and ends, copying out ends
     """
 
-    pieces: Sequence[WindowBatch]
+    batches: Sequence[WindowBatch]
     raw: Tensor
     numbers: Tensor
     shape: torch.Size
@@ -118,12 +125,12 @@ class LaunchedGroup:
 
 
 class StreamDevice(SyncDevice):
-    """A device with streams.
+    """A device that copies and computes at once.
 
     Args:
-        device: where methods compute
-        timer: told how long each stage took
-        streams: the device's
+        device: computes the maps
+        timer: collects the seconds of each stage
+        streams: the streams of the device
     """
 
     def __init__(self, device: torch.device, timer: StageTimer, streams: DeviceStreams) -> None:
@@ -131,7 +138,7 @@ class StreamDevice(SyncDevice):
         self.streams = streams
 
     def hold_windows(self, clips: Clips) -> Clips:
-        """The windows in pinned memory, sharing there the frames that they share here."""
+        """Copy windows to pinned memory, each shared frame once."""
         windows = clips.data
         memory = view_memory(windows)
         with self.timer.time_stage("transfer", timed=False), self.streams.use_device():
@@ -140,20 +147,21 @@ class StreamDevice(SyncDevice):
         return replace(clips, data=pinned.as_strided(windows.shape, windows.stride()))
 
     def count_held_bytes(self, clips: Clips) -> int:
-        """Pinned memory comes in powers of two."""
+        """Return the pinned bytes of held windows."""
+        # torch allocates pinned memory in powers of two: 5000 bytes take 8192.
         return 1 << (super().count_held_bytes(clips) - 1).bit_length()
 
     def make_room(self) -> None:
-        """Give back memory that is only kept for later."""
+        """Free memory that is only cached."""
         tvl1_gpu.release_idle_buffers()
         torch.cuda.empty_cache()
 
     def compute_group(self, batches: Sequence[WindowBatch]) -> list[ComputedMaps]:
-        """The maps of each piece, waited for."""
+        """Compute a group, wait for it, and return the maps of each batch."""
         return self.finish_group(self.launch_group(batches))
 
     def launch_group(self, batches: Sequence[WindowBatch]) -> LaunchedGroup:
-        """Queue all that is to be done with a batch."""
+        """Queue the copies and the computing of a group."""
         method_run = batches[0].method_run
         with self.streams.use_device():
             with self.timer.time_stage("transfer", timed=False), self.streams.use_copy_stream():
@@ -167,15 +175,19 @@ class StreamDevice(SyncDevice):
                 raw, numbers = encode_on_device(maps, method_run.encoding)
                 compute_ends = self.streams.record_mark()
             with self.timer.time_stage("transfer", timed=False):
+                # On the compute stream, behind the computing. `raw` and `numbers` may be freed on
+                # return: their memory is reused by later work of this stream only.
                 results = [self._copy_out(raw), self._copy_out(numbers)]
                 copy_out_ends = self.streams.record_mark()
         marks = (copy_in_begins, copy_in_ends, compute_begins, compute_ends, copy_out_ends)
         return LaunchedGroup(batches, results[0], results[1], raw.shape, marks)
 
     def finish_group(self, launched: LaunchedGroup) -> list[ComputedMaps]:
-        """Wait for a batch; the maps of each piece."""
+        """Wait for a group and return the maps of each batch."""
         copy_in_begins, copy_in_ends, compute_begins, compute_ends, copy_out_ends = launched.marks
         with self.timer.time_stage("compute", timed=False), self.streams.use_device():
+            # The last mark of all: behind it the results are on the host, and the pinned memory of
+            # the batches is free.
             copy_out_ends.synchronize()
             for stage, begin, end in (
                 ("transfer", copy_in_begins, copy_in_ends),
@@ -184,7 +196,7 @@ class StreamDevice(SyncDevice):
             ):
                 self.timer.add_seconds(stage, self.streams.measure_seconds(begin, end))
         raw = launched.raw.view(launched.shape)
-        return self.split_group(launched.pieces, raw, launched.numbers.view(len(raw), -1))
+        return self.split_group(launched.batches, raw, launched.numbers.view(len(raw), -1))
 
     def _copy_in(self, windows: Tensor) -> Tensor:
         memory = view_memory(windows)

@@ -1,4 +1,4 @@
-"""Windows in, maps to be packed out: a device with its stages transfer and compute."""
+"""A device: windows in, maps ready to be packed out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +17,11 @@ from mrx.shards.encoding import encode_on_device
 
 @dataclass(frozen=True)
 class ComputedMaps:
-    """The maps of a piece, still to be packed, by whichever thread calls `pack`.
+    """The maps of a batch, not packed yet.
 
     Attributes:
         nbytes: the memory that they take
+        pack: encodes and compresses them; any thread may call it
     """
 
     nbytes: int
@@ -28,11 +29,11 @@ class ComputedMaps:
 
 
 class SyncDevice:
-    """Any device, one step after another; the CPU itself is one.
+    """Any device, the CPU included, that transfers and computes in sequence.
 
     Args:
-        device: where methods compute
-        timer: told how long each stage took
+        device: computes the maps
+        timer: collects the seconds of each stage
     """
 
     def __init__(self, device: torch.device, timer: StageTimer) -> None:
@@ -40,27 +41,28 @@ class SyncDevice:
         self.timer = timer
 
     def hold_windows(self, clips: Clips) -> Clips:
-        """Windows as they are to wait for the device."""
+        """Return windows in the memory in which they wait for the device."""
         return clips
 
     def make_room(self) -> None:
-        """Give back memory that is only kept for later."""
+        """Free memory that is only cached."""
 
     def count_held_bytes(self, clips: Clips) -> int:
-        """Bytes that held windows keep from being used again."""
+        """Return the bytes of memory that held windows keep in use."""
+        # The whole storage: a view of two frames keeps all decoded frames around them.
         return clips.data.untyped_storage().nbytes()
 
     def launch_group(self, batches: Sequence[WindowBatch]) -> Any:
-        """Begin with pieces of one bucket; `finish_group` gives what becomes of them."""
+        """Start on batches with one key; pass the result to `finish_group`."""
         return self.compute_group(batches)
 
     def finish_group(self, launched: Any) -> list[ComputedMaps]:
-        """The maps of each piece that was launched."""
+        """Return the maps of each batch of a launched group."""
         computed: list[ComputedMaps] = launched
         return computed
 
     def compute_group(self, batches: Sequence[WindowBatch]) -> list[ComputedMaps]:
-        """The maps of each piece; all are of one bucket."""
+        """Compute batches with one key and return the maps of each."""
         method_run = batches[0].method_run
         with self.timer.time_stage("transfer"):
             windows = join_windows(
@@ -72,13 +74,13 @@ class SyncDevice:
                 raw, numbers = encode_on_device(maps, method_run.encoding)
         if self.device.type == "cpu":
             parts = zip(batches, slice_batches(batches), strict=True)
-            return [self._wrap_maps(piece, maps[part]) for piece, part in parts]
+            return [self._wrap_maps(batch, maps[part]) for batch, part in parts]
         with self.timer.time_stage("transfer"):
             raw, numbers = raw.cpu(), numbers.cpu()
         return self.split_group(batches, raw, numbers)
 
     def _wrap_maps(self, batch: WindowBatch, maps: torch.Tensor) -> ComputedMaps:
-        """Maps of the CPU."""
+        """Wrap float maps on the CPU, which are encoded when they are packed."""
         method_run, clips = batch.method_run, batch.clips
 
         def pack_maps() -> PackedMaps:
@@ -91,7 +93,7 @@ class SyncDevice:
     def split_group(
         self, batches: Sequence[WindowBatch], raw: torch.Tensor, numbers: torch.Tensor
     ) -> list[ComputedMaps]:
-        """What a device has encoded, as the maps of each piece."""
+        """Split what a device has encoded into the maps of each batch."""
         parts = zip(batches, slice_batches(batches), strict=True)
         return [self._wrap_encoded(batch, raw[part], numbers[part]) for batch, part in parts]
 
@@ -110,6 +112,7 @@ class SyncDevice:
 
 
 def slice_batches(batches: Sequence[WindowBatch]) -> list[slice]:
-    """Where each piece's windows stand in the batch."""
+    """Return the slice of each batch's windows among those of all."""
+    # lengths = [3, 1, 2] -> [0:3, 3:4, 4:6]
     ends = accumulate((len(batch) for batch in batches), initial=0)
     return [slice(begin, end) for begin, end in pairwise(ends)]

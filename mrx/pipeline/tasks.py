@@ -1,4 +1,4 @@
-"""What passes between the stages: a video's ticket, and pieces of its windows."""
+"""Records that pass between the stages: a video's task, and batches of its windows."""
 
 import time
 import traceback
@@ -17,15 +17,17 @@ from mrx.shards.writer import VideoEntry
 
 @dataclass(eq=False)
 class VideoTask:
-    """A video on its way.
+    """A video in the pipeline.
 
     Attributes:
-        video: where its frames come from
-        small_methods: methods that its frames are too small for, and why
-        failure: what the row says where it failed; the first fault stands
-        entry: its place in the shard, once something was written
-        pending_windows: pieces that are decoded and not yet written
-        is_decoded: nothing more will come from the decoder
+        source: the input
+        video: yields its frames
+        small_methods: methods that its frames are too small for, each with the reason
+        failure: the row's fields of its first failure; None if it has not failed
+        entry: its entry in a shard; None before its first maps are written
+        pending_windows: windows that wait for the device, or are being computed
+        is_decoded: True when the decoder will yield no more windows
+        began_at: monotonic time at which it began
     """
 
     source: Source
@@ -38,7 +40,7 @@ class VideoTask:
     began_at: float = field(default_factory=time.monotonic)
 
     def record_failure(self, error: InputError) -> None:
-        """Keep the video's first fault."""
+        """Record a failure, unless there is an earlier one."""
         if self.failure is None:
             self.failure = {"status": "failed", "reason": str(error)}
             if isinstance(error, StageError):
@@ -48,10 +50,13 @@ class VideoTask:
 
 @dataclass(frozen=True, eq=False)
 class WindowBatch:
-    """Windows of a video for one method.
+    """Windows of one video for one method.
 
     Attributes:
-        held_bytes: bytes that it keeps from being used again
+        task: the video
+        method_run: the method
+        clips: the windows
+        held_bytes: bytes to release when the batch has been computed
     """
 
     task: VideoTask
@@ -64,14 +69,15 @@ class WindowBatch:
 
     @property
     def group_key(self) -> tuple[Any, ...]:
-        """Pieces that can be computed together have the same."""
+        """Batching key: batches with equal keys may be computed together."""
         return (self.method_run.method.name, *self.clips.data.shape[1:])
 
     def split_windows(self, max_windows: int | None) -> list["WindowBatch"]:
-        """Pieces of at most so many windows; the last keeps the bytes, as all lie in them."""
+        """Split into batches of at most `max_windows` windows."""
         if max_windows is None or len(self) <= max_windows:
             return [self]
         parts = [self.clips[i : i + max_windows] for i in range(0, len(self), max_windows)]
+        # All parts lie in the same memory, so its bytes are free when the last part is done.
         return [
             *(WindowBatch(self.task, self.method_run, part) for part in parts[:-1]),
             WindowBatch(self.task, self.method_run, parts[-1], self.held_bytes),
@@ -79,28 +85,28 @@ class WindowBatch:
 
 
 class PipelineStages(Protocol):
-    """What a driver brings videos through."""
+    """The stages that a runner passes videos through."""
 
     def begin_video(self, source: Source) -> VideoTask:
         """Begin a video."""
         ...
 
     def decode_windows(self, task: VideoTask) -> Iterator[WindowBatch]:
-        """The windows of a video, method by method; may run in a thread of its own."""
+        """Decode a video and yield its windows; may run in a thread of its own."""
         ...
 
     def write_maps(self, batch: WindowBatch, packed: PackedMaps) -> None:
-        """Put what was computed into the shard."""
+        """Append maps to the shard."""
         ...
 
     def finish_video(self, task: VideoTask) -> ManifestRow:
-        """Commit the video, or drop it; its row."""
+        """Commit a video, or drop it if it failed, and return its row."""
         ...
 
     def drop_videos(self, tasks: Sequence[VideoTask]) -> None:
-        """Drop videos in flight: the run ends."""
+        """Drop the videos in flight when the run ends early."""
         ...
 
     def check_cancelled(self) -> None:
-        """Raise `RunCancelled` where the run was told to stop."""
+        """Raise `RunCancelled` if the run was told to stop."""
         ...

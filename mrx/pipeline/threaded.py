@@ -1,20 +1,20 @@
-"""Decoding, computing and writing at once: the way of a worker that feeds a device.
+"""Decoding, computing and writing at once: for a worker that feeds a device.
 
-    decode threads ──pieces──▶ buckets ─▶ device (this thread) ──results──▶ writer thread ──▶ rows
+    decode threads ──batches──▶ groups ─▶ device (this thread) ──results──▶ writer thread ──▶ rows
                                                       └──▶ packing threads ──┘
 
-Each decode thread has a video of its own; as many threads pack. Both ways are bounded in bytes: a
-slow writer stops the device, a slow device stops the decoders, and each waits for what comes before
-it. Whoever meets what ends the run closes both ways, and everyone leaves.
+Each decode thread works on its own video; as many threads pack. Both pipes are bounded in bytes: a
+slow writer stops the device, a slow device stops the decoders. An error that ends the run closes
+both pipes, and every thread ends at its next `put` or `get`.
 
 Memory, above what a worker takes when it has begun, is at most the sum of
 
 - 64 MiB, and 600 bytes a pixel of a frame for each method (measured, on a CPU: see
   `tests/benchmarks/results/memory.md`);
-- `PIECES_BYTES` and `RESULTS_BYTES`, or one piece and its maps where they alone are larger;
-- for each decode thread 32 MiB, or a frame where that is larger, and three windows.
+- `PIECES_BYTES` and `RESULTS_BYTES`, or one batch and its maps if they alone are larger;
+- for each decode thread 32 MiB, or a frame if that is larger, and three windows.
 
-One stage after another (`mrx.pipeline.sequential`) has the first of these alone.
+Running the stages in sequence (`mrx.pipeline.sequential`) takes the first of these alone.
 """
 
 import queue
@@ -32,107 +32,110 @@ from mrx.job import ManifestRow, Source
 from mrx.pipeline.batches import BatchGrouper
 from mrx.pipeline.compute import BatchComputer, BatchResult
 from mrx.pipeline.queues import BoundedPipe, PipeClosed
+from mrx.pipeline.sync_device import SyncDevice
 from mrx.pipeline.tasks import PipelineStages, VideoTask, WindowBatch
 from mrx.shards.chunks import PackedMaps
 
 PIECES_BYTES = 256 * 2**20
 RESULTS_BYTES = 256 * 2**20
-FLUSH_SECONDS = 0.05  # a batch that is not full by then goes as it is
+FLUSH_SECONDS = 0.05  # a group that is not full by then is computed as it is
 JOIN_SECONDS = 5.0
 PipeSignal = Literal["done", "row"]
 
 
-class ThreadedRunner:
-    """Bring sources through the stages, several at once.
+@dataclass(frozen=True)
+class _PendingMaps:
+    """Maps on their way to the writer; the future packs them."""
 
-    Args:
-        stages: what is done
-        computer: the device's batches
-        threads: how many videos are decoded at once
+    batch: WindowBatch
+    future: Future[PackedMaps]
+    nbytes: int
+
+
+class _ThreadLinks:
+    """Connects the threads of one run.
+
+    Attributes:
+        batch_pipe: from the decode threads to the device
+        result_pipe: from the device to the writer thread
+        row_queue: from the writer thread to the caller
+        in_flight: videos that have begun and have no row yet
+        decoding: those of them that a decode thread works on
+        failure: the first error that ends the run
     """
 
-    def __init__(self, stages: PipelineStages, computer: BatchComputer, threads: int) -> None:
-        self.stages = stages
-        self.computer = computer
-        self.threads = threads
-        self._batch_pipe: BoundedPipe[WindowBatch | VideoTask | PipeSignal] = BoundedPipe(
+    def __init__(self) -> None:
+        self.batch_pipe: BoundedPipe[WindowBatch | VideoTask | PipeSignal] = BoundedPipe(
             PIECES_BYTES
         )
-        self._result_pipe: BoundedPipe[_PendingMaps | VideoTask | PipeSignal] = BoundedPipe(
+        self.result_pipe: BoundedPipe[_PendingMaps | VideoTask | PipeSignal] = BoundedPipe(
             RESULTS_BYTES
         )
-        self._row_queue: queue.SimpleQueue[ManifestRow | PipeSignal] = queue.SimpleQueue()
-        self._grouper = BatchGrouper()
-        self._in_flight: set[VideoTask] = set()
-        self._decoding: set[VideoTask] = set()
-        self._sources: Iterator[Source] = iter(())
-        self._source_lock = threading.Lock()
-        self._packers = ThreadPoolExecutor(threads, "mrx-pack")
-        self._failure: BaseException | None = None
+        self.row_queue: queue.SimpleQueue[ManifestRow | PipeSignal] = queue.SimpleQueue()
+        self.in_flight: set[VideoTask] = set()
+        self.decoding: set[VideoTask] = set()
+        self.failure: BaseException | None = None
 
-    def run(self, sources: Iterable[Source]) -> Iterator[ManifestRow]:
-        """The row of each source, in the order in which they end.
-
-        Raises:
-            MrxError: what no video is to blame for; videos in flight are dropped
-        """
-        self._sources = iter(sources)
-        writer = self._start_thread(self._write_results)
-        for _ in range(self.threads):
-            self._start_thread(self._decode_videos)
-        reason: BaseException | None = None
-        try:
-            yield from self._compute_groups()
-        except (PipeClosed, RunCancelled) as error:
-            reason = self._failure or error
-        finally:
-            self._close_pipes()
-            writer.join(JOIN_SECONDS)
-            self._packers.shutdown(wait=False, cancel_futures=True)
-            self.stages.drop_videos(list(self._in_flight))
-        if reason is not None:
-            yield from self._drain_rows()  # what is in the shard is told, however the run ends
-            raise reason
-
-    def _start_thread(self, work: Callable[[], None]) -> threading.Thread:
+    def start_thread(self, work: Callable[[], None]) -> threading.Thread:
+        """Start a thread that closes all links if its work fails."""
+        # A daemon, so that a thread that hangs in a decoder does not keep the process alive.
         thread = threading.Thread(target=self._run_guarded, args=(work,), daemon=True)
         thread.start()
         return thread
 
+    def close(self) -> None:
+        """Close both pipes and end the rows."""
+        self.batch_pipe.close()
+        self.result_pipe.close()
+        self.row_queue.put("done")
+
     def _run_guarded(self, work: Callable[[], None]) -> None:
-        """The life of a thread; what it cannot handle ends the run."""
         torch.set_num_threads(1)
         try:
             work()
         except PipeClosed:
             pass
-        except BaseException as error:  # noqa: BLE001 - raised again where the rows are taken
-            self._failure = self._failure or error
-            self._close_pipes()
+        except BaseException as error:  # noqa: BLE001 - raised again by `ThreadedRunner.run`
+            self.failure = self.failure or error
+            self.close()
 
-    def _close_pipes(self) -> None:
-        self._batch_pipe.close()
-        self._result_pipe.close()
-        self._row_queue.put("done")
 
-    def _decode_videos(self) -> None:
-        """One video after another, until there are none left."""
-        while task := self._begin_next_video():
+class _DecodeSide:
+    """Decodes sources into the batch pipe; its threads share this object.
+
+    Args:
+        stages: begins and decodes videos
+        device: holds the windows until they are computed
+        links: the threads' links
+        sources: the videos to decode
+    """
+
+    def __init__(
+        self,
+        stages: PipelineStages,
+        device: SyncDevice,
+        links: _ThreadLinks,
+        sources: Iterable[Source],
+    ) -> None:
+        self.stages = stages
+        self.device = device
+        self.links = links
+        self._sources = iter(sources)
+        # The sources may be a generator, which fails if two threads ask it at once.
+        self._source_lock = threading.Lock()
+
+    def decode_videos(self) -> None:
+        """Decode one video after another until none is left."""
+        for task in iter(self._begin_next_video, None):
             try:
-                for batch in self.stages.decode_windows(task):
-                    self.stages.check_cancelled()
-                    clips = self.computer.device.hold_windows(batch.clips)
-                    size = self.computer.device.count_held_bytes(clips)
-                    self._batch_pipe.put(replace(batch, clips=clips, held_bytes=size), size)
-                    if task.failure:
-                        break
-            except RunCancelled:
+                self._decode_video(task)
+            except RunCancelled:  # an InputError too, but the run's, not this video's
                 raise
             except InputError as error:
                 task.record_failure(error)
-            self._batch_pipe.put(task)
-            self._decoding.discard(task)
-        self._batch_pipe.put("done")
+            self.links.batch_pipe.put(task)
+            self.links.decoding.discard(task)
+        self.links.batch_pipe.put("done")
 
     def _begin_next_video(self) -> VideoTask | None:
         with self._source_lock:
@@ -140,23 +143,116 @@ class ThreadedRunner:
             if source is None:
                 return None
             task = self.stages.begin_video(source)
-            self._in_flight.add(task)
-            self._decoding.add(task)
+            self.links.in_flight.add(task)
+            self.links.decoding.add(task)
             return task
 
+    def _decode_video(self, task: VideoTask) -> None:
+        for batch in self.stages.decode_windows(task):
+            self.stages.check_cancelled()
+            clips = self.device.hold_windows(batch.clips)
+            size = self.device.count_held_bytes(clips)
+            self.links.batch_pipe.put(replace(batch, clips=clips, held_bytes=size), size)
+            if task.failure:
+                return
+
+
+class _WriterSide:
+    """Writes results to the shard, in the order in which they come, in one thread.
+
+    Args:
+        stages: writes maps and finishes videos
+        links: the threads' links
+    """
+
+    def __init__(self, stages: PipelineStages, links: _ThreadLinks) -> None:
+        self.stages = stages
+        self.links = links
+
+    def write_results(self) -> None:
+        """Write results until the device side is done."""
+        for item in iter(self.links.result_pipe.get, "done"):
+            if isinstance(item, VideoTask):
+                row = self.stages.finish_video(item)
+                self.links.in_flight.discard(item)
+                self.links.row_queue.put(row)
+                # Wakes the device side, which may wait for batches, to yield the row.
+                self.links.batch_pipe.put("row")
+            elif isinstance(item, _PendingMaps):
+                self._store_maps(item)
+        self.links.row_queue.put("done")
+
+    def _store_maps(self, pending: _PendingMaps) -> None:
+        task = pending.batch.task
+        try:
+            packed = pending.future.result()
+            if not task.failure:
+                self.stages.write_maps(pending.batch, packed)
+        except InputError as error:
+            task.record_failure(error)
+        finally:
+            self.links.result_pipe.release_bytes(pending.nbytes)
+
+
+class ThreadedRunner:
+    """Passes sources through the stages, several at once. The calling thread feeds the device.
+
+    Args:
+        stages: the stages
+        computer: computes groups of batches
+        threads: the number of videos decoded at once
+    """
+
+    def __init__(self, stages: PipelineStages, computer: BatchComputer, threads: int) -> None:
+        self.stages = stages
+        self.computer = computer
+        self.threads = threads
+        self.links = _ThreadLinks()
+        self._grouper = BatchGrouper()
+        self._packers = ThreadPoolExecutor(threads, "mrx-pack")
+
+    def run(self, sources: Iterable[Source]) -> Iterator[ManifestRow]:
+        """Yield the row of each source, in the order in which the videos end.
+
+        Raises:
+            MrxError: an error that is not one video's; the videos in flight are dropped
+        """
+        links = self.links
+        decoder = _DecodeSide(self.stages, self.computer.device, links, sources)
+        writer = links.start_thread(_WriterSide(self.stages, links).write_results)
+        for _ in range(self.threads):
+            links.start_thread(decoder.decode_videos)
+        reason: BaseException | None = None
+        try:
+            yield from self._compute_groups()
+        except (PipeClosed, RunCancelled) as error:
+            reason = links.failure or error
+        finally:
+            links.close()
+            # The writer must have left the shard before videos are dropped from it.
+            writer.join(JOIN_SECONDS)
+            self._packers.shutdown(wait=False, cancel_futures=True)
+            self.stages.drop_videos(list(links.in_flight))
+        if reason is not None:
+            # These videos are in the shard: the caller must learn of them however the run ends.
+            yield from self._drain_rows()
+            raise reason
+
     def _compute_groups(self) -> Iterator[ManifestRow]:
-        """Batches to the device as they fill; rows as they end."""
+        """Feed groups to the device as they fill; yield rows as videos end."""
         num_decoding = self.threads
         while num_decoding:
             self.stages.check_cancelled()
-            item = self._batch_pipe.get(self._choose_wait_seconds())
+            item = self.links.batch_pipe.get(self._choose_wait_seconds())
             now = time.monotonic()
+            # None: nothing came in time, or the decoders wait for room. The open groups may hold
+            # that room, so they are computed now, full or not.
             groups = [] if item else self._grouper.take_all()
             if isinstance(item, WindowBatch):
                 groups = self._group_batch(item, now)
             elif isinstance(item, VideoTask):
                 item.is_decoded = True
-                self._pass_on(item)
+                self._finish_if_complete(item)
             elif item == "done":
                 num_decoding -= 1
             self._submit_groups([*groups, *self._grouper.take_older(now - FLUSH_SECONDS)])
@@ -165,16 +261,17 @@ class ThreadedRunner:
             yield from self._drain_rows()
         self._submit_groups(self._grouper.take_all())
         self._collect_results()
-        self._result_pipe.put("done")
-        while isinstance(row := self._row_queue.get(), ManifestRow):
-            yield row
-        if self._failure:
+        self.links.result_pipe.put("done")
+        for row in iter(self.links.row_queue.get, "done"):
+            if isinstance(row, ManifestRow):
+                yield row
+        if self.links.failure:
             raise PipeClosed
 
     def _choose_wait_seconds(self) -> float:
-        """How long to wait for more: not at all where something is begun and nothing comes."""
+        """Return the time to wait for batches: 0 if there is work to do and none will come."""
         has_work = self._grouper.num_waiting or self.computer.is_busy
-        return 0.0 if has_work and not self._decoding else FLUSH_SECONDS
+        return 0.0 if has_work and not self.links.decoding else FLUSH_SECONDS
 
     def _group_batch(self, batch: WindowBatch, now: float) -> list[list[WindowBatch]]:
         batch.task.pending_windows += len(batch)
@@ -188,65 +285,35 @@ class ThreadedRunner:
         ]
 
     def _submit_groups(self, groups: list[list[WindowBatch]]) -> None:
-        """Batches to the device, each taken from it when the next has been given."""
+        # Not around the generator `_compute_groups`: the mode would leak into the caller's code.
         with torch.inference_mode():
             for group in groups:
                 self._queue_results(self.computer.submit_group(group))
 
     def _collect_results(self) -> None:
-        """What the device has at work, when there is nothing to give it meanwhile."""
+        """Wait for the group in flight, when there is no other to launch meanwhile."""
         with torch.inference_mode():
             self._queue_results(self.computer.collect_results())
 
     def _queue_results(self, results: list[BatchResult]) -> None:
         for batch, maps in results:
-            self._batch_pipe.release_bytes(batch.held_bytes)
-            task = batch.task
-            task.pending_windows -= len(batch)
+            self.links.batch_pipe.release_bytes(batch.held_bytes)
+            batch.task.pending_windows -= len(batch)
             if maps is not None:
+                # Packed by any thread, written in this order: the writer waits for the future.
                 future = self._packers.submit(maps.pack)
-                self._result_pipe.put(_PendingMaps(batch, future, maps.nbytes), maps.nbytes)
-            self._pass_on(task)
+                pending = _PendingMaps(batch, future, maps.nbytes)
+                self.links.result_pipe.put(pending, maps.nbytes)
+            self._finish_if_complete(batch.task)
 
-    def _pass_on(self, task: VideoTask) -> None:
-        """Let the writer end a video that has nothing more to come."""
+    def _finish_if_complete(self, task: VideoTask) -> None:
+        """Let the writer finish a video of which no more maps will come."""
         if task.is_decoded and not task.pending_windows:
-            self._result_pipe.put(task)
+            self.links.result_pipe.put(task)
 
     def _drain_rows(self) -> Iterator[ManifestRow]:
-        """The rows that are there."""
-        while not self._row_queue.empty():
-            if isinstance(row := self._row_queue.get(), ManifestRow):
+        """Yield the rows that are ready."""
+        while not self.links.row_queue.empty():
+            row = self.links.row_queue.get()
+            if isinstance(row, ManifestRow):
                 yield row
-
-    def _write_results(self) -> None:
-        """What was computed into the shard, in the order in which it comes."""
-        while (item := self._result_pipe.get()) != "done":
-            if isinstance(item, VideoTask):
-                row = self.stages.finish_video(item)
-                self._in_flight.discard(item)
-                self._row_queue.put(row)
-                self._batch_pipe.put("row")
-            elif isinstance(item, _PendingMaps):
-                self._store_maps(item)
-        self._row_queue.put("done")
-
-    def _store_maps(self, packing: "_PendingMaps") -> None:
-        batch = packing.batch
-        try:
-            packed = packing.future.result()
-            if not batch.task.failure:
-                self.stages.write_maps(batch, packed)
-        except InputError as error:
-            batch.task.record_failure(error)
-        finally:
-            self._result_pipe.release_bytes(packing.nbytes)
-
-
-@dataclass(frozen=True)
-class _PendingMaps:
-    """Maps on their way to the writer, packed by then."""
-
-    batch: WindowBatch
-    future: Future[PackedMaps]
-    nbytes: int

@@ -1,4 +1,4 @@
-"""Where the time of a worker goes, and the name of the stage that something went wrong in."""
+"""Seconds spent in each stage, and the stage's name in unexpected errors."""
 
 import threading
 import time
@@ -11,37 +11,41 @@ import torch
 from mrx.errors import DeviceFault, MrxError, StageError
 
 T = TypeVar("T")
-LASTING_FAULTS = (
-    "CUDA error",
-    "HIP error",
-)  # what torch says of a fault that later calls meet again
+# Openings of torch's messages for faults that every later call to the device meets again.
+LASTING_FAULTS = ("CUDA error", "HIP error")
 STAGE_NAMES = ("decode", "transfer", "compute", "pack", "write")
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether a device had too little memory, which smaller batches may mend."""
+    """Return True if a device ran out of memory, so that a smaller batch may succeed."""
+    # Not every backend raises OutOfMemoryError; some raise a RuntimeError that says so.
     says_so = isinstance(error, RuntimeError) and "out of memory" in str(error)
     return says_so or isinstance(error, torch.cuda.OutOfMemoryError)
 
 
 class StageTimer:
-    """Seconds that each stage worked, over all its threads. Waiting does not count."""
+    """Sums the seconds that each stage works, over all threads. Waiting does not count."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGE_NAMES, 0.0)
         self._lock = threading.Lock()
 
     def add_seconds(self, stage: str, seconds: float) -> None:
-        """Count work that was timed elsewhere."""
+        """Add seconds that were measured elsewhere."""
         with self._lock:
             self.seconds[stage] += seconds
 
     def time_stage(self, stage: str, *, timed: bool = True) -> "_TimedStage":
-        """Work of a stage: it is timed, and what nobody foresaw becomes a `StageError`."""
+        """Return a context that times a stage and turns unexpected errors into `StageError`.
+
+        Raises:
+            DeviceFault: the device is unusable for the rest of this process
+            StageError: any other error that mrx does not raise on purpose
+        """
         return _TimedStage(self, stage, timed=timed)
 
     def time_items(self, stage: str, items: Iterable[T]) -> Iterator[T]:
-        """The items, with the time that making them takes counted for a stage."""
+        """Yield the items, and count the time to make each for a stage."""
         iterator = iter(items)
         while True:
             with self.time_stage(stage):
@@ -53,8 +57,7 @@ class StageTimer:
 
 
 class _TimedStage:
-    """A piece of a stage's work, as a context; a class, as it is entered for every map."""
-
+    # A class, which is cheaper than a generator with @contextmanager: it is entered for every map.
     __slots__ = ("_began", "_is_timed", "_stage", "_timer")
 
     def __init__(self, timer: StageTimer, stage: str, *, timed: bool) -> None:
@@ -73,6 +76,7 @@ class _TimedStage:
             self._timer.add_seconds(self._stage, time.perf_counter() - self._began)
         if not isinstance(error, Exception) or isinstance(error, MrxError):
             return
+        # A device out of memory says "CUDA error" too on some calls, but can go on.
         if str(error).startswith(LASTING_FAULTS) and not is_out_of_memory(error):
             raise DeviceFault(f"the device failed in {self._stage}: {error}") from error
         raise StageError(self._stage, error) from error

@@ -1,11 +1,11 @@
-"""What a person looks at: tensors and arrays in, pictures out, as uint8 ``(H, W, 3)`` RGB.
+"""Draw tensors and arrays as pictures: uint8 RGB, ``(H, W, 3)``.
 
-`picture` draws the maps of any method; the functions below it each draw one thing. Values beyond
-the bound of the colors are told apart, and unknown ones are gray (`UNKNOWN`). No display is used.
+`picture` draws the maps of any method; each of the other functions draws one kind of values.
+Unknown values are gray (`UNKNOWN`). No function opens a window.
 
 Example:
     >>> import numpy as np
-    >>> scale = Scale()  # one for the whole clip: nothing flickers
+    >>> scale = Scale()  # one scale for the whole clip, so that colors do not flicker
     >>> clip = np.random.default_rng(0).normal(size=(8, 2, 24, 32))
     >>> for flow in clip:
     ...     scale.add(magnitude(flow))

@@ -1,4 +1,4 @@
-"""Numbers beside pictures: ticks, a bar of signed colors, and a map of cells with its axes."""
+"""Draw numbered axes: ticks, color bars, kernel maps and rows of weights."""
 
 import math
 from typing import Literal
@@ -17,7 +17,7 @@ EDGE_COLOR = (90, 90, 90)
 
 
 def choose_ticks(low: float, high: float, max_ticks: int = 6) -> list[float]:
-    """Round numbers in low..high at equal distances of 1, 2 or 5 times a power of ten.
+    """Return evenly spaced round numbers in low..high; the step is 1, 2 or 5 times a power of 10.
 
     >>> choose_ticks(-37.2, 278.4)
     [0.0, 50.0, 100.0, 150.0, 200.0, 250.0]
@@ -25,26 +25,30 @@ def choose_ticks(low: float, high: float, max_ticks: int = 6) -> list[float]:
     [-0.2, 0.0, 0.2]
     """
     if not low < high or max_ticks < 2:
-        raise UsageError(f"low={low}, high={high}, most={max_ticks}: nothing to place ticks on")
+        raise UsageError(
+            f"low={low}, high={high}, max_ticks={max_ticks}: low must be below high, "
+            "and max_ticks at least 2"
+        )
     power = 10.0 ** math.floor(math.log10((high - low) / max_ticks))
     for factor in (1, 2, 5, 10):
         step = factor * power
+        # 1e-9 of a step keeps a tick at an end that rounding moved just outside.
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
         if last - first < max_ticks:
             break
+    # 12 digits turn 0.30000000000000004 into 0.3, and adding 0.0 turns -0.0 into 0.0.
     return [float(f"{place * step:.12g}") + 0.0 for place in range(first, last + 1)]
 
 
 def choose_tap_offsets(taps: int, *, max_offsets: int = 7) -> list[int]:
-    """The taps of a kernel that get a number, counted from its middle one.
+    """Return the tap offsets to label, counted from the middle tap.
 
     >>> choose_tap_offsets(9), choose_tap_offsets(3)
     ([-4, -2, 0, 2, 4], [-1, 0, 1])
     """
     half = taps // 2
-    step = next(
-        s for n in range(64) for s in (10**n, 2 * 10**n, 5 * 10**n) if taps <= s * max_offsets
-    )
+    steps = (factor * 10**power for power in range(64) for factor in (1, 2, 5))
+    step = next(step for step in steps if taps <= step * max_offsets)
     return [place for place in range(-half, taps - half) if place % step == 0]
 
 
@@ -56,13 +60,14 @@ def color_bar(
     below: int = 0,
     text: int = TEXT_HEIGHT,
 ) -> Picture:
-    """An upright bar of colors on white, with round numbers and its ends' at the right.
+    """Draw a vertical color bar on white, labeled on the right with round numbers and its ends.
 
     Args:
-        bound: the value at the top; at the bottom is its negative
-        kind: of `diverging_to_rgb`, or the grays of `signed_to_rgb`
-        length: of the bar in pixels
-        below: white pixels under it, as under the axis of the map beside it
+        bound: value at the top; the bottom is its negative
+        kind: ``diverging`` for the colors of `diverging_to_rgb`, ``signed`` for the grays of
+            `signed_to_rgb`
+        length: height of the bar, in pixels
+        below: white pixels to add under the bar, to align it with a map that has an axis
         text: height of a line, in pixels
 
     Shape:
@@ -71,16 +76,13 @@ def color_bar(
     check_positive_number("bound", bound)
     if kind not in ("diverging", "signed"):
         raise UsageError(f"kind={kind}: choose from diverging, signed")
-    min_distance = 3 * bound * text / length  # of a line and a half
+    # The bar spans 2 * bound in `length` pixels, so this distance is 1.5 lines of text.
+    min_distance = 3 * bound * text / length
     inner_ticks = choose_ticks(-bound, bound, max(3, length // (2 * text)))
     values = [-bound, *(value for value in inner_ticks if bound - abs(value) > min_distance), bound]
     labels = {value: format_number(value) for value in values}
-    bar_width, tick_length, pad, line_width = (
-        text,
-        max(3, text // 3),
-        text // 2,
-        max(1, text // TEXT_HEIGHT),
-    )
+    bar_width, tick_length, pad = text, max(3, text // 3), text // 2
+    line_width = max(1, text // TEXT_HEIGHT)
     label_width = max(measure_text(word, text)[1] for word in labels.values())
     picture = np.full(
         (length + 2 * pad + below, bar_width + 2 * tick_length + label_width + 1, 3), 255, np.uint8
@@ -99,14 +101,14 @@ def color_bar(
 def kernel_map(
     values: Values, *, bound: float | None = None, cell: int = 32, text: int = TEXT_HEIGHT
 ) -> Picture:
-    """A kernel as a map of square cells in `diverging_to_rgb`'s colors, between its axes.
+    """Draw a kernel as a map of square cells in the colors of `diverging_to_rgb`, with axes.
 
     The axes count from the middle tap, x to the right and y down.
 
     Args:
-        values: of the taps
-        bound: of the colors; without it the largest size
-        cell: pixels of a cell's side
+        values: the kernel's taps
+        bound: magnitude of full color; by default the largest magnitude
+        cell: side of a cell, in pixels
         text: height of a line, in pixels
 
     Shape:
@@ -141,7 +143,8 @@ def kernel_map(
 
 
 def _compute_tap_pixels(taps: int, *, cell: int, text: int) -> dict[str, int]:
-    """Numbers of an axis, and the pixels of their cells' middles."""
+    """Map each axis label to the pixel at the center of its cell."""
+    # One label per two lines of text, so that labels do not touch.
     max_offsets = max(2, taps * cell // (2 * text))
     return {
         str(n): round((n + taps // 2 + 0.5) * cell)
@@ -150,14 +153,14 @@ def _compute_tap_pixels(taps: int, *, cell: int, text: int) -> dict[str, int]:
 
 
 def axis_height(text: int = TEXT_HEIGHT) -> int:
-    """Pixels under the cells of a map that its axis takes."""
+    """Return the height of the axis below a kernel map, in pixels."""
     return text // 3 + text
 
 
 def weights_row(
     values: Values, *, bound: float | None = None, cell: int = 32, text: int = TEXT_HEIGHT
 ) -> Picture:
-    """A few weights in a row, each a cell in `diverging_to_rgb`'s colors with its number in it.
+    """Draw a row of weights: cells in the colors of `diverging_to_rgb`, each with its number.
 
     Shape:
         - values: ``(W,)``
@@ -172,6 +175,7 @@ def weights_row(
     colors = diverging_to_rgb(array[None], bound=bound or find_max_magnitude(array) or 1.0)
     picture = colors.repeat(cell_height, 0).repeat(cell_width, 1)
     for i, word in enumerate(words):
+        # Dark cells get white text; the weights approximate the luminance of RGB.
         ink = BLACK if colors[0, i] @ np.array([0.2, 0.7, 0.1]) > 110 else WHITE
         start = (i * cell_width) + (cell_width - measure_text(word, text)[1]) // 2
         draw_text(picture, word, ((cell_height - text) // 2, start), height=text, color=ink)
@@ -186,8 +190,8 @@ def weights_row(
 
 
 def to_single_map(values: Values) -> NDArray[np.floating]:
-    """One map ``(H, W)`` of known numbers."""
+    """Return one map ``(H, W)`` as floats, or raise ShapeError."""
     array = to_floats(values)
     if array.ndim != 2 or 0 in array.shape:
-        raise ShapeError(f"a kernel is one map (H, W), got {array.shape}")
+        raise ShapeError(f"a kernel must be one map (H, W), got {array.shape}")
     return array

@@ -1,4 +1,4 @@
-"""Signed numbers, one for each cell: blue below zero, white at it, red above."""
+"""Draw signed numbers: blue below zero, white at zero, red above."""
 
 from functools import cache
 
@@ -18,14 +18,14 @@ from mrx.render.heat import oklab_to_rgb
 
 
 def diverging_to_rgb(values: Values, *, bound: float | None = None) -> Picture:
-    """Draw signed numbers from blue over white, which is 0 and nothing else, to red.
+    """Draw signed numbers from blue through white at 0 to red.
 
-    Equal sizes of both signs are equally dark. Values beyond the bound have the color of the end;
-    unknown ones are `mrx.render.UNKNOWN`.
+    Opposite numbers are about equally dark. Values beyond the bound take the color of that end;
+    unknown values are `mrx.render.UNKNOWN`.
 
     Args:
-        values: one number for each pixel
-        bound: what is darkest; without it each map's own largest size
+        values: one number per pixel
+        bound: magnitude of the darkest colors; by default each map's largest magnitude
 
     Shape:
         - values: ``(..., H, W)``; output: ``(..., H, W, 3)`` uint8
@@ -35,18 +35,21 @@ def diverging_to_rgb(values: Values, *, bound: float | None = None) -> Picture:
     """
     if bound is not None:
         check_positive_number("bound", bound)
-    return draw_each(lambda one: _draw_diverging(one, bound), to_floats(values), axes=2)
+    return draw_each(lambda single: _draw_diverging(single, bound), to_floats(values), axes=2)
 
 
 def diverging_table() -> Picture:
-    """The 255 colors, ``(255, 3)``: a curve in OKLab, of which number 127 is white."""
+    """Return the 255 colors ``(255, 3)``: a curve in OKLab that is white at index 127."""
+    # A copy: the cached table must not change.
     return _compute_diverging_table().copy()
 
 
 @cache
 def _compute_diverging_table() -> Picture:
+    # An odd number of colors, so that one of them stands for exactly 0.
     t = np.linspace(-1, 1, 255)
     size = np.abs(t)
+    # Lightness depends on the magnitude alone; the sign chooses the hue, 262 (blue) or 24 (red).
     lightness = 1 - 0.58 * size
     chroma = np.interp(size, [0, 0.6, 1], [0, 0.145, 0.148])
     hue = np.deg2rad(np.where(t < 0, 262, 24))
@@ -62,7 +65,7 @@ def _draw_diverging(values: NDArray[np.floating], bound: float | None) -> Pictur
 
 
 def find_max_magnitude(values: Values) -> float:
-    """The largest size among known values, 0 where there is none.
+    """Return the largest known magnitude, or 0 without known values.
 
     >>> find_max_magnitude(np.array([[1.0, -3.0, np.nan]]))
     3.0

@@ -1,4 +1,4 @@
-"""Pages of weights for papers: a kernel as surface and map, and the filters of convolutions."""
+"""Draw pages of weights for papers: kernels as surfaces and maps, and convolution filters."""
 
 import math
 from collections.abc import Sequence
@@ -15,40 +15,41 @@ from mrx.render.grid import grid
 from mrx.render.surface import natural_limits, surface
 from mrx.render.text import draw_text, measure_text
 
+# Larger pages take minutes and gigabytes.
 _MAX_PIXELS = 10**8
 PictureRow = list[Picture | None]
 
 
 @dataclass(frozen=True)
 class PageSize:
-    """How large everything on a page is: text, cells and gaps grow with its scale."""
+    """The sizes of text, cells and gaps on a page; they grow with `scale`."""
 
     scale: float = 1.0
 
     @property
     def text_height(self) -> int:
-        """Pixels of a line of text."""
+        """Height of a line of text, in pixels."""
         return max(8, round(15 * self.scale))
 
     @property
     def kernel_size(self) -> int:
-        """Pixels of a kernel's map."""
+        """Side of a kernel's map, in pixels."""
         return max(160, round(300 * self.scale))
 
     @property
     def filter_size(self) -> int:
-        """Pixels of one filter among many."""
+        """Side of one filter in a grid, in pixels."""
         return max(8, round(48 * self.scale))
 
     @property
     def gap(self) -> int:
-        """White pixels between filters."""
+        """White space between filters, in pixels."""
         return max(2, round(4 * self.scale))
 
 
 @dataclass(frozen=True)
 class KernelPanel:
-    """A kernel in space and the taps in time that go with it.
+    """A spatial kernel and its temporal taps.
 
     Shape:
         - space: ``(k, k)``
@@ -65,9 +66,9 @@ class FilterPanel:
     """The filters of one convolution.
 
     Attributes:
-        title: above them
+        title: text above the filters
         weights: ``(O, I, H, W)`` or ``(O, I, T, H, W)``
-        channel: the input that these are the weights of, where it is only one
+        channel: the input channel that these weights apply to, if they were reduced to one
     """
 
     title: str
@@ -76,19 +77,18 @@ class FilterPanel:
 
 
 def draw_kernels_page(kernels: Sequence[KernelPanel], size: PageSize) -> Picture:
-    """Kernels beside each other: as surface, as map and the taps, with one scale for all."""
+    """Draw kernels side by side as surface, map and temporal taps, with one scale for all."""
     if 16 * len(kernels) * size.kernel_size**2 > _MAX_PIXELS:
-        raise UsageError(f"--scale {size.scale:g}: that is too large a picture of kernels")
-    spaces = [one.space for one in kernels]
+        raise UsageError(
+            f"--scale {size.scale:g}: the picture of the kernels is too large. Use a smaller scale"
+        )
+    spaces = [kernel.space for kernel in kernels]
     bound, time_bound = (
         max(map(find_max_magnitude, weight_maps)) or 1.0
-        for weight_maps in (spaces, [k.time for k in kernels])
+        for weight_maps in (spaces, [kernel.time for kernel in kernels])
     )
-    limits, text, surface_size = (
-        natural_limits(*spaces),
-        size.text_height,
-        round(1.3 * size.kernel_size),
-    )
+    limits = natural_limits(*spaces)
+    text, surface_size = size.text_height, round(1.3 * size.kernel_size)
     cell = max(4, size.kernel_size // max(np.shape(spaces[0])))
     surfaces: PictureRow = [
         surface(s, limits=limits, bound=bound, size=surface_size, text=text) for s in spaces
@@ -97,9 +97,9 @@ def draw_kernels_page(kernels: Sequence[KernelPanel], size: PageSize) -> Picture
     length = np.shape(spaces[0])[0] * cell
     maps.append(color_bar(bound, length=length, below=axis_height(text), text=text))
     times: PictureRow = [
-        weights_row(one.time, bound=time_bound, cell=2 * text, text=text) for one in kernels
+        weights_row(kernel.time, bound=time_bound, cell=2 * text, text=text) for kernel in kernels
     ]
-    titles = [one.title for one in kernels]
+    titles = [kernel.title for kernel in kernels]
     if len(kernels) == 1:
         in_time = grid([times], titles=["in time"], height=text)
         return grid([[*surfaces, *maps, in_time]], margin=4 * size.gap, height=text)
@@ -111,13 +111,13 @@ def draw_kernels_page(kernels: Sequence[KernelPanel], size: PageSize) -> Picture
 def draw_filters_page(
     panels: Sequence[FilterPanel], size: PageSize, *, each: bool, same_scale: bool
 ) -> Picture:
-    """The filters of convolutions beside each other.
+    """Draw the filters of convolutions side by side.
 
     Args:
         panels: the convolutions
-        size: of everything
-        each: every filter has a scale of its own, and there is no bar
-        same_scale: one scale for all panels, and one bar; without it one for each panel
+        size: sizes of text, cells and gaps
+        each: give each filter its own scale, and draw no color bar
+        same_scale: use one scale and one bar for all panels, not one per panel
     """
     _check_page_size(panels, size)
     bounds = [find_max_magnitude(panel.weights) or 1.0 for panel in panels]
@@ -155,7 +155,7 @@ def _draw_panel_bar(panel: FilterPanel, bound: float, panel_height: int, size: P
 
 
 def _describe_panel(panel: FilterPanel, *, each: bool) -> str:
-    """What a panel shows, in words."""
+    """Describe a panel's filters: count, size, inputs and the direction of time."""
     count, inputs, *time, height, width = np.shape(panel.weights)
     strips = max(time, default=1) > 1
     words = [f"{count} filters {width}x{height}"]
@@ -168,18 +168,18 @@ def _describe_panel(panel: FilterPanel, *, each: bool) -> str:
 
 
 def _draw_text_line(words: str, text: int) -> Picture:
-    """A line of text as a picture."""
+    """Draw a line of text as a picture of its own."""
     picture = np.full((text, measure_text(words, text)[1], 3), 255, np.uint8)
     draw_text(picture, words, (0, 0), height=text)
     return picture
 
 
 def _check_page_size(panels: Sequence[FilterPanel], size: PageSize) -> None:
-    """Refuse what would take minutes and gigabytes."""
+    """Raise UsageError if the page would exceed `_MAX_PIXELS`."""
     pixels = sum(math.prod(np.shape(p.weights)) * _choose_cell_size(p, size) ** 2 for p in panels)
     if pixels > _MAX_PIXELS:
         shapes = ", ".join(f"{p.title} {tuple(np.shape(p.weights))}" for p in panels)
         raise UsageError(
-            f"{shapes}: a picture of more than {pixels / 1e6:.0f} million pixels; draw one input "
-            "of them by --channel, or smaller by --scale"
+            f"{shapes}: the picture would have over {pixels / 1e6:.0f} million pixels. Draw one "
+            "input channel with --channel, or a smaller picture with --scale"
         )

@@ -1,4 +1,4 @@
-"""Many pictures as one, for papers."""
+"""Arrange pictures in a grid, for papers."""
 
 from collections.abc import Sequence
 
@@ -19,21 +19,21 @@ def grid(
     margin: int = 4,
     height: int = TEXT_HEIGHT,
 ) -> Picture:
-    """Put pictures on white, in rows and columns, with names at the left and titles on top.
+    """Arrange pictures in rows and columns on white, with row names and column titles.
 
     A column is as wide as its widest picture and a row as tall as its tallest; smaller pictures
-    stand in the middle. Rows may differ in length; None leaves a gap. Frames on top, a row for
-    each method and time from left to right makes figure 4 of the supplement of Busy-Quiet.
+    are centered. Rows may differ in length; None leaves a gap. Frames on top, one row per method
+    and time to the right give figure 4 of the supplement of Busy-Quiet.
 
     Args:
-        rows: of pictures, from top to bottom
-        names: of the rows, at their left; a line break makes another line
-        titles: of the columns, above them
-        margin: pixels between pictures and around all
-        height: of a line of text, in pixels
+        rows: rows of pictures, from top to bottom
+        names: text to the left of each row; may have several lines
+        titles: text above each column
+        margin: pixels between pictures and around the page
+        height: height of a line of text, in pixels
 
     Shape:
-        - rows: of pictures ``(H, W, 3)`` uint8
+        - rows: pictures ``(H, W, 3)`` uint8
         - output: ``(H', W', 3)`` uint8
     """
     shapes = [[_measure_picture(picture) for picture in row] for row in rows]
@@ -70,7 +70,7 @@ def _measure_picture(picture: Picture | None) -> tuple[int, int]:
     if picture is None:
         return 0, 0
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise ShapeError(f"a picture is uint8 (H, W, 3), got {picture.dtype} {picture.shape}")
+        raise ShapeError(f"a picture must be uint8 (H, W, 3), got {picture.dtype} {picture.shape}")
     return picture.shape[0], picture.shape[1]
 
 
@@ -79,7 +79,7 @@ def _check_text_count(
 ) -> None:
     if texts and len(texts) != count:
         raise UsageError(
-            f"{texts_name}: {len(texts)} for {count} {items_name}; give one for each, or none"
+            f"{texts_name}: {len(texts)} for {count} {items_name}. Give one for each, or none"
         )
 
 
@@ -92,12 +92,13 @@ def _pair_widths_with_titles(widths: Sequence[int], titles: Sequence[str]) -> li
 
 
 def _compute_starts(sizes: Sequence[int], *, margin: int, first: int) -> list[int]:
-    """Where each of them starts, and after the last the whole length."""
+    """Return the start of each item, then the total length."""
+    # sizes = [10, 20], margin = 5, first = 5 -> [5, 20, 45]
     return [first, *(first + int(s) for s in np.cumsum([size + margin for size in sizes]))]
 
 
 def _paste_centered(page: Picture, picture: Picture | None, y: float, x: float) -> None:
-    """Put a picture with its middle at (y, x)."""
+    """Paste a picture centered at (y, x)."""
     if picture is None:
         return
     top, left = int(y - picture.shape[0] / 2), int(x - picture.shape[1] / 2)
@@ -105,8 +106,9 @@ def _paste_centered(page: Picture, picture: Picture | None, y: float, x: float) 
 
 
 def _write_centered(page: Picture, text: str, y: float, x: float, height: int) -> None:
-    """Write lines with their middle at (y, x)."""
+    """Write lines of text centered at (y, x)."""
     lines = text.split("\n")
+    # The space below the last line is not part of the block that is centered.
     top = y - _LINE_SPACING * height * len(lines) / 2 + (_LINE_SPACING - 1) * height / 2
     for i, line in enumerate(lines):
         start = int(x - measure_text(line, height)[1] / 2)

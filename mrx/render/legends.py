@@ -1,4 +1,4 @@
-"""What the colors mean: the wheel with its radius, a bar with its two ends."""
+"""Draw legends: the wheel with its radius, a bar with its two ends, an arrow with its length."""
 
 from typing import Literal
 
@@ -20,17 +20,18 @@ _MARGIN = 4
 def wheel_legend(
     max_flow: float, *, units: str = "px", size: int = 72, black: bool = False
 ) -> Picture:
-    """The wheel as `flow_to_rgb` draws it, on white, and its radius as text below.
+    """Draw the color wheel of `flow_to_rgb` on white, with its radius as text below.
 
     Args:
-        max_flow: what the radius stands for
-        units: of it, for the text
-        size: pixels of the wheel's diameter
-        black: the disc of `flow_to_hsv` instead
+        max_flow: flow at the edge of the wheel
+        units: units of `max_flow`, for the text
+        size: diameter of the wheel, in pixels
+        black: draw the wheel of `flow_to_hsv` instead
 
     Shape:
         - output: ``(H, W, 3)`` uint8, a little larger than the wheel
     """
+    # Draw at four times the size and average, for smooth edges.
     fine_size = 4 * size
     axis = (np.arange(fine_size) + 0.5) * 2 / fine_size - 1
     flow = np.stack(np.meshgrid(axis, axis))
@@ -48,15 +49,16 @@ def wheel_legend(
 def bar_legend(
     low: float, high: float, *, kind: LegendKind = "heat", units: str = "", length: int = 128
 ) -> Picture:
-    """A bar of colors, on white, with the values of its two ends below.
+    """Draw a color bar on white, with the values of its two ends below.
 
     Args:
-        low: the value at the left end
-        high: the value at the right end
-        kind: of `heat_to_rgb`, `signed_to_rgb`, `confidence_to_rgb`, or `hue_to_rgb`: there the
-            length of the vector grows to the right, and the hues lie below each other
-        units: of the values, for the text
-        length: of the bar in pixels
+        low: value at the left end
+        high: value at the right end
+        kind: ``heat`` for the colors of `heat_to_rgb`, ``signed`` for `signed_to_rgb`, ``gray``
+            for `confidence_to_rgb`, ``hue`` for `hue_to_rgb`, where the norm of the vector grows
+            to the right and the hue changes downward
+        units: units of the values, for the text
+        length: length of the bar, in pixels
 
     Shape:
         - output: ``(H, W, 3)`` uint8
@@ -71,6 +73,7 @@ def bar_legend(
         hues = colors_at(np.linspace(0, 1, 24))[:, None]
         row = np.floor(255 * (1 - steps[:, None] * (1 - hues)))
     else:
+        # `signed_to_rgb` uses the levels 1..255, so that 0 is exactly 128.
         row = np.maximum(levels, 1 if kind == "signed" else 0)[None, :, None]
     bar = np.empty((24 if kind == "hue" else 12, length, 3), np.uint8)
     bar[:] = row
@@ -79,7 +82,7 @@ def bar_legend(
 
 
 def arrow_legend(max_flow: float, *, units: str = "px", spacing: int = 20) -> Picture:
-    """An arrow of `quiver` as long as `max_flow` is drawn, and how much that is.
+    """Draw the arrow that stands for `max_flow` in `quiver`, with its value as text.
 
     Shape:
         - output: ``(H, W, 3)`` uint8
@@ -90,13 +93,15 @@ def arrow_legend(max_flow: float, *, units: str = "px", spacing: int = 20) -> Pi
 
 
 def inset(picture: Picture, *, legend: Picture, corner: Corner = "bottom right") -> Picture:
-    """Put a legend into a corner of a picture: a copy; what is too large is cut off.
+    """Copy a picture and put a legend into a corner; a larger legend is cropped.
 
     Shape:
         - picture: ``(H, W, 3)`` uint8; output: the same
     """
     if corner not in ("top left", "top right", "bottom left", "bottom right"):
-        raise UsageError(f"corner={corner}: say top or bottom, then left or right")
+        raise UsageError(
+            f"corner={corner}: choose from top left, top right, bottom left, bottom right"
+        )
     whole = picture.copy()
     height, width = (min(a, b) for a, b in zip(legend.shape, picture.shape[:2], strict=False))
     rows = slice(height) if corner.startswith("top") else slice(len(whole) - height, None)
@@ -106,7 +111,7 @@ def inset(picture: Picture, *, legend: Picture, corner: Corner = "bottom right")
 
 
 def _write_below(drawing: Picture, left: str, *, right: str = "") -> Picture:
-    """A drawing with one word in the middle below, or two at its ends, and a margin around."""
+    """Write one centered text below a drawing, or one at each end, and add a margin."""
     height, width = drawing.shape[:2]
     words = [word for word in (left, right) if word]
     widths = [measure_text(word)[1] for word in words]

@@ -1,4 +1,4 @@
-"""How the maps of a method are drawn, whatever the method: by the channels' names and the units."""
+"""Draw the maps of any method, in a style chosen by the channel names and the units."""
 
 import typing
 from collections.abc import Sequence
@@ -33,17 +33,20 @@ STYLES: dict[MapKind, tuple[Style, ...]] = {
     "change": ("magnitude", "signed", "overlay"),
     "confidence": ("magnitude",),
 }
-"""What each kind of maps can be drawn as; the first is what ``auto`` means."""
+"""The styles that fit each kind of maps; the first is the meaning of ``auto``."""
 
 _COLOR_CHANNELS = ("red", "green", "blue")
-_OVERLAY_SHARE = 0.75  # share of the strongest colors in an overlay
+# Opacity of the strongest motion in an overlay
+_OVERLAY_SHARE = 0.75
 
 
 def kind_of(channels: Sequence[str], units: str) -> MapKind:
-    """What the first map, or the first maps together, are.
+    """Return the kind of the first maps.
 
-    ``displacement``: two channels in pixels; ``color``: signed red, green and blue;
-    ``confidence``: a channel of that name, 0..1; ``change``: everything else, one by one.
+    - ``displacement``: two channels in pixels
+    - ``color``: signed red, green and blue
+    - ``confidence``: one channel of that name, in 0..1
+    - ``change``: one channel of anything else
 
     >>> kind_of(("dx", "dy"), "px"), kind_of(("red", "green", "blue"), "a.u.")
     ('displacement', 'color')
@@ -60,10 +63,10 @@ def kind_of(channels: Sequence[str], units: str) -> MapKind:
 
 
 def parts(channels: Sequence[str], *, units: str, style: Style = "auto") -> list[slice]:
-    """The channels of each picture that a method's maps make, in order.
+    """Split channels into groups that are drawn as one picture each, in order.
 
-    A stack of displacements makes a picture for each pair, and for each component when drawn
-    ``signed``; colors make one; all others one for each channel.
+    Displacements are drawn in pairs, or one component at a time in style ``signed``. Three color
+    channels make one picture. Every other channel makes its own.
 
     >>> parts(("x1", "y1", "x2", "y2"), units="px")
     [slice(0, 2, None), slice(2, 4, None)]
@@ -82,14 +85,15 @@ def parts(channels: Sequence[str], *, units: str, style: Style = "auto") -> list
 def measure(
     maps: Values, channels: Sequence[str], *, units: str, style: Style = "auto"
 ) -> NDArray[np.float32]:
-    """The magnitudes that a scale is made of: add them of all maps of a clip to a `Scale`.
+    """Return the magnitudes of maps, to be added to a `Scale` for every map of a clip.
 
-    Norms of displacements and colors, absolute values of all else; of colors drawn ``signed``
-    each channel's. Confidence has a scale of its own, 0..1, and does not count.
+    Displacements and colors give their norm, other channels their absolute value. Colors in style
+    ``signed`` give the absolute value of each channel. Confidence is left out: its scale is always
+    0..1.
 
     Shape:
         - maps: ``(..., C, H, W)``
-        - output: ``(..., P, H, W)``, P as many as there are `parts` to measure
+        - output: ``(..., P, H, W)`` with P measured parts
     """
     array = to_floats(maps)
     _check_channels(array, channels)
@@ -102,13 +106,15 @@ def measure(
         elif kind != "confidence":
             magnitudes.append(magnitude(part_maps)[..., None, :, :])
     leading, size = array.shape[:-3], array.shape[-2:]
+    # Maps of confidence alone have nothing to concatenate; this gives them P = 0.
     no_maps = np.empty((*leading, 0, *size), np.float32)
     return np.concatenate([no_maps, *magnitudes], -3).astype(np.float32, copy=False)
 
 
 def new_scale(channels: Sequence[str], *, units: str, style: Style = "auto") -> Scale:
-    """An empty scale for a method's maps, as `picture` makes one for each map without it."""
+    """Return an empty scale with the settings that `picture` uses for these maps and style."""
     kind = kind_of(channels, units)
+    # Colors of the wheel darken beyond the bound, so their bound gets headroom.
     darkens = kind == "displacement" or (kind == "color" and style in ("auto", "wheel", "overlay"))
     return Scale(
         least=STILL_PIXELS if units == "px" else 0.0,
@@ -125,23 +131,23 @@ def picture(
     scale: Scale | float | None = None,
     frame: Values | None = None,
 ) -> Picture:
-    """Draw what the first of `parts` holds; for another give its maps and channels alone.
+    """Draw the first of the `parts` of maps; to draw another part, pass only its channels.
 
     Args:
-        maps: of one window, or of many
-        channels: the names of the maps' channels, as a method or a shard has them
-        units: likewise; two channels in ``px`` are a displacement
+        maps: maps of one window or of several
+        channels: channel names, as given by a method or a shard
+        units: units, as given by a method or a shard; two channels in ``px`` are a displacement
         style: one of `STYLES`, or ``auto``: displacement and colors by the wheel, change as heat,
             confidence as gray
-        scale: of a clip, filled with what `measure` gives, or the magnitude of full color; without
-            it each picture has its own, and a clip flickers
-        frame: the frame under it, which ``overlay`` needs. Maps are enlarged to its size, each
-            cell to a square
+        scale: scale of the clip, filled from `measure`, or the magnitude of full color; by default
+            each picture has its own scale, and a clip flickers
+        frame: background, required by ``overlay``. Maps are enlarged to its size, each cell to a
+            square
 
     Shape:
         - maps: ``(..., C, H, W)``
-        - frame: as `frame_to_rgb` takes it
-        - output: ``(..., H, W, 3)`` uint8, of the frame's size if there is one
+        - frame: any shape that `frame_to_rgb` takes
+        - output: ``(..., H, W, 3)`` uint8, of the frame's size if one is given
     """
     array = to_floats(maps)
     _check_channels(array, channels)
@@ -154,7 +160,7 @@ def picture(
         array = enlarge_cells(array, *frame_picture.shape[:2])
     bound = resolve_bound(scale)
     if chosen == "overlay" and frame_picture is None:
-        raise UsageError("style overlay needs the frame that the maps belong to")
+        raise UsageError("style=overlay: needs the frame of the maps. Pass frame")
     names = channels[first_part]
 
     def draw_single_map(single_map: NDArray[np.floating]) -> Picture:
@@ -174,7 +180,7 @@ def picture(
 
 
 def choose_style(kind: MapKind, style: Style = "auto") -> Style:
-    """The style that is meant, or an error that names those that fit."""
+    """Resolve ``auto`` and return the style; raise UsageError if it does not fit the kind."""
     if style == "auto":
         return STYLES[kind][0]
     if style not in typing.get_args(Style):
@@ -189,7 +195,7 @@ def choose_style(kind: MapKind, style: Style = "auto") -> Style:
 def legend(
     channels: Sequence[str], *, units: str, style: Style = "auto", scale: Scale | float
 ) -> Picture:
-    """What the colors of `picture` mean at this scale: a wheel, a bar or an arrow, on white."""
+    """Draw the legend of `picture` at this scale: a wheel, a bar or an arrow on white."""
     kind, bound = kind_of(channels, units), resolve_bound(scale) or 1.0
     chosen = choose_style(kind, style)
     if chosen == "overlay":
@@ -209,7 +215,9 @@ def legend(
 
 def _check_channels(maps: NDArray[Any], channels: Sequence[str]) -> None:
     if maps.ndim < 3 or maps.shape[-3] != len(channels) or not channels:
-        raise ShapeError(f"maps are (..., C, H, W) with C channels {channels}, got {maps.shape}")
+        raise ShapeError(
+            f"maps must be (..., C, H, W) with C channels {channels}, got {maps.shape}"
+        )
 
 
 def _draw_style(maps: NDArray[np.floating], kind: MapKind, style: Style, bound: float) -> Picture:
@@ -231,8 +239,9 @@ def _draw_style(maps: NDArray[np.floating], kind: MapKind, style: Style, bound: 
 def _lay_over_frame(
     frame_picture: Picture, maps: NDArray[np.floating], kind: MapKind, bound: float
 ) -> Picture:
-    """Lay one picture over its frame, the more visibly the stronger the motion."""
+    """Draw a map over its frame; stronger motion is more opaque."""
     norm = magnitude(maps)
+    # The square root makes weak motion visible. Unknown motion is as opaque as the strongest.
     share = np.where(is_known(norm), np.minimum(np.sqrt(norm / bound), 1), 1)
     return overlay(
         frame_picture, _draw_style(maps, kind, STYLES[kind][0], bound), _OVERLAY_SHARE * share

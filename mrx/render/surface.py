@@ -1,4 +1,4 @@
-"""A map of numbers as a shaded surface in a box with axes, seen from above at a corner."""
+"""Draw a map as a shaded surface in a box with axes, seen from above a corner."""
 
 import math
 from functools import partial
@@ -16,9 +16,12 @@ from mrx.render.text import TEXT_HEIGHT, draw_text, format_number, measure_text
 
 _TURN_ANGLE = math.radians(32)
 _TILT_ANGLE = math.radians(27)
-_HALF_HEIGHT = 0.72  # half the box's height, where half its width is 1
-_OVERSAMPLING = 4  # drawn larger, then averaged: edges are smooth
-_MAX_FACES = 64  # at most so many for each side of the surface, and at least one for each cell
+# Half the height of the box; half its width is 1.
+_HALF_HEIGHT = 0.72
+# Draw larger, then average, for smooth edges.
+_OVERSAMPLING = 4
+# Upper limit of faces per side of the surface; a cell between values always gets at least one.
+_MAX_FACES = 64
 _WALL_COLOR, _RULE_COLOR, _FRAME_COLOR, _WIRE_COLOR = (247,) * 3, (222,) * 3, (120,) * 3, (70,) * 3
 _LIGHT_DIRECTION = np.array([-0.25, 0.55, 0.8]) / math.sqrt(0.25**2 + 0.55**2 + 0.8**2)
 
@@ -33,21 +36,21 @@ def surface(
     size: int = 360,
     text: int = TEXT_HEIGHT,
 ) -> Picture:
-    """Draw a map as heights over its plane, in the colors of `diverging_to_rgb`, a little shaded.
+    """Draw a map as a lightly shaded surface in the colors of `diverging_to_rgb`.
 
-    The map's first row is at the back and its first column at the left; the view is without
-    perspective, so equal heights look equal. Lines cross at the values, and faces between them are
-    bilinear. What lies in front hides what lies behind. Ticks count from the middle.
+    The first row is at the back and the first column at the left. The view has no perspective, so
+    equal heights look equal. Grid lines cross at the values, and the faces between are bilinear.
+    Nearer parts hide the parts behind them. Ticks count from the middle.
 
     Args:
         values: heights
-        limits: values at the bottom and at the top of the box; without them the extremes, and 0
-        bound: of the colors; without it the largest size
-        size: pixels of the picture's width
+        limits: values at the bottom and the top of the box; by default `natural_limits`
+        bound: magnitude of full color; by default the largest magnitude
+        size: width of the picture, in pixels
         text: height of a line, in pixels
 
     Shape:
-        - values: ``(H, W)``, at least 2 each way
+        - values: ``(H, W)``, both at least 2
         - output: ``(about 0.95 * size, size, 3)`` uint8
 
     >>> surface(np.eye(3), size=200).shape[1:]
@@ -55,10 +58,10 @@ def surface(
     """
     heights = to_single_map(values)
     if min(heights.shape) < 2 or not is_known(heights).all():
-        raise ShapeError(f"a surface needs 2x2 known values or more, got {heights.shape}")
+        raise ShapeError(f"a surface needs at least 2x2 known values, got {heights.shape}")
     low, high = limits or natural_limits(heights)
     if not low < high:
-        raise UsageError(f"limits={limits}: the first must be below the second")
+        raise UsageError(f"limits={limits}: the first value must be below the second")
     view = _fit_view(low, high, size=size, text=text)
     canvas = np.full((view.height * _OVERSAMPLING, size * _OVERSAMPLING, 3), 255, np.uint8)
     _draw_walls(canvas, view, heights.shape)
@@ -70,25 +73,25 @@ def surface(
 
 
 def natural_limits(*maps: Values) -> tuple[float, float]:
-    """The extremes of several maps together, and 0.
+    """Return the minimum and maximum over several maps and 0, or (-1, 1) if all values are 0.
 
     >>> natural_limits(np.array([[1.0, 2.0]]), np.array([[-1.0, 0.5]])), natural_limits(np.zeros(3))
     ((-1.0, 2.0), (-1.0, 1.0))
     """
-    low = min([0.0, *(float(to_floats(one).min()) for one in maps)])
-    high = max([0.0, *(float(to_floats(one).max()) for one in maps)])
+    low = min([0.0, *(float(to_floats(values).min()) for values in maps)])
+    high = max([0.0, *(float(to_floats(values).max()) for values in maps)])
     return (low, high) if low < high else (-1.0, 1.0)
 
 
 class BoxView(NamedTuple):
-    """How points of the box become pixels.
+    """The projection of the box onto the picture.
 
     Attributes:
-        low, high: values at the bottom and the top
-        unit_pixels: pixels of half the box's width
-        center_x, center_y: the pixel of the box's middle
-        height: of the picture
-        line_width: width of the box's lines, on the large canvas
+        low, high: values at the bottom and the top of the box
+        unit_pixels: half the width of the box, in pixels
+        center_x, center_y: pixel at the center of the box
+        height: height of the picture, in pixels
+        line_width: width of the box's lines, in pixels of the oversampled canvas
     """
 
     low: float
@@ -100,11 +103,12 @@ class BoxView(NamedTuple):
     line_width: int
 
     def scale_to_box(self, values: Points) -> Points:
-        """Values as heights in the box."""
+        """Scale values to heights in the box."""
         return _HALF_HEIGHT * (2 * (values - self.low) / (self.high - self.low) - 1)
 
     def project_points(self, points: Points) -> Points:
-        """Points ``(..., 3)`` of x to the right, y to the front and height, as pixels x and y."""
+        """Project points ``(..., 3)``, x right, y to the front and z up, to pixels x and y."""
+        # Turn around the vertical axis, then tilt toward the viewer. No perspective.
         x, y, z = np.moveaxis(np.asarray(points, float), -1, 0)
         across = x * math.cos(_TURN_ANGLE) - y * math.sin(_TURN_ANGLE)
         near = x * math.sin(_TURN_ANGLE) + y * math.cos(_TURN_ANGLE)
@@ -115,15 +119,16 @@ class BoxView(NamedTuple):
 
 
 def _fit_view(low: float, high: float, *, size: int, text: int) -> BoxView:
-    """The view in which box and numbers fill a picture's width."""
+    """Fit the box and its numbers to the width of the picture."""
     number_width = max(
         measure_text(format_number(tick), text)[1] for tick in choose_ticks(low, high)
     )
     left, right = number_width + text, round(2.5 * text)
+    # Distance across from the center of the turned box to its outermost corner
     reach = math.cos(_TURN_ANGLE) + math.sin(_TURN_ANGLE)
     unit = (size - left - right) / (2 * reach)
     if unit < 2 * text:
-        raise UsageError(f"size={size}: too small for a surface with text of {text} pixels")
+        raise UsageError(f"size={size}: too small for text of {text} pixels. Use a larger size")
     half_height = _HALF_HEIGHT * math.cos(_TILT_ANGLE) + reach * math.sin(_TILT_ANGLE)
     top = text + unit * half_height
     line_width = max(2, round(_OVERSAMPLING * text / TEXT_HEIGHT))
@@ -139,8 +144,9 @@ def _fit_view(low: float, high: float, *, size: int, text: int) -> BoxView:
 
 
 def _draw_walls(canvas: Picture, view: BoxView, shape: tuple[int, ...]) -> None:
-    """The floor and the two walls behind, with a rule at each tick."""
+    """Draw the floor and the two back walls, with a line at each tick."""
     box = np.array([-1, 1])
+    # The floor, the left wall and the back wall: two axes span the box and one is fixed.
     faces = [
         (box, box, -_HALF_HEIGHT),
         (-1, box, _HALF_HEIGHT * box),
@@ -172,7 +178,11 @@ def _draw_walls(canvas: Picture, view: BoxView, shape: tuple[int, ...]) -> None:
 
 
 def _list_face_corners(*axes: object) -> list[tuple[float, ...]]:
-    """The corners, in order around it, of a side of the box: two axes that reach, one that not."""
+    """Return the corners of a face of the box, in order.
+
+    Two of the axes are (low, high) pairs and one is a number:
+    ``[-1, 1], [-1, 1], 0`` -> ``(-1, -1, 0), (1, -1, 0), (1, 1, 0), (-1, 1, 0)``
+    """
     spans = [np.atleast_1d(np.asarray(axis, float)) for axis in axes]
     first, second = (i for i, span in enumerate(spans) if len(span) == 2)
     corners = []
@@ -184,7 +194,7 @@ def _list_face_corners(*axes: object) -> list[tuple[float, ...]]:
 
 
 def _compute_tap_positions(taps: int) -> dict[int, float]:
-    """Where in the box the taps with a number are."""
+    """Map each labeled tap offset to its position in -1..1."""
     return {
         place: 2 * (place + taps // 2) / (taps - 1) - 1
         for place in choose_tap_offsets(taps, max_offsets=5)
@@ -192,7 +202,7 @@ def _compute_tap_positions(taps: int) -> dict[int, float]:
 
 
 def _draw_sheet(canvas: Picture, view: BoxView, heights: Points, bound: float) -> None:
-    """The surface, cell by cell from the back to the front, each with its border."""
+    """Draw the surface cell by cell, each with its border."""
     rows, columns = heights.shape
     num_steps = max(1, _MAX_FACES // max(rows, columns))
     fine_heights = _interpolate_heights(heights, num_steps)
@@ -206,6 +216,7 @@ def _draw_sheet(canvas: Picture, view: BoxView, heights: Points, bound: float) -
         + fine_heights[:-1, 1:]
     ) / 4
     colors = _shade_faces(points, values=middles, bound=bound)
+    # From the back to the front, so that nearer cells cover those behind them.
     for row in range(0, len(fine_heights) - 1, num_steps):
         for column in range(0, fine_heights.shape[1] - 1, num_steps):
             patch = pixels[row : row + num_steps + 1, column : column + num_steps + 1]
@@ -216,7 +227,7 @@ def _draw_sheet(canvas: Picture, view: BoxView, heights: Points, bound: float) -
 def _draw_cell(
     canvas: Picture, patch: NDArray[np.int32], inks: NDArray[np.floating], line_width: int
 ) -> None:
-    """One cell: its faces, then the four lines around it."""
+    """Draw the faces of a cell, then its border."""
     for i in range(len(inks)):
         for j in range(inks.shape[1]):
             face = patch[[i, i, i + 1, i + 1], [j, j + 1, j + 1, j]]
@@ -226,10 +237,12 @@ def _draw_cell(
 
 
 def _interpolate_heights(heights: Points, num_steps: int) -> Points:
-    """Bilinear heights, so many steps from each value to the next."""
+    """Interpolate heights bilinearly, `num_steps` from each value to the next."""
     for axis in (0, 1):
         count = heights.shape[axis]
         places = np.arange((count - 1) * num_steps + 1) / num_steps
+        # The last place has no value after it: it is the value before with a share of 1.
+        # count = 3, num_steps = 2 -> places [0, .5, 1, 1.5, 2], before [0, 0, 1, 1, 1]
         before = np.minimum(places.astype(int), count - 2)
         share = np.expand_dims(places - before, 1 - axis)
         heights = heights.take(before, axis) * (1 - share) + heights.take(before + 1, axis) * share
@@ -237,7 +250,7 @@ def _interpolate_heights(heights: Points, num_steps: int) -> Points:
 
 
 def _shade_faces(points: Points, *, values: Points, bound: float) -> Points:
-    """The color of each face: of its value, darker where it looks away from the light."""
+    """Color each face by its value, and darken faces that are turned away from the light."""
     across = points[:-1, 1:] - points[1:, :-1]
     along = points[1:, 1:] - points[:-1, :-1]
     normal = np.cross(across, along)
@@ -247,7 +260,7 @@ def _shade_faces(points: Points, *, values: Points, bound: float) -> Points:
 
 
 def _draw_axis_numbers(picture: Picture, view: BoxView, shape: tuple[int, ...], text: int) -> None:
-    """The numbers along the three edges that nothing hides."""
+    """Write the numbers along the three edges that the surface cannot hide."""
     for tick in choose_ticks(view.low, view.high):
         x, y = view.project_points(np.array([-1, 1, float(view.scale_to_box(np.array(tick)))]))
         number = format_number(tick)
@@ -271,7 +284,7 @@ def _draw_word(
     aside: tuple[float, float],
     text: int,
 ) -> None:
-    """A word so many lines' heights right of a point of the floor, and below it."""
+    """Write a word next to a point of the floor; `aside` is its offset in line heights."""
     x, y = view.project_points(np.array([*at, -_HALF_HEIGHT])) + text * np.array(aside)
     start = x - measure_text(word, text)[1] / 2
     draw_text(picture, word, (round(y - text / 2), round(start)), height=text)

@@ -1,4 +1,4 @@
-"""Words on pictures."""
+"""Write text on pictures."""
 
 import unicodedata
 from functools import lru_cache
@@ -14,13 +14,13 @@ Color = tuple[int, int, int]
 BLACK: Color = (0, 0, 0)
 WHITE: Color = (255, 255, 255)
 TEXT_HEIGHT = 14
-"""Pixels of a line of text, tails of letters included, unless said otherwise."""
+"""Default height of a line of text in pixels, including descenders."""
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_OVERSAMPLING = 4  # drawn larger, then averaged: strokes of Hershey's fonts stay even
-_STROKE_WIDTH = (
-    1 if hasattr(cv2, "FontFace") else _OVERSAMPLING + 1
-)  # OpenCV 5 has a font with its own
+# Draw larger, then average, so that the strokes of Hershey fonts stay even.
+_OVERSAMPLING = 4
+# OpenCV 5 (which has FontFace) draws with a font that has its own stroke width.
+_STROKE_WIDTH = 1 if hasattr(cv2, "FontFace") else _OVERSAMPLING + 1
 _ASCII_SIGNS = str.maketrans(
     {"×": "x", "−": "-", "–": "-", "—": "-", "→": "->", "…": "...", "·": "."}  # noqa: RUF001
     | {"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "ß": "ss", "ø": "o", "µ": "u"}  # noqa: RUF001
@@ -28,9 +28,10 @@ _ASCII_SIGNS = str.maketrans(
 
 
 def to_ascii(text: str) -> str:
-    """What the fonts of OpenCV can draw: letters without accents, Greek ones by name.
+    """Convert text to the ASCII that OpenCV can draw.
 
-    Signs with a twin in ASCII become it, everything else a question mark.
+    Accents are dropped, Greek letters are spelled out, signs become their ASCII equivalents, and
+    everything else becomes a question mark.
 
     >>> to_ascii("σ=0.9 — café №1 日本")
     'sigma=0.9 - cafe No1 ??'
@@ -45,12 +46,13 @@ def _letter_to_ascii(letter: str) -> str:
     if " " <= letter <= "~":
         return letter
     kind, _, name = unicodedata.name(letter, "").rpartition(" LETTER ")
-    name = {"LAMDA": "LAMBDA"}.get(name, name)  # Unicode's spelling
+    # Unicode spells it LAMDA.
+    name = {"LAMDA": "LAMBDA"}.get(name, name)
     return name.lower() if kind.startswith("GREEK") and name.isalpha() else "?"
 
 
 def measure_text(text: str, height: int = TEXT_HEIGHT) -> tuple[int, int]:
-    """Height and width in pixels of a line of text."""
+    """Return the height and width of a line of text, in pixels."""
     return _render_text_mask(to_ascii(text), height).shape
 
 
@@ -62,13 +64,13 @@ def draw_text(
     height: int = TEXT_HEIGHT,
     color: Color = BLACK,
 ) -> None:
-    """Write a line into a picture, in place; what lies outside is left out.
+    """Write a line of text into a picture, in place; parts outside the picture are cropped.
 
     Args:
-        picture: written to
-        text: one line, see `to_ascii`
-        at: y and x of the line's upper left corner
-        height: of the line, in pixels
+        picture: picture to write on
+        text: one line; converted by `to_ascii`
+        at: y and x of the upper left corner of the line
+        height: height of the line, in pixels
         color: red, green and blue
     """
     mask = _render_text_mask(to_ascii(text), height)
@@ -82,7 +84,7 @@ def draw_text(
 
 
 def label(picture: Picture, text: str, *, height: int = TEXT_HEIGHT) -> Picture:
-    """Name a panel: white on a dark box in its upper left corner, in as many lines as it takes.
+    """Copy a picture and label it: white text, wrapped, on a dark box in the upper left corner.
 
     Shape:
         - picture: ``(H, W, 3)`` uint8; output: the same, a copy
@@ -101,7 +103,7 @@ def label(picture: Picture, text: str, *, height: int = TEXT_HEIGHT) -> Picture:
 
 @lru_cache(256)
 def wrap_text(text: str, width: int, *, height: int = TEXT_HEIGHT) -> tuple[str, ...]:
-    """Lines of at most so many pixels, of whole words where these are not wider.
+    """Wrap text to lines of at most `width` pixels; only words wider than a line are split.
 
     >>> wrap_text("tvl1 preset=fast", 80), wrap_text("pa", 80)
     (('tvl1', 'preset=fast'), ('pa',))
@@ -112,7 +114,8 @@ def wrap_text(text: str, width: int, *, height: int = TEXT_HEIGHT) -> tuple[str,
 
     lines = [""]
     for word in text.split():
-        if fits_width(longer := f"{lines[-1]} {word}".lstrip()):
+        longer = f"{lines[-1]} {word}".lstrip()
+        if fits_width(longer):
             lines[-1] = longer
             continue
         lines.append("")
@@ -125,12 +128,16 @@ def wrap_text(text: str, width: int, *, height: int = TEXT_HEIGHT) -> tuple[str,
 
 @lru_cache(256)
 def _render_text_mask(text: str, height: int) -> NDArray[np.float32]:
-    """How much of each pixel a line covers, ``(height, width)`` in 0..1; not to be written to."""
+    """Return the coverage of each pixel by a line of text, ``(height, width)`` in 0..1.
+
+    The array is cached: do not write to it.
+    """
     if height < 6:
-        raise UsageError(f"text of {height} pixels cannot be read: use at least 6")
+        raise UsageError(f"text of {height} pixels: too small to read. Use at least 6")
     (_, ascent), descent = cv2.getTextSize("Hg", _FONT, 1, 1)
     scale = height * _OVERSAMPLING / (ascent + descent + 2)
     (width, _), _ = cv2.getTextSize(text, _FONT, scale, _STROKE_WIDTH)
+    # Rounded up, and one more column for the left offset and soft edges
     columns = -(-width // _OVERSAMPLING) + 1 if text else 0
     large = np.zeros((height * _OVERSAMPLING, columns * _OVERSAMPLING), np.uint8)
     if not text:
@@ -144,12 +151,13 @@ def _render_text_mask(text: str, height: int) -> NDArray[np.float32]:
 
 
 def format_number(value: float, units: str = "") -> str:
-    """A number in three digits, with its units.
+    """Format a number with three significant digits and its units.
 
     >>> format_number(8.3666, "px"), format_number(1271.6), format_number(0.00412), format_number(0)
     ('8.37 px', '1270', '0.00412', '0')
     """
     number = f"{value:.3g}"
+    # `g` writes 1271.6 as 1.27e+03; use plain digits below a million.
     if "e" in number and 1e-4 <= abs(value) < 1e6:
         number = f"{float(number):.0f}"
     return f"{number} {units}".rstrip()

@@ -1,4 +1,4 @@
-"""Motion by hue and strength: the color wheel of Baker et al., for two channels and for three."""
+"""Draw motion by hue and strength, with the color wheel of Baker et al."""
 
 from functools import cache
 
@@ -19,33 +19,36 @@ from mrx.render.color_scale import HEADROOM, robust_maximum
 from mrx.render.heat import repeat_cells
 
 STILL_PIXELS = 0.1
-"""Pixels: a field that moves less than this is not stretched to full color."""
+"""Smallest default bound, in pixels: the noise of a still scene stays pale."""
 
 _HUE_BINS = (("R", 15), ("Y", 6), ("G", 4), ("C", 11), ("B", 13), ("M", 6))
 _NUM_ANGLES, _NUM_STEPS = 4096, 255
-_EPSILON = 1e-5  # of the released code
+# From the released code of Busy-Quiet
+_EPSILON = 1e-5
 
 
 @cache
 def color_wheel() -> NDArray[np.float64]:
-    """The 55 colors (A Database and Evaluation Methodology for Optical Flow, 2011), ``(55, 3)``.
+    """Return the 55 colors of the wheel, ``(55, 3)``.
 
-    From red to yellow in 15 steps, to green in 6, to cyan in 4, to blue in 11, to magenta in 13,
-    and back in 6.
+    The wheel goes from red to yellow in 15 steps, to green in 6, to cyan in 4, to blue in 11, to
+    magenta in 13, and back to red in 6 (A Database and Evaluation Methodology for Optical Flow,
+    2011).
     """
     corners = {"R": "100", "Y": "110", "G": "010", "C": "011", "B": "001", "M": "101"}
     colors = []
     for (name, bins), (next_name, _) in zip(_HUE_BINS, (*_HUE_BINS[1:], _HUE_BINS[0]), strict=True):
         start, end = (np.array([int(bit) for bit in corners[n]]) for n in (name, next_name))
         ramp = np.floor(255 * np.arange(bins) / bins)[:, None]
+        # Each channel rises, falls, or stays.
         colors.append(np.where(end > start, ramp, np.where(end < start, 255 - ramp, 255 * start)))
     return np.concatenate(colors).astype(np.float64)
 
 
 def colors_at(turn: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The wheel at a share of a turn, in 0..1, as colors in 0..1: ``(...)`` to ``(..., 3)``.
+    """Interpolate the wheel at shares of a turn: ``(...)`` in 0..1 to colors ``(..., 3)`` in 0..1.
 
-    As in the code of Baker et al. a turn ends at the 55th color and not at the first again.
+    As in the code of Baker et al., a full turn ends at the 55th color, not back at the first.
     """
     position = turn * 54
     floor = np.floor(position)
@@ -57,17 +60,18 @@ def colors_at(turn: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def flow_to_rgb(flow: Values, *, max_flow: float | None = None) -> Picture:
-    """Draw displacements: direction as hue, length as strength, by the wheel of Baker et al.
+    """Draw displacements with the wheel of Baker et al.: direction as hue, length as strength.
 
-    What is still is white; right is red, down yellow, left cyan to blue, up violet. Colors are
-    full at `max_flow` and darker beyond it. Unknown flow (NaN, infinity, 1e9 and more) is
-    `mrx.render.UNKNOWN`, a dark gray. It agrees with their code to 2 levels of 255.
+    Still pixels are white; right is red, down yellow, left cyan to blue, up violet. Colors are
+    full at `max_flow` and darker beyond it. Unknown flow (NaN, infinity, 1e9 or more) is
+    `mrx.render.UNKNOWN`, a dark gray. Colors agree with the code of Baker et al. to 2 levels of
+    255.
 
     Args:
         flow: displacements
-        max_flow: length of full color, in the units of the flow. Without it each field has its
-            own: see `mrx.render.Scale`, which is also the way to one for a whole clip; at
-            least 0.1, so that the noise of a still scene stays pale
+        max_flow: length of full color, in the units of the flow. By default each field's robust
+            maximum, at least 0.1, so that the noise of a still scene stays pale. Use
+            `mrx.render.Scale` for one value per clip
 
     Shape:
         - flow: ``(..., 2, H, W)``, x right and y down
@@ -76,14 +80,14 @@ def flow_to_rgb(flow: Values, *, max_flow: float | None = None) -> Picture:
     if max_flow is not None:
         check_positive_number("max_flow", max_flow)
     maps = to_maps(flow, channels=(2,), what="flow_to_rgb")
-    return draw_each(lambda one: _draw_flow(one, _wheel_table(), max_flow), maps, axes=3)
+    return draw_each(lambda field: _draw_flow(field, _wheel_table(), max_flow), maps, axes=3)
 
 
 def flow_to_hsv(flow: Values, *, max_flow: float | None = None) -> Picture:
-    """Draw displacements on black: direction as hue of equal steps, length as brightness.
+    """Draw displacements on black: direction as evenly spaced hue, length as brightness.
 
-    Right is red, down yellow-green, left cyan, up violet. Lengths beyond `max_flow`, given as in
-    `flow_to_rgb`, are as bright as that.
+    Right is red, down yellow-green, left cyan, up violet. `max_flow` is that of `flow_to_rgb`;
+    larger lengths have the same brightness.
 
     Shape:
         - flow: ``(..., 2, H, W)``; output: ``(..., H, W, 3)`` uint8
@@ -91,22 +95,22 @@ def flow_to_hsv(flow: Values, *, max_flow: float | None = None) -> Picture:
     if max_flow is not None:
         check_positive_number("max_flow", max_flow)
     maps = to_maps(flow, channels=(2,), what="flow_to_hsv")
-    return draw_each(lambda one: _draw_flow(one, _hsv_table(), max_flow), maps, axes=3)
+    return draw_each(lambda field: _draw_flow(field, _hsv_table(), max_flow), maps, axes=3)
 
 
 def hue_to_rgb(maps: Values, *, bound: float | None = None, clip: float | None = None) -> Picture:
-    """Draw three signed channels by the mean of the angles of their pairs, as Busy-Quiet does.
+    """Draw three signed channels by the mean angle of their pairs, as Busy-Quiet does.
 
-    ``(atan2(v, u) + atan2(u, w) + atan2(v, w)) / 3π`` picks the hue, the norm of (u, v, w) the
-    strength; 0 is white. It is the released ``flow_vis.py`` bit by bit for float64: the hue has
-    no physical meaning and jumps where an angle does, but equal vectors have equal colors.
-    Unknown values are drawn as `mrx.render.UNKNOWN`.
+    ``(atan2(v, u) + atan2(u, w) + atan2(v, w)) / 3π`` gives the hue and the norm of (u, v, w) the
+    strength; 0 is white. For float64 the result equals the released ``flow_vis.py`` bit for bit.
+    The hue has no physical meaning and jumps where an angle does, but equal vectors have equal
+    colors. Unknown values are `mrx.render.UNKNOWN`.
 
     Args:
         maps: three signed channels
-        bound: norm of full color; beyond it colors are darker. Without it each map's own
-            maximum, as released: one outlier whitens the rest, and clips flicker
-        clip: values are first clipped to 0..`clip`, which drops what is negative, as released
+        bound: norm of full color; larger norms are darker. By default each map's maximum, as in
+            the released code: one outlier whitens the rest, and clips flicker
+        clip: clip values to 0..`clip` first, which drops negative values, as in the released code
 
     Shape:
         - maps: ``(..., 3, H, W)``
@@ -117,16 +121,19 @@ def hue_to_rgb(maps: Values, *, bound: float | None = None, clip: float | None =
     signed_maps = to_maps(maps, channels=(3,), what="hue_to_rgb")
     if clip is not None:
         signed_maps = np.clip(signed_maps, 0, clip)
-    return draw_each(lambda one: _draw_hue(one, bound), signed_maps, axes=3)
+    return draw_each(lambda single: _draw_hue(single, bound), signed_maps, axes=3)
 
 
 def _draw_flow(flow: NDArray[np.floating], table: Picture, max_flow: float | None) -> Picture:
     x, y = (np.ascontiguousarray(plane, np.float32) for plane in flow)
     length, angle = cv2.cartToPolar(x, y)
-    known_mask = is_known(x) & is_known(y)  # their length is only near to it in some OpenCV
+    # Not is_known(length): some versions of OpenCV compute only an approximate length.
+    known_mask = is_known(x) & is_known(y)
     if not known_mask.all():
         length, angle = np.where(known_mask, (length, angle), 0)
     bound = max_flow or robust_maximum(length[known_mask], least=STILL_PIXELS, headroom=HEADROOM)
+    # Rows of the table are strengths and columns directions. All strengths beyond the bound share
+    # the last row.
     row = np.minimum(length * np.float32(_NUM_STEPS / bound), _NUM_STEPS + 1)
     angle *= _NUM_ANGLES / (2 * np.pi)
     picture = cv2.remap(table, angle, row, cv2.INTER_NEAREST)
@@ -135,10 +142,13 @@ def _draw_flow(flow: NDArray[np.floating], table: Picture, max_flow: float | Non
 
 @cache
 def _wheel_table() -> Picture:
-    """Colors by strength and direction: 0..1 in 255 steps, and one row for all beyond."""
+    """Return colors by strength and direction: 256 rows for 0..1, and one row beyond."""
+    # The angle of Baker et al. is a = atan2(-y, -x); their (a / pi + 1) / 2 is the turn from the
+    # right, as cv2 counts it. One extra column, since the nearest angle may be the full turn.
     hues = colors_at(np.arange(_NUM_ANGLES + 1) / _NUM_ANGLES)
     strength = np.arange(_NUM_STEPS + 1)[:, None, None] / _NUM_STEPS
     colors = np.concatenate([1 - strength * (1 - hues), 0.75 * hues[None]])
+    # 1e-9 keeps rounding errors from lowering a whole level: 126.9999999999 -> 127
     return np.floor(255 * colors + 1e-9).astype(np.uint8)
 
 
@@ -162,7 +172,8 @@ def _draw_hue(maps: NDArray[np.floating], bound: float | None) -> Picture:
     angle = (np.arctan2(v, u) + np.arctan2(u, w) + np.arctan2(v, w)) / (3 * np.pi)
     hues = colors_at((angle + 1) / 2)
     colors = 1 - strength[..., None] * (1 - hues)
-    beyond = strength > 1 + 1e-6  # float32 rounds
+    # In float32 a strength of 1 may round to slightly more.
+    beyond = strength > 1 + 1e-6
     colors[beyond] = 0.75 * hues[beyond]
     picture = np.floor(255 * np.maximum(colors, 0)).astype(np.uint8)
     return paint_unknown(picture, known_mask)
@@ -171,15 +182,15 @@ def _draw_hue(maps: NDArray[np.floating], bound: float | None) -> Picture:
 def displacement_to_rgb(
     displacement: Values, *, stride: int, max_flow: float | None = None
 ) -> Picture:
-    """Draw displacements of cells by `flow_to_rgb`, each cell as a square of `stride` pixels.
+    """Draw displacements of cells with `flow_to_rgb`, each cell as a square of side `stride`.
 
     Args:
-        displacement: of cells
-        stride: pixels from one cell to the next
-        max_flow: as for `flow_to_rgb`, in the displacement's units
+        displacement: displacements of cells, in pixels (`stride` times those in cells)
+        stride: distance between cells, in pixels
+        max_flow: length of full color, see `flow_to_rgb`
 
     Shape:
-        - displacement: ``(..., 2, H, W)``, in pixels, which is `stride` times that in cells
+        - displacement: ``(..., 2, H, W)``
         - output: ``(..., stride * H, stride * W, 3)`` uint8
     """
     return repeat_cells(flow_to_rgb(displacement, max_flow=max_flow), stride)

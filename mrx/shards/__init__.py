@@ -1,1 +1,1 @@
-"""Motion to files: HDF5 shards, written whole or not at all, and read back as floats."""
+"""HDF5 shards of motion maps: written whole or not at all, and read back as floats."""

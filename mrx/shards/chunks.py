@@ -1,7 +1,7 @@
-"""Maps to the bytes of chunks: encoded, compressed and checksummed before HDF5 sees them.
+"""Maps to the bytes of HDF5 chunks: encoded, compressed and checksummed outside of the library.
 
-The library does one thing at a time in a process. What is done here is done outside its lock, so
-that its writer is free for more; `tests/benchmarks/storage.py` measures both ways.
+HDF5 runs one call at a time in a process. Work done here is done outside of its lock, in any
+thread, and leaves the writer thread free; `tests/benchmarks/storage.py` measures both ways.
 """
 
 import math
@@ -26,13 +26,13 @@ FillFunction = Callable[[int, NDArray[Any]], object]
 
 @dataclass(frozen=True)
 class PackedMaps:
-    """Maps as they go into a dataset.
+    """Maps in the form in which they are written to a dataset.
 
     Attributes:
-        shape: of a map, (C, H, W)
-        chunks: the bytes of each map's chunk, or
-        raw: the raw numbers, (B, C, H, W), where the library has to make the chunks itself
-        statistics: of each map
+        shape: shape of one map, (C, H, W)
+        chunks: bytes of each map's chunk; None if HDF5 has to make the chunks
+        raw: raw numbers, (B, C, H, W), for HDF5 to make the chunks of; else None
+        statistics: statistics of each map
         index, time: as in `Motion`
     """
 
@@ -48,7 +48,7 @@ class PackedMaps:
 
 
 def pack_motion(motion: Motion, encoding: Encoding, filters: Mapping[str, Any]) -> PackedMaps:
-    """Encode maps of the CPU, and make their chunks."""
+    """Encode float maps and make their chunks."""
     statistics = [ValueStatistics() for _ in motion.data]
 
     def fill_chunk(i: int, out: NDArray[Any]) -> None:
@@ -65,11 +65,11 @@ def pack_encoded(
     """Make the chunks of maps that a device has encoded.
 
     Args:
-        raw: the encoded maps of `encode_on_device`, brought to the CPU
-        numbers: its statistics, likewise
-        clips: the windows that they come from, for their indices and times
-        encoding: how they were encoded
-        filters: of the dataset
+        raw: encoded maps from `encode_on_device`, on the CPU
+        numbers: their statistics from `encode_on_device`, on the CPU
+        clips: the windows of the maps, for their indices and times
+        encoding: the encoding that was used
+        filters: compression arguments of the dataset
     """
     values, shape = raw.numpy(), tuple(raw.shape)
     statistics = split_statistics(numbers, values[0].size if len(values) else 0, encoding)
@@ -84,13 +84,14 @@ def pack_encoded(
 def _make_chunks(
     fill: FillFunction, shape: tuple[int, ...], dtype: str, filters: Mapping[str, Any]
 ) -> tuple[list[ChunkBytes] | None, NDArray[Any] | None]:
-    """Chunks of what `fill_chunk` writes, or the raw numbers alone."""
+    """Make chunks of the maps that `fill` writes, or return the raw numbers alone."""
     if not _can_make_chunks(filters):
         raw = np.empty(shape, dtype)
         for i, out in enumerate(raw):
             fill(i, out)
         return None, raw
     size = math.prod(shape[1:]) * np.dtype(dtype).itemsize
+    # Each map is encoded into its chunk, which has room for the checksum: no copy later.
     rows = np.empty((shape[0], size + CHECKSUM_BYTES), np.uint8)
     chunks = []
     for i, row in enumerate(rows):
@@ -101,21 +102,24 @@ def _make_chunks(
 
 
 def _can_make_chunks(filters: Mapping[str, Any]) -> bool:
-    """Whether the chunks can be made here: plain ones, and those of gzip."""
+    """Return True for filters that this module implements: none, and gzip."""
+    # Only numba makes the checksum faster than the library's own.
     known = not filters or filters.get("compression") == "gzip"
     return known and kernels.choose_backend() == "numba"
 
 
 def _add_checksum(row: ChunkBytes) -> ChunkBytes:
-    """The bytes of a chunk with the checksum in the place left for it."""
+    """Write the checksum into the last bytes of a chunk."""
     row[-CHECKSUM_BYTES:] = np.frombuffer(fletcher32(row[:-CHECKSUM_BYTES]), np.uint8)
     return row
 
 
 def _deflate_chunk(raw: NDArray[Any], filters: Mapping[str, Any]) -> ChunkBytes:
-    """The bytes of a chunk after HDF5's filters shuffle, deflate and fletcher32, in this order."""
+    """Apply HDF5's filters shuffle, deflate and fletcher32, in this order."""
     flat = raw.reshape(-1).view(np.uint8)
     if filters["shuffle"] and raw.itemsize > 1:
+        # First the low byte of every number, then the next: like bytes side by side deflate better.
         flat = np.ascontiguousarray(flat.reshape(-1, raw.itemsize).T)
     data = zlib.compress(flat.data, filters["compression_opts"])
+    # Copied, as arrays over bytes objects are read-only.
     return _add_checksum(np.frombuffer(data + bytes(CHECKSUM_BYTES), np.uint8).copy())

@@ -1,4 +1,4 @@
-"""What HDF5 does to a chunk on its way to disk."""
+"""Compression filters of the datasets in a shard."""
 
 from typing import Any, Literal
 
@@ -8,10 +8,13 @@ Compression = Literal["auto", "none", "gzip", "lzf", "blosc"]
 
 
 def dataset_options(compression: Compression, *, cost: Literal["light", "heavy"]) -> dict[str, Any]:
-    """The arguments of `create_dataset` for a method of this cost.
+    """Return the compression arguments of `create_dataset` for a method of this cost.
 
-    `auto` compresses where the method costs far more than compressing does. Every choice but
-    blosc opens with h5py alone.
+    `auto` compresses the maps of heavy methods, which cost far more than compressing does. Every
+    choice but blosc can be read with h5py alone.
+
+    Raises:
+        MissingError: blosc is asked for, and hdf5plugin is not installed
     """
     if compression == "auto":
         compression = "gzip" if cost == "heavy" else "none"
@@ -27,8 +30,8 @@ def dataset_options(compression: Compression, *, cost: Literal["light", "heavy"]
                 import hdf5plugin
             except ImportError as error:
                 raise MissingError(
-                    "blosc needs hdf5plugin, which is not installed. pip install 'mrx[blosc]', "
-                    "here and wherever the shards are read"
+                    "no hdf5plugin: --compression blosc needs it to write, and every reader of the "
+                    "shards to read. pip install 'mrx[blosc]'"
                 ) from error
             bits = hdf5plugin.Blosc.BITSHUFFLE
             return dict(hdf5plugin.Blosc(cname="zstd", clevel=3, shuffle=bits))

@@ -1,4 +1,4 @@
-"""Numbers as they lie in a shard: value = raw * scale + offset, whatever the type."""
+"""The encoding of numbers in a shard: value = raw * scale + offset, for every type."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,19 +14,19 @@ from mrx.errors import InputError
 from mrx.job import Storage
 from mrx.kernels.summary import summarize_values
 
-PIXEL_FRACTION = 64  # q16 keeps displacements in 1/64 px
-HALF_MAX = 65504.0
+PIXEL_FRACTION = 64  # q16 stores displacements in 1/64 px
+HALF_MAX = 65504.0  # the largest finite float16; larger values would become infinite
 RAW_DTYPES = {"f4": torch.float32, "f2": torch.float16, "i2": torch.int16, "u1": torch.uint8}
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How floats become raw numbers.
+    """Converts floats to raw numbers.
 
     Attributes:
         dtype: numpy's name of the raw type
         scale, offset: value = raw * scale + offset
-        low, high: the raw numbers used; values beyond are clipped and counted
+        low, high: the range of raw numbers; values outside are clipped and counted
         bound: the largest absolute value that is not clipped; None for floats
     """
 
@@ -39,12 +39,12 @@ class Encoding:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of one raw number."""
+        """The bytes of one raw number."""
         return np.dtype(self.dtype).itemsize
 
     @classmethod
     def from_storage(cls, storage: Storage, *, units: str, bound: float) -> "Encoding":
-        """The encoding that a run's options mean for a method with these units and bound."""
+        """Choose the encoding for a method with these units and bound."""
         bound = storage.bound or bound
         match storage.dtype:
             case "float32":
@@ -53,17 +53,18 @@ class Encoding:
                 return cls("f2", low=-HALF_MAX, high=HALF_MAX)
             case "q16":
                 in_pixels = units == "px" and storage.bound is None
+                # -32768 is unused: the range is symmetric, and both signs have the same step.
                 scale = 1 / PIXEL_FRACTION if in_pixels else bound / 32767
                 return cls("i2", scale, 0.0, -32767, 32767, 32767 * scale)
             case "uint8":
-                # Raw 128 is zero, so that what does not move is stored exactly.
+                # Raw 128 is zero, so that still pixels are stored exactly; 0 is unused.
                 scale = bound / 127
                 return cls("u1", scale, -128 * scale, 1, 255, bound)
 
 
 @dataclass
 class ValueStatistics:
-    """What a dataset's attributes tell of its values, before they were encoded."""
+    """Statistics of a dataset's values before they were encoded."""
 
     count: int = 0
     clipped: int = 0
@@ -72,7 +73,7 @@ class ValueStatistics:
     high: float = field(default=-np.inf)
 
     def add_values(self, values: Tensor) -> tuple[float, float]:
-        """Count float32 values in; the least and the greatest of them."""
+        """Add float32 values, and return the smallest and the largest of them."""
         summary = summarize_values(values) if kernels.choose_backend() == "numba" else None
         low, high, total = summary or _summarize_values(values)
         self.count += values.numel()
@@ -82,7 +83,7 @@ class ValueStatistics:
         return low, high
 
     def merge_counts(self, other: "ValueStatistics") -> None:
-        """Count in what others counted."""
+        """Add the statistics of other values."""
         self.count += other.count
         self.clipped += other.clipped
         self.total += other.total
@@ -90,7 +91,7 @@ class ValueStatistics:
         self.high = max(self.high, other.high)
 
     def to_attributes(self) -> dict[str, Any]:
-        """As attributes; an empty dataset has none but its count."""
+        """Return the attributes of a dataset; an empty one has only a clipped fraction."""
         if not self.count:
             return {"clipped_fraction": 0.0}
         return {
@@ -109,21 +110,26 @@ def _summarize_values(values: Tensor) -> tuple[float, float, float]:
 def encode_maps(
     values: Tensor, encoding: Encoding, statistics: ValueStatistics, out: NDArray[Any] | None = None
 ) -> NDArray[Any]:
-    """Encode maps, clip what does not fit, and add to the statistics.
+    """Encode maps, clip values outside of the range, and update the statistics.
 
     Shape:
         - values: ``(..., C, H, W)`` float32
-        - out, returned: the same shape, of the encoding's raw type; made where it is not given
+        - out, returned: the same shape, in the encoding's raw type; allocated if not given
+
+    Raises:
+        InputError: NaN or infinity in values that are stored as integers
     """
     low, high = statistics.add_values(values)
     raw = np.empty(values.shape, encoding.dtype) if out is None else out
     if encoding.dtype in ("f4", "f2"):
-        if not encoding.low <= low <= high <= encoding.high:  # true of NaN too
+        # Written with `not`, so that NaN takes this branch too: every comparison with it is false.
+        if not encoding.low <= low <= high <= encoding.high:
             statistics.clipped += _count_clipped(values, encoding)
             values = values.clamp(encoding.low, encoding.high)
     else:
         _check_storable(low, high, encoding)
         values = torch.round((values - encoding.offset) / encoding.scale)
+        # Counted after rounding: a value up to half a step beyond the bound is not clipped.
         statistics.clipped += _count_clipped(values, encoding)
         values = values.clamp(encoding.low, encoding.high)
     torch.from_numpy(raw).copy_(values)
@@ -131,13 +137,15 @@ def encode_maps(
 
 
 def encode_on_device(values: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
-    """Encode maps where they lie, without waiting for a device.
+    """Encode maps on their device, without waiting for it.
 
     Shape:
         - values: ``(B, C, H, W)`` float32
-        - raw: the same shape, of the encoding's raw type
-        - columns: ``(B, 4)`` the least, the greatest, the sum of absolute values, how many clipped
+        - raw: the same shape, in the encoding's raw type
+        - columns: ``(B, 4)`` minimum, maximum, sum of absolute values, number of clipped values
     """
+    # No branch here may depend on a value: reading one would wait for the device. So everything
+    # is clamped, and `split_statistics` looks for NaN later.
     flat = values.flatten(1)
     scaled = values
     if encoding.dtype not in ("f4", "f2"):
@@ -145,12 +153,13 @@ def encode_on_device(values: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor
     beyond = (scaled < encoding.low) | (scaled > encoding.high)
     columns = (*torch.aminmax(flat, dim=1), flat.abs().sum(1), beyond.flatten(1).sum(1))
     raw = scaled.clamp(encoding.low, encoding.high).to(RAW_DTYPES[encoding.dtype])
+    # MPS has no float64.
     sum_dtype = torch.float32 if values.device.type == "mps" else torch.float64
     return raw, torch.stack([number.to(sum_dtype) for number in columns], dim=1)
 
 
 def split_statistics(numbers: Tensor, count: int, encoding: Encoding) -> list[ValueStatistics]:
-    """What `encode_on_device` counted, for each map of so many values."""
+    """Split the columns of `encode_on_device` into statistics of maps of `count` values each."""
     statistics = []
     for low, high, total, clipped in numbers.tolist():
         if encoding.dtype not in ("f4", "f2"):
@@ -169,6 +178,6 @@ def _check_storable(low: float, high: float, encoding: Encoding) -> None:
 
 
 def decode_maps(raw: NDArray[Any], *, scale: float, offset: float) -> NDArray[np.float32]:
-    """Raw numbers back to float32 values."""
+    """Decode raw numbers to float32 values."""
     values = raw.astype(np.float32)
     return values if scale == 1 and offset == 0 else values * np.float32(scale) + np.float32(offset)

@@ -1,4 +1,4 @@
-"""The layout of a shard, format 1: names, the index, and how files of a folder are called.
+"""The layout of a shard, format 1: its objects, its index and the names of files.
 
 /                        mrx_format, mrx_version, created, complete, settings_json, ...
 /index                   one row for each video and method, for a fast listing
@@ -18,8 +18,9 @@ import numpy as np
 from mrx.errors import FormatError, OutputError
 
 FORMAT_VERSION = 1
-READ_ERRORS = (KeyError, OSError, RuntimeError, TypeError, ValueError)  # what h5py raises at damage
-STAMP_NAMES = ("source_size", "source_mtime", "range_start", "range_end")  # -1 for what is unknown
+# h5py raises any of these when it reads a damaged object.
+READ_ERRORS = (KeyError, OSError, RuntimeError, TypeError, ValueError)
+STAMP_NAMES = ("source_size", "source_mtime", "range_start", "range_end")  # -1 if unknown
 ITEMS_SUFFIX = ".items"
 PARTIAL_GROUP = "_partial"
 SHARD_NAME = re.compile(r"shard-(?:(?P<share>\d+of\d+)-)?(?P<number>\d{5,})\.h5")
@@ -48,29 +49,35 @@ INDEX_DTYPE = np.dtype(
 
 
 def read_host_name() -> str:
-    """This machine's name, as it may stand in a file name."""
+    """Return this machine's name in characters that are safe in a file name."""
     return re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname())
 
 
 def list_shards(folder: Path) -> list[Path]:
-    """The finished shards of a folder, by name; an empty file only claims its number."""
+    """List the finished shards of a folder by name."""
+    # An empty file only claims its number: see `mrx.shards.writer`.
     named = (p for p in folder.iterdir() if SHARD_NAME.fullmatch(p.name))
     return sorted(p for p in named if p.stat().st_size)
 
 
 def list_temporaries(folder: Path) -> list[Path]:
-    """Shards of a folder that were never finished, or are being written."""
+    """List the shards of a folder that are being written or were never finished."""
     return sorted(p for p in folder.iterdir() if TEMPORARY_NAME.fullmatch(p.name))
 
 
 def open_shard(path: Path, mode: str = "r") -> h5py.File:
-    """Open a shard, and say in one line why it cannot be."""
+    """Open a shard.
+
+    Raises:
+        OutputError: it is missing, unreadable, or open in another process
+        FormatError: it is damaged, of a newer format, or no shard of mrx
+    """
     try:
         file = h5py.File(path, mode)
     except BlockingIOError as error:
         raise OutputError(
-            f"shard is open in another process ({path}): wait for it to finish; where the file "
-            "system cannot lock, set HDF5_USE_FILE_LOCKING=BEST_EFFORT"
+            f"shard is open in another process ({path}): wait for it to finish. If the file "
+            "system cannot lock files, set HDF5_USE_FILE_LOCKING=BEST_EFFORT"
         ) from error
     except FileNotFoundError as error:
         raise OutputError(f"no such shard ({path})") from error
@@ -81,15 +88,16 @@ def open_shard(path: Path, mode: str = "r") -> h5py.File:
     version = file.attrs.get("mrx_format")
     if version is None or version > FORMAT_VERSION:
         file.close()
-        what = "not a shard of mrx" if version is None else f"format {version}"
-        raise FormatError(f"cannot read ({path}): {what}, this mrx reads format {FORMAT_VERSION}")
+        cause = "not a shard of mrx" if version is None else f"format {version}"
+        raise FormatError(f"cannot read ({path}): {cause}, this mrx reads format {FORMAT_VERSION}")
     return file
 
 
 def make_damage_error(path: Path, error: Exception) -> FormatError:
-    """The error for a shard that is damaged."""
+    """Make the error for a damaged shard."""
     cause = "its index or an attribute is damaged"
-    if isinstance(error, OSError):  # HDF5 puts the cause last, in brackets
+    if isinstance(error, OSError):
+        # "Unable to open file (truncated file: eof = 5, ...)": HDF5 puts the cause in brackets.
         text = " ".join(str(error).split())
         cause = "truncated" if "truncated" in text else text.rsplit("(", 1)[-1].rstrip(")")
     return FormatError(
@@ -99,7 +107,7 @@ def make_damage_error(path: Path, error: Exception) -> FormatError:
 
 
 def read_index(path: Path) -> tuple[str, np.ndarray[Any, Any]]:
-    """When a shard was made, and its index."""
+    """Read the time at which a shard was created, and its index."""
     with open_shard(path) as file:
         try:
             return str(file.attrs["created"]), file["index"][...].astype(INDEX_DTYPE)
@@ -108,5 +116,17 @@ def read_index(path: Path) -> tuple[str, np.ndarray[Any, Any]]:
 
 
 def group_name(key: str) -> str:
-    """The one-part name of a key's HDF5 group; ``%`` never stands raw in a key, so no two meet."""
+    """Return the name of a key's HDF5 group, which has no slash."""
+    # Keys escape "%", so distinct keys give distinct names: "a/b" -> "a%2Fb".
     return key.replace("/", "%2F")
+
+
+def split_shard_path(text: str) -> tuple[str, str]:
+    """Split ``PATH::KEY`` into path and key; the key is empty if there is none.
+
+    An existing path and a URL have no key, whatever their name: ``http://[::1]/a.mp4`` is a path.
+    """
+    path, _, key = text.partition("::")
+    if "://" in text or Path(text).exists():
+        return text, ""
+    return path, key

@@ -1,4 +1,4 @@
-"""Reading shards back: floats in the method's units, whatever the stored type."""
+"""Reading shards: floats in the method's units, for every stored type."""
 
 import os
 from collections import OrderedDict
@@ -26,11 +26,11 @@ MAX_OPEN_FILES = 32
 
 
 class Shards(Mapping[str, "Recording"]):
-    """All videos of one or more shards, by key.
+    """Maps keys to the videos of one or more shards.
 
-    Files are opened when they are read, at most 32 at a time and anew in every process, so that
-    an object can be handed to a data loader's workers. Of a key that stands in several shards,
-    the shard written last counts.
+    Files are opened when they are read, at most 32 at a time and separately in every process, so
+    an object can be passed to a data loader's workers. If several shards hold a key, the shard
+    written last counts.
 
     Args:
         path: a folder of shards, or one shard
@@ -46,6 +46,7 @@ class Shards(Mapping[str, "Recording"]):
         indexes = {p: read_index(p) for p in self.paths}
         written = sorted(self.paths, key=lambda p: indexes[p][0])
         self._index_rows = {p: indexes[p][1] for p in written}
+        # Later shards replace the keys of earlier ones.
         self._path_of_key = {row["key"].decode(): p for p in written for row in self._index_rows[p]}
 
     def __getitem__(self, key: str) -> "Recording":
@@ -72,10 +73,11 @@ class Shards(Mapping[str, "Recording"]):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
+        # Open files cannot be pickled: the copy opens its own.
         return {**self.__dict__, "_files": OrderedDict()}
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """One row for each video and method, as plain values."""
+        """Yield one row for each video and method, as plain values."""
         for path, rows in self._index_rows.items():
             for row in rows:
                 values = {name: row[name] for name in INDEX_DTYPE.names or ()}
@@ -86,14 +88,16 @@ class Shards(Mapping[str, "Recording"]):
                     yield {**plain, "shard": str(path)}
 
     def close(self) -> None:
-        """Close the files that are open."""
+        """Close the open files."""
         while self._files:
             self._files.popitem()[1].close()
 
     def _open_file(self, path: Path) -> h5py.File:
+        # The state of the HDF5 library must not be shared after a fork.
         if self._process_id != os.getpid():
             self._files, self._process_id = OrderedDict(), os.getpid()
         if path not in self._files:
+            # The first is the least recently used.
             while len(self._files) >= MAX_OPEN_FILES:
                 self._files.popitem(last=False)[1].close()
             self._files[path] = open_shard(path)
@@ -102,7 +106,7 @@ class Shards(Mapping[str, "Recording"]):
 
 
 class Recording(Mapping[str, "Maps"]):
-    """One video: its attributes, and a `Maps` for each method."""
+    """One video: its attributes, and its `Maps` by method."""
 
     def __init__(self, shards: Shards, key: str, path: Path) -> None:
         self.key = key
@@ -111,12 +115,12 @@ class Recording(Mapping[str, "Maps"]):
 
     @property
     def group(self) -> h5py.Group:
-        """The video's group."""
+        """The HDF5 group of the video."""
         return self._shards._open_file(self.path)["videos"][group_name(self.key)]
 
     @property
     def attrs(self) -> dict[str, Any]:
-        """The video's attributes."""
+        """The attributes of the video."""
         return dict(self.group.attrs)
 
     def __getitem__(self, method: str) -> "Maps":
@@ -132,10 +136,10 @@ class Recording(Mapping[str, "Maps"]):
 
 
 class Maps:
-    """The maps of one method of one video; indexing reads and returns float32.
+    """The maps of one method of one video; indexing reads them as float32.
 
     Shape:
-        - all: ``(N, C, H, W)``
+        - all maps: ``(N, C, H, W)``
     """
 
     def __init__(self, recording: Recording, method: str) -> None:
@@ -144,22 +148,22 @@ class Maps:
 
     @property
     def dataset(self) -> h5py.Dataset:
-        """The raw numbers."""
+        """The HDF5 dataset of raw numbers."""
         return self._recording.group[self.method]
 
     @property
     def attrs(self) -> dict[str, Any]:
-        """Channels, units, parameters and statistics."""
+        """The channels, units, parameters and statistics."""
         return dict(self.dataset.attrs)
 
     @property
     def items(self) -> NDArray[Any]:
-        """First and last source frame of each item, and their times in seconds."""
+        """The first and last source frame of each item, and their times in seconds."""
         return self._recording.group[self.method + ITEMS_SUFFIX][...]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, C, H, W)."""
+        """The shape of all maps, (N, C, H, W)."""
         return tuple(self.dataset.shape)
 
     def __len__(self) -> int:
@@ -172,7 +176,7 @@ class Maps:
         except OSError as error:
             if "filter" in str(error) and "available" in str(error):
                 raise MissingError(
-                    f"filter missing ({self._recording.path}): the data was written with blosc. "
+                    f"missing filter ({self._recording.path}): its maps are compressed with blosc. "
                     "pip install hdf5plugin, and import it"
                 ) from error
             raise

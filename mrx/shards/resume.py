@@ -1,4 +1,4 @@
-"""What an output folder holds already: may this run go on in it, and what is left to do."""
+"""Resuming in an output folder: its settings, its finished videos and leftovers of killed runs."""
 
 import json
 import time
@@ -23,17 +23,20 @@ from mrx.shards.layout import (
 )
 from mrx.shards.repair import KnownStamps, list_rescues, read_stamps, salvage_leftover
 
-DYING_SECONDS = 10.0  # a worker whose parent was killed ends within this
-FOREIGN_SECONDS = 3600.0  # a temporary of another machine is left alone for this long
+DYING_SECONDS = 10.0  # a worker whose parent was killed ends within this time
+# A writer on another machine cannot be looked for, and not every file system shares its locks with
+# all machines. A writer flushes after each video, so a file that did not change for this long has
+# lost its writer.
+FOREIGN_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class OutputState:
-    """What the folder holds.
+    """The contents of an output folder.
 
     Attributes:
         done: key → stamp of the source that was extracted
-        salvaged: videos found whole in files that a killed run left behind
+        salvaged: the number of videos rescued from files of killed runs
     """
 
     done: KnownStamps = field(default_factory=dict)
@@ -41,9 +44,12 @@ class OutputState:
 
 
 def inspect_output(job: Job, settings: Mapping[str, Any]) -> OutputState:
-    """Check that this run may go on in the folder, save what was left behind, list what is done.
+    """Check an output folder, rescue leftovers of killed runs, and list the finished videos.
 
-    Nothing is touched where the settings differ.
+    With `overwrite` the folder is cleared instead. Nothing is changed if the settings differ.
+
+    Raises:
+        OutputError: the folder holds shards of other settings, or a damaged shard
     """
     folder = Path(job.output)
     if not folder.is_dir():
@@ -52,8 +58,9 @@ def inspect_output(job: Job, settings: Mapping[str, Any]) -> OutputState:
         if not job.dry_run:
             clear_output(folder)
         return OutputState()
+    # All checks come before the first change to the folder.
     for path in list_shards(folder):
-        read_index(path)  # says so where it is damaged
+        read_index(path)  # raises if the shard is damaged
     for path in (*list_shards(folder), *_list_orphans(folder, job)):
         _check_shard_settings(path, settings)
     done = read_stamps(list_shards(folder))
@@ -81,7 +88,7 @@ def clear_output(folder: Path) -> None:
 
 
 def salvage_dead_workers(job: Job, pids: Collection[int]) -> list[str]:
-    """Save the shards of workers of this machine that died; the keys that were whole in them."""
+    """Rescue the shards of dead workers of this machine, and return the keys in them."""
     keys = []
     for path in list_temporaries(Path(job.output)):
         match = TEMPORARY_NAME.fullmatch(path.name)
@@ -91,7 +98,8 @@ def salvage_dead_workers(job: Job, pids: Collection[int]) -> list[str]:
 
 
 def _list_orphans(folder: Path, job: Job) -> list[Path]:
-    """Temporaries of this share. The caller holds the share's lock: none has a living owner."""
+    """List the temporaries of this share that have no living writer."""
+    # The caller holds the lock of the share, so on this machine no writer of it lives.
     orphans = []
     for path in list_temporaries(folder):
         match = TEMPORARY_NAME.fullmatch(path.name)
@@ -106,16 +114,16 @@ def _list_orphans(folder: Path, job: Job) -> list[Path]:
 
 
 def _salvage_when_free(path: Path, share: str, known: KnownStamps) -> list[str]:
-    """Workers whose parent was killed may take a moment to end and free their file."""
+    """Salvage a leftover, and wait for a dying worker to free it."""
     deadline = time.monotonic() + DYING_SECONDS
     while True:
         try:
             return salvage_leftover(path, share, known)
-        except FileNotFoundError:
+        except FileNotFoundError:  # its worker could still seal it
             return []
         except OutputError as error:
-            busy = isinstance(error.__cause__, BlockingIOError)
-            if not busy or time.monotonic() > deadline:
+            is_busy = isinstance(error.__cause__, BlockingIOError)
+            if not is_busy or time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
 
@@ -127,6 +135,7 @@ def _check_shard_settings(path: Path, settings: Mapping[str, Any]) -> None:
     except READ_ERRORS as error:
         raise make_damage_error(path, error) from error
     except OutputError:
+        # A temporary may be damaged, or still open in a dying worker; the salvage handles both.
         if TEMPORARY_NAME.fullmatch(path.name):
             return
         raise

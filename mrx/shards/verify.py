@@ -1,4 +1,4 @@
-"""Prove that shards are whole: structure, counts, every chunk's checksum, NaN, the manifest."""
+"""Checks of shards: structure, counts, the checksum of every chunk, NaN, and the manifest."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ REQUIRED_ATTRIBUTES = ("units", "channels", "scale", "offset", "params_json")
 
 @dataclass(frozen=True)
 class ShardProblem:
-    """Something that is not as it should be.
+    """A problem of a shard, or of one video in it.
 
     Attributes:
         shard: the file
-        key: the video, or nothing where the file itself is at fault
-        text: what is wrong, and with which item
+        key: the video; empty if the problem is the file's
+        text: the problem, with the item that has it
     """
 
     shard: str
@@ -45,7 +45,7 @@ class ShardProblem:
 
 
 def check_output(path: Path) -> Iterator[ShardProblem]:
-    """Everything that is wrong with a shard, or with all shards and manifests of a folder."""
+    """Yield the problems of a shard, or of all shards and manifests of a folder."""
     if not path.is_dir():
         yield from check_shard(path)
         return
@@ -53,20 +53,21 @@ def check_output(path: Path) -> Iterator[ShardProblem]:
     for shard in list_shards(path):
         yield from check_shard(shard)
         for key, stamp in _read_index_stamps(shard).items():
+            # Another stamp is no problem: the source has changed, and was extracted again.
             if stamps.get(key) == stamp:
-                yield ShardProblem(str(shard), key, "stands in another shard too")
+                yield ShardProblem(str(shard), key, "is also in another shard")
             stamps[key] = stamp
     for orphan in list_temporaries(path):
         yield ShardProblem(str(orphan), "", "is being written, or was left by a killed run")
     for key, row in _ok_rows(path).items():
         if key not in stamps:
             yield ShardProblem(
-                str(path), key, f"the manifest says ok ({row.path}), no shard holds it"
+                str(path), key, f"the manifest says ok ({row.path}), but no shard holds it"
             )
 
 
 def check_shard(path: Path) -> Iterator[ShardProblem]:
-    """Everything that is wrong with one shard."""
+    """Yield the problems of one shard."""
     try:
         file = open_shard(path)
     except FormatError as error:
@@ -85,7 +86,7 @@ def check_shard(path: Path) -> Iterator[ShardProblem]:
 
 
 def video_problems(group: h5py.Group | None) -> Iterator[str]:
-    """Everything that is wrong with one video."""
+    """Yield the problems of one video; None is a video that cannot be opened."""
     try:
         yield from ["cannot be read"] if group is None else _group_problems(group)
     except READ_ERRORS as error:
@@ -110,7 +111,7 @@ def _group_problems(group: h5py.Group) -> Iterator[str]:
         elif (items["first"] > items["last"]).any() or (np.diff(items["start"]) < 0).any():
             yield f"{name}: its list of items goes back in time"
         if missing := [a for a in REQUIRED_ATTRIBUTES if a not in dataset.attrs]:
-            yield f"{name}: attributes are missing: {', '.join(missing)}"
+            yield f"{name}: missing attributes: {', '.join(missing)}"
         for item in range(len(dataset)):
             if text := _check_item(dataset, item):
                 yield f"{name}[{item}]: {text}"
@@ -118,7 +119,7 @@ def _group_problems(group: h5py.Group) -> Iterator[str]:
 
 def _check_item(dataset: h5py.Dataset, item: int) -> str:
     try:
-        values = dataset[item]
+        values = dataset[item]  # HDF5 compares the checksum of the chunk
     except OSError:
         return "its checksum is wrong, or it cannot be read"
     if values.dtype.kind != "f":
@@ -128,7 +129,7 @@ def _check_item(dataset: h5py.Dataset, item: int) -> str:
 
 
 def iterate_groups(file: h5py.File) -> Iterator[tuple[str, h5py.Group | None]]:
-    """The videos of a shard by name; None for one whose link leads nowhere."""
+    """Yield the name and group of each video; None is a group that cannot be opened."""
     for name in file["videos"]:
         try:
             yield name, file["videos"][name]
@@ -137,7 +138,7 @@ def iterate_groups(file: h5py.File) -> Iterator[tuple[str, h5py.Group | None]]:
 
 
 def read_key(name: str, group: h5py.Group | None) -> str:
-    """A video's key, or the name of its group where that is all that can be read."""
+    """Return the key of a video, or the name of its group if the key cannot be read."""
     try:
         return str(group.attrs["key"]) if group is not None else name
     except READ_ERRORS:
@@ -160,7 +161,7 @@ def _is_index_right(file: h5py.File) -> bool:
 
 
 def read_stamp(group: h5py.Group) -> tuple[float, ...]:
-    """What tells whether the source of a video is still the same."""
+    """Read the stamp of a video's source: it changes when the source does."""
     return tuple(float(group.attrs.get(name, -1)) for name in STAMP_NAMES)
 
 

@@ -1,7 +1,7 @@
-"""Writing shards: a private temporary file, a flush for each video, and a name only at the end.
+"""Writing of shards: a private temporary file, a flush for each video, a final name at the end.
 
-A file that has its final name is never opened for writing. A run killed at any moment loses the
-video in flight: what was flushed is found again by `salvage_leftover`.
+A file with its final name is never opened for writing. A run killed at any moment loses only the
+videos in flight: `mrx.shards.repair.salvage_leftover` finds those that were flushed.
 """
 
 import errno
@@ -37,34 +37,41 @@ from mrx.shards.layout import (
 )
 from mrx.version import __version__
 
+# A full disk, a file-size limit, and a full quota.
 DISK_FULL_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+# The file system has no hard links, or refuses them.
 NO_LINK_ERRORS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
 @contextmanager
 def explain_write_errors(path: Path) -> Iterator[None]:
-    """Turn what can go wrong while writing into one line that says what to do."""
+    """Turn errors of writing into an `OutputError` that says what to do."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # h5py raises the latter when it flushes
+    except (OSError, RuntimeError) as error:  # h5py raises RuntimeError when a flush fails
         text = " ".join(str(error).split())
+        # Some errors of HDF5 have the errno in their text only.
         full = getattr(error, "errno", 0) in DISK_FULL_ERRORS or any(
             f"errno = {n}," in text for n in DISK_FULL_ERRORS
         )
         cause = "no space left, or a file-size limit" if full else text
         raise OutputError(
-            f"cannot write ({path.parent}): {cause}. What was finished is kept: make room and "
-            "give the same command again"
+            f"cannot write ({path.parent}): {cause}. Finished videos are kept: make room and run "
+            "the same command again"
         ) from error
 
 
 class ShardWriter:
-    """One shard while it is written, by one process.
+    """A shard that one process writes.
 
     Args:
-        job: where to write, and what the attributes say
-        settings: all that decides the numbers in it
-        versions: of the libraries that made the numbers
+        job: the output folder, the share and the storage options
+        settings: all settings that decide the numbers in the shard
+        versions: versions of the libraries that compute the numbers
+
+    Attributes:
+        keys: the committed videos
+        open_entries: the number of entries that are neither committed nor dropped
     """
 
     def __init__(
@@ -72,6 +79,7 @@ class ShardWriter:
     ) -> None:
         self.folder = Path(job.output)
         self.share = job.share_name
+        # The random part keeps the name unique: pids repeat, and hosts may share a name.
         name = (
             f".tmp-{self.share or 'all'}-{read_host_name()}-{os.getpid()}-{secrets.token_hex(4)}.h5"
         )
@@ -91,31 +99,32 @@ class ShardWriter:
                 shard=f"{job.share[0]}/{job.share[1]}" if job.share else "0/1",
             )
             self.file.create_group("videos")
+            # From here on a kill leaves a file that opens.
             self.file.flush()
         self.keys: list[str] = []
         self.open_entries = 0
 
     def is_full(self, storage: Storage) -> bool:
-        """Whether the shard has reached its size, in videos or in bytes."""
+        """Return True if the shard has reached its size in videos or in bytes."""
         has_videos = len(self.keys) >= storage.videos_per_shard
         return has_videos or self.path.stat().st_size >= storage.shard_size
 
     def begin_entry(self, key: str) -> "VideoEntry":
-        """Begin a video; it does not count until it is committed."""
+        """Begin the entry of a video, which counts only when it is committed."""
         with explain_write_errors(self.path):
             return VideoEntry(self, key)
 
     def seal_shard(self) -> Path | None:
-        """Finish the shard and give it its name; an empty one vanishes."""
+        """Seal the shard and return its final path; an empty shard is removed."""
         return seal_file(self.file, self.path, self.share)
 
     def abandon_shard(self) -> None:
-        """Let go of a file that could not be written to; `salvage_leftover` finds it as it lies."""
+        """Close the file without writing; `salvage_leftover` rescues its flushed videos."""
         abandon_file(self.file)
 
 
 class MethodDataset:
-    """A method's maps of one video while they are written, one chunk for each."""
+    """A growing dataset: one method's maps of one video, each in a chunk of its own."""
 
     def __init__(
         self,
@@ -140,7 +149,7 @@ class MethodDataset:
         self._items: list[NDArray[Any]] = []
 
     def append_maps(self, packed: PackedMaps) -> None:
-        """Append maps."""
+        """Append maps to the dataset."""
         before, self.count = self.count, self.count + len(packed)
         items = np.empty(len(packed), ITEM_DTYPE)
         items["first"], items["last"] = packed.index.T
@@ -152,15 +161,16 @@ class MethodDataset:
         if packed.chunks is None:
             self.dataset[before:] = packed.raw
             return
+        # The chunks are filtered already: HDF5 only stores them.
         for number, chunk in enumerate(packed.chunks, start=before):
             self.dataset.id.write_direct_chunk((number, 0, 0, 0), chunk)
 
     def join_items(self) -> NDArray[Any]:
-        """The source frames and times of all maps."""
+        """Join the source frames and times of all maps."""
         return np.concatenate(self._items) if self._items else np.empty(0, ITEM_DTYPE)
 
     def build_attributes(self) -> dict[str, Any]:
-        """How the values are encoded, and what they were."""
+        """Return the attributes on the encoding and the statistics of the values."""
         encoding = self._encoding
         return {
             "scale": encoding.scale,
@@ -171,7 +181,11 @@ class MethodDataset:
 
 
 class VideoEntry:
-    """One video while it is written."""
+    """A video that is being written.
+
+    Attributes:
+        is_ended: True when the video is committed or dropped
+    """
 
     def __init__(self, shard: ShardWriter, key: str) -> None:
         self.shard = shard
@@ -191,7 +205,7 @@ class VideoEntry:
         encoding: Encoding,
         filters: Mapping[str, Any],
     ) -> None:
-        """Make a method's dataset, still empty, for items of shape (C, H, W)."""
+        """Create an empty dataset for a method's maps of shape (C, H, W)."""
         with explain_write_errors(self.shard.path):
             self._datasets[method] = MethodDataset(self.group, method, shape, encoding, filters)
 
@@ -204,42 +218,46 @@ class VideoEntry:
         return method in self._datasets
 
     def count_items(self) -> dict[str, int]:
-        """How many items each method has so far."""
-        return {name: series.count for name, series in self._datasets.items()}
+        """Return the number of maps of each method so far."""
+        return {name: dataset.count for name, dataset in self._datasets.items()}
 
     def commit_video(
         self, attributes: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]
     ) -> int:
-        """Make the video count: attributes, its place under /videos, and a flush.
+        """Commit the video: write its attributes, move it under /videos, and flush.
 
         Args:
-            attributes: of the video
-            methods: of each method's dataset
+            attributes: attributes of the video
+            methods: attributes of each method's dataset
 
         Returns:
-            the bytes that the video's datasets take
+            the bytes that the video's maps take in the file
         """
         shard = self.shard
         with explain_write_errors(shard.path):
             write_attributes(self.group, {"key": self.key, "status": "ok", **attributes})
             stored_bytes = 0
-            for name, series in self._datasets.items():
-                items = series.join_items()
+            for name, dataset in self._datasets.items():
+                items = dataset.join_items()
                 self.group.create_dataset(
                     name + ITEMS_SUFFIX, data=items, chunks=items.shape, fletcher32=True
                 )
-                write_attributes(series.dataset, {**series.build_attributes(), **methods[name]})
-                stored_bytes += series.dataset.id.get_storage_size()
+                write_attributes(dataset.dataset, {**dataset.build_attributes(), **methods[name]})
+                stored_bytes += dataset.dataset.id.get_storage_size()
             target = f"videos/{group_name(self.key)}"
             shard.file.pop(target, None)
+            # Everything above lies under /_partial, which a salvage leaves out. Moved last, so that
+            # a video under /videos is whole.
             shard.file.move(self._partial_path, target)
+            # Without fsync, which takes several times as long: a flushed video survives a kill,
+            # though not a power cut.
             shard.file.flush()
         shard.keys.append(self.key)
         self._mark_ended()
         return int(stored_bytes)
 
     def drop_video(self) -> None:
-        """Forget the video: it failed, or was cancelled."""
+        """Remove the video: it failed, or the run ended."""
         self._datasets.clear()
         self._mark_ended()
         with explain_write_errors(self.shard.path):
@@ -252,24 +270,29 @@ class VideoEntry:
 
 
 def abandon_file(file: h5py.File) -> None:
-    """Close a file that could not be written to, and leave what is on disk as it lies.
-
-    Closing would write again, and again in vain, so its descriptor is led to nowhere first.
-    """
+    """Close a file that could not be written to, and leave its bytes on disk unchanged."""
     if file:
+        # HDF5 writes on closing, which would fail again: its descriptor is pointed to /dev/null
+        # first.
         nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, file.id.get_vfd_handle())
         os.close(nowhere)
-        with suppress(OSError, RuntimeError):  # nowhere has no length to be set at the end
+        with suppress(OSError, RuntimeError):  # /dev/null cannot be truncated to a length
             file.close()
 
 
 def seal_file(file: h5py.File, path: Path, share: str) -> Path | None:
-    """Write the index, mark the file complete, close, sync, and give it the next free name."""
+    """Complete a temporary file and give it its final name; remove it if it holds no video.
+
+    A kill between any two of these steps leaves a file that the next run can salvage, or a whole
+    shard.
+    """
     with explain_write_errors(path):
         file.pop(PARTIAL_GROUP, None)
         rows = [row for group in file["videos"].values() for row in build_index_rows(group)]
         if rows and not file.attrs["complete"]:
+            # The index is written last: it lists the videos that were committed, and `complete`
+            # says that it does.
             file.pop("index", None)
             index = np.array(rows, INDEX_DTYPE)
             file.create_dataset("index", data=index, chunks=index.shape, fletcher32=True)
@@ -279,6 +302,8 @@ def seal_file(file: h5py.File, path: Path, share: str) -> Path | None:
         if not rows:
             path.unlink()
             return None
+        # The contents go to disk before the name, or a power cut could leave a final name with
+        # holes behind it. Then the folder, which holds the name.
         _sync_to_disk(path)
         final = _publish_shard(path, share)
         _sync_to_disk(path.parent)
@@ -286,7 +311,7 @@ def seal_file(file: h5py.File, path: Path, share: str) -> Path | None:
 
 
 def build_index_rows(group: h5py.Group) -> list[tuple[Any, ...]]:
-    """The rows of the index that a video's group stands for."""
+    """Build the rows of the index for a video, one for each method."""
     attributes = group.attrs
     shared_values = (
         float(attributes["avg_fps"]),
@@ -299,7 +324,7 @@ def build_index_rows(group: h5py.Group) -> list[tuple[Any, ...]]:
 
 
 def _whole_number(label: str) -> int:
-    """A label that is a number, as the index holds it; -1 for any other."""
+    """Return the number that a label spells, or -1 if it is none that fits in 64 bits."""
     try:
         number = int(label)
     except ValueError:
@@ -308,7 +333,7 @@ def _whole_number(label: str) -> int:
 
 
 def _publish_shard(path: Path, share: str) -> Path:
-    """Give a finished file the next free number. A hard link never replaces a file."""
+    """Give a finished file the next free number of its share, and return its final path."""
     prefix = f"shard-{share}-" if share else "shard-"
     matches = (SHARD_NAME.fullmatch(p.name) for p in list_shards(path.parent))
     taken = [int(m["number"]) for m in matches if m and (m["share"] or "") == share]
@@ -316,12 +341,16 @@ def _publish_shard(path: Path, share: str) -> Path:
     while True:
         final = path.parent / f"{prefix}{number:05}.h5"
         try:
+            # Workers seal at once and may choose the same number. A hard link fails if the name
+            # exists; a rename would replace the other worker's shard.
             final.hardlink_to(path)
         except FileExistsError:
             number += 1
         except OSError as error:
             if error.errno not in NO_LINK_ERRORS:
                 raise
+            # Without hard links an empty file claims the name, which fails if it exists too. The
+            # rename then replaces that file. Empty files are no shards for readers.
             try:
                 os.close(os.open(final, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             except FileExistsError:
@@ -330,6 +359,7 @@ def _publish_shard(path: Path, share: str) -> Path:
             path.replace(final)
             return final
         else:
+            # A kill before this line leaves a file with two names: see `salvage_leftover`.
             path.unlink()
             return final
 

@@ -1,1 +1,1 @@
-"""Inputs as the user names them → an ordered list of videos with stable keys; no torch."""
+"""Turns the inputs that a user names into an ordered list of videos with stable keys; no torch."""

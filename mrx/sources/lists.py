@@ -1,4 +1,4 @@
-"""Lists of videos that users write: text, NUL-separated or CSV."""
+"""Readers of video lists: text, NUL-separated or CSV."""
 
 import csv
 import math
@@ -13,7 +13,7 @@ from mrx.sources.keys import escape_key, printable
 
 @dataclass(frozen=True)
 class ListRow:
-    """What a list says about a path beside the path."""
+    """The columns of a list other than the path."""
 
     key: str = ""
     start: float | None = None
@@ -25,14 +25,17 @@ EMPTY_ROW = ListRow()
 
 
 def read_list(name: str, *, nul_separated: bool = False) -> list[tuple[str, ListRow]]:
-    """Read a text list or, by its ending, a CSV with a header.
+    """Read a text list or, if the name ends in ``.csv``, a CSV with a header.
 
     Args:
-        name: The list's own path.
-        nul_separated: Paths are separated by NUL bytes instead of line ends (text lists only).
+        name: The path of the list.
+        nul_separated: Paths are separated by NUL bytes, not by newlines (text lists only).
 
     Returns:
-        The literal paths, and what else the list says about each.
+        The literal paths, each with its other columns.
+
+    Raises:
+        UsageError: the list cannot be read or parsed
     """
     try:
         if name.lower().endswith(".csv"):
@@ -45,19 +48,20 @@ def read_list(name: str, *, nul_separated: bool = False) -> list[tuple[str, List
     except OSError as error:
         raise UsageError(
             f"cannot read the list ({printable(name)}): {str(error.strerror).lower()}."
-            " A video whose name begins with @ is named ./@…"
+            " To name a video that begins with @, write ./@…"
         ) from error
 
 
 def split_list_lines(data: bytes, name: str, *, nul_separated: bool = False) -> Iterator[str]:
-    """Paths of a text list: one a line, ``#`` begins a comment; or anything between NUL bytes."""
+    """Yield the paths of a text list: one per line except ``#`` comments, or separated by NUL."""
     if nul_separated:
         return (os.fsdecode(path) for path in data.split(b"\0") if path)
     if b"\0" in data:
         raise UsageError(
-            f"bad list ({printable(name)}): it holds a NUL byte. A list separated by NUL needs --null,"
-            " one in UTF-16 must be saved as UTF-8"
+            f"bad list ({printable(name)}): it contains a NUL byte. Use --null for a list separated"
+            " by NUL, and save a list in UTF-16 as UTF-8"
         )
+    # Only \n and \r\n end a line: a lone \r may be part of a file name.
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     paths = (line.removesuffix(b"\r") for line in lines if line.strip())
     return (os.fsdecode(path) for path in paths if not path.startswith(b"#"))
@@ -68,17 +72,18 @@ def _read_csv_rows(name: str) -> Iterator[tuple[str, ListRow]]:
         reader = csv.reader(stream)
         header = [cell.strip().lower() for cell in next(reader, [])]
         if "path" not in header:
+            columns = printable(", ".join(header)) or "nothing"
             raise UsageError(
-                f"bad list ({printable(name)}): no column path in its first line, which has"
-                f" {printable(', '.join(header)) or 'nothing'}. Begin it with path,key,start,end,label"
+                f"bad list ({printable(name)}): no column path in the first line, which has"
+                f" {columns}. Begin it with path,key,start,end,label"
             )
         try:
             for cells in filter(None, reader):
                 where = f"{printable(name)}, line {reader.line_num}"
                 if len(cells) > len(header):
                     raise UsageError(
-                        f"bad list ({where}): {len(cells)} cells under {len(header)} columns."
-                        ' Put "…" around a path that holds a comma'
+                        f"bad list ({where}): {len(cells)} cells for {len(header)} columns."
+                        ' Put "…" around a path that contains a comma'
                     )
                 yield _parse_csv_row(dict(zip(header, cells, strict=False)), where)
         except csv.Error as error:
@@ -89,7 +94,7 @@ def _read_csv_rows(name: str) -> Iterator[tuple[str, ListRow]]:
 
 def _parse_csv_row(cells: dict[str, str], where: str) -> tuple[str, ListRow]:
     if not cells.get("path"):
-        raise UsageError(f"bad list ({where}): the path is empty. Fill it or delete the line")
+        raise UsageError(f"bad list ({where}): the path is empty. Fill it in or delete the line")
     start, end = _parse_seconds(cells, "start", where), _parse_seconds(cells, "end", where)
     if end is not None and (start or 0.0) >= end:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Folders of numbered images that are videos."""
+"""Folders of numbered images, which are videos."""
 
 # ruff: noqa: PTH118
 # Paths are str for the reasons that mrx.sources.scan has.
@@ -14,27 +14,22 @@ from mrx.sources.keys import natural_sort_key
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "ppm", "pgm")
 
-MAX_LISTED_GAPS = 100  # missing numbers that are named, not only counted
+MAX_LISTED_GAPS = 100  # further missing numbers are only counted
 
 NUMBERED_IMAGE = re.compile(rf"(.*?)([0-9]+)\.({'|'.join(IMAGE_EXTENSIONS)})", re.I | re.S)
 
-_USUAL_PREFIXES = (
-    "",
-    "img_",
-    "image_",
-    "frame",
-    "frame_",
-)  # the first that there is; else most files
+# In order of preference. Without any of them, the prefix with the most files is chosen.
+_USUAL_PREFIXES = ("", "img_", "image_", "frame", "frame_")
 
 
 @dataclass(frozen=True)
 class NumberedImages:
-    """The frames of a folder: images of one prefix, one for each number, in order of the numbers.
+    """The frames of a folder: images with one prefix, one for each number, in numeric order.
 
     Attributes:
-        paths: Absolute if the folder's path was.
-        missing_numbers: The first absent numbers between the first and the last image.
-        num_missing: How many are absent in all.
+        paths: Paths of the images, absolute if the folder's path is.
+        missing_numbers: Numbers absent between the first and the last image, the first 100 of them.
+        num_missing: Count of all absent numbers.
     """
 
     paths: list[str]
@@ -43,13 +38,14 @@ class NumberedImages:
 
 
 def list_numbered_images(folder: str) -> NumberedImages:
-    """List the frames of a folder of numbered images, of one prefix only, never ``flow_*``."""
+    """List the frames of a folder: images with one prefix, but never ``flow_*``."""
     with os.scandir(folder) as entries:
         names = [
             entry.name for entry in entries if entry.name[0] != "." and not is_folder_entry(entry)
         ]
     by_number = _choose_frames(filter(None, map(NUMBERED_IMAGE.fullmatch, names)))
     numbers = sorted(by_number)
+    # Lazy: one stray number such as 99999999999999 leaves more gaps than memory can hold.
     gaps = chain.from_iterable(range(low + 1, high) for low, high in pairwise(numbers))
     return NumberedImages(
         paths=[os.path.join(folder, by_number[number]) for number in numbers],
@@ -59,15 +55,16 @@ def list_numbered_images(folder: str) -> NumberedImages:
 
 
 def is_folder_entry(entry: os.DirEntry[str]) -> bool:
-    """Tell folders from files; a link that loops is neither."""
+    """Return True for a folder, or a link to one."""
     try:
         return entry.is_dir()
-    except OSError:  # a link that loops
+    except OSError:
+        # A link that loops is neither a folder nor a file.
         return False
 
 
 def is_flow_image(image: re.Match[str]) -> bool:
-    """Recognize pictures of flow, which lie beside the frames in some data sets."""
+    """Return True for an image of optical flow; some data sets keep them beside the frames."""
     return image[1].lower().startswith("flow_")
 
 
@@ -84,6 +81,7 @@ def _choose_frames(images: Iterable[re.Match[str]]) -> dict[int, str]:
         key=lambda p: (ranks.get(p.lower(), len(ranks)), -len(by_prefix[p]), natural_sort_key(p)),
     )
     extension_counts = Counter(image[3].lower() for image in by_prefix[best_prefix])
+    # One image per number, of the most frequent extension: 1.jpg 2.jpg 2.png -> 1.jpg 2.jpg
     chosen: dict[int, str] = {}
     for image in sorted(
         by_prefix[best_prefix],

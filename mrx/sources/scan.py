@@ -1,14 +1,12 @@
-"""Files, folders, lists, stdin and URLs → an ordered list of videos with stable keys.
+"""Turns files, folders, lists, stdin and URLs into an ordered list of videos with stable keys.
 
-Only lists and folders are opened here; a video costs one ``stat``. What ``stat`` knows to be
-hopeless stays in the list with its ``problem``, so that the run can report it.
+Only lists and folders are opened here; a video costs one ``stat``. A video that ``stat`` finds
+unreadable stays in the list with its ``problem``, so that the run can report it.
 """
-# ruff: noqa: PTH100, PTH112, PTH114, PTH116, PTH119, PTH120
-# Paths are str: a scan may meet millions, and absolute paths must lose ".." but keep their links.
+# ruff: noqa: PTH100, PTH112, PTH119, PTH120
+# Paths are str: there may be millions of them, and abspath removes ".." but keeps links.
 
-import errno
 import glob
-import heapq
 import os
 import re
 import stat
@@ -16,28 +14,29 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from mrx.errors import NoInputError, UsageError
 from mrx.job import Source
+from mrx.sources.folders import (
+    NO_FILE,
+    FolderWalker,
+    FoundVideo,
+    describe_os_error,
+    links_upward,
+    path_sort_key,
+    stat_input,
+)
 from mrx.sources.keys import (
-    NaturalKey,
     escape_key,
     find_common_folder,
     make_key,
-    natural_sort_key,
     printable,
     simplify_url,
 )
 from mrx.sources.lists import EMPTY_ROW, ListRow, read_list, split_list_lines
-from mrx.sources.numbered import (
-    NUMBERED_IMAGE,
-    is_flow_image,
-    is_folder_entry,
-    list_numbered_images,
-)
+from mrx.sources.numbered import list_numbered_images
 
 _VIDEO_ENDINGS = (
     "264 265 3g2 3gp asf avi divx f4v flv gif h264 h265 hevc m1v m2ts m2v m4v mjpeg mjpg mkv mov"
@@ -45,7 +44,8 @@ _VIDEO_ENDINGS = (
 )
 VIDEO_EXTENSIONS = frozenset(_VIDEO_ENDINGS.split())
 
-NO_FILE = "no such file"
+KeyStyle = Literal["relpath", "stem"]
+
 NO_FRAMES = "is a directory without frames"
 UPWARD_LINK = "a directory link back to a folder above it"
 
@@ -54,12 +54,12 @@ _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 @dataclass(frozen=True)
 class ScanResult:
-    """All videos of a run, and what was left out.
+    """The videos of a run, with counts of ignored entries and duplicates.
 
     Attributes:
-        sources: In the order named; natural order within a scan.
-        passed_over: Reason → number of entries that scans rightly ignored.
-        duplicates: How often a video was named again.
+        sources: Videos in the order of the inputs; in natural order within a folder.
+        passed_over: Reason → number of folder entries that were ignored.
+        duplicates: Number of inputs that name a video again.
     """
 
     sources: list[Source]
@@ -73,27 +73,29 @@ def find_sources(
     stdin: BinaryIO | None = None,
     nul_separated: bool = False,
     root: str | None = None,
-    key: Literal["relpath", "stem"] = "relpath",
+    key: KeyStyle = "relpath",
     extensions: Collection[str] = VIDEO_EXTENSIONS,
     label_from_parent: bool = False,
     image_folders: bool = True,
 ) -> ScanResult:
-    """Turn what the user named into videos with keys.
+    """Find the videos that the inputs name, and give them keys.
 
     Args:
         inputs: Files, folders, globs, URLs, ``@list.txt``, ``list.csv``, or ``-`` for a list on
             stdin. Lists hold literal paths; a CSV has the columns path, key, start, end, label.
-        stdin: Where ``-`` reads; ``sys.stdin`` if not given.
-        nul_separated: Text lists are separated by NUL bytes instead of line ends.
-        root: What keys are relative to; the deepest folder that holds all inputs if not given.
-        key: Relative path, or file name without its ending.
-        extensions: Endings that a scan takes, without regard to case.
-        label_from_parent: Label each video by the name of its folder.
-        image_folders: Folders of numbered images are videos.
+        stdin: Stream that ``-`` reads; ``sys.stdin`` if not given.
+        nul_separated: The paths in text lists are separated by NUL bytes, not by newlines.
+        root: Folder that keys are relative to; the deepest folder that holds all inputs if not
+            given.
+        key: Key style: relative path, or file name without extension.
+        extensions: Extensions of video files in folders, in any case.
+        label_from_parent: Label each video with the name of its folder.
+        image_folders: Treat folders of numbered images as videos.
 
     Raises:
-        UsageError: A list cannot be read, two videos have one key, a path is outside the root.
-        NoInputError: Nothing matched.
+        UsageError: A list cannot be read, two videos have the same key, or a path is outside the
+            root.
+        NoInputError: No video was found.
     """
     finder = _SourceFinder(
         extensions,
@@ -118,19 +120,49 @@ def find_sources(
     return finder.assign_keys(os.path.abspath(root) if root else find_common_folder(finder.folders))
 
 
+def make_path_source(path: str | os.PathLike[str], key: str | None = None) -> Source:
+    """Return the source of one file, folder of numbered images or URL.
+
+    The path is not checked: see `why_unreadable`.
+
+    Args:
+        path: Made absolute, unless it is a URL.
+        key: The absolute path or the URL if not given.
+    """
+    text = os.fsdecode(path)
+    if "://" in text:
+        return Source(text if key is None else key, text, "url")
+    absolute = os.path.abspath(text)
+    stat_result, _ = stat_input(absolute)
+    is_folder = stat_result is not None and stat.S_ISDIR(stat_result.st_mode)
+    return Source(
+        key=absolute if key is None else key,
+        path=absolute,
+        kind="frames" if is_folder else "file",
+        size=stat_result.st_size if stat_result and not is_folder else None,
+        mtime=stat_result.st_mtime if stat_result else None,
+    )
+
+
 def why_unreadable(path: str) -> str | None:
-    """Why this path cannot even be opened, or None. A FIFO would block whoever opens it."""
-    stat_result, reason = _stat_input(path)
+    """Return the reason why a path cannot be opened, or None if it seems readable."""
+    # `stat` must answer this: opening a FIFO blocks until something writes to it.
+    stat_result, reason = stat_input(path)
     if not (stat_result and stat.S_ISDIR(stat_result.st_mode)):
         return reason
     try:
         return None if list_numbered_images(path).paths else NO_FRAMES
     except OSError as error:
-        return _describe_os_error(error, path)
+        return describe_os_error(error, path)
 
 
 class _SourceFinder:
-    """Collects videos, the folders that hold them, and counts of what was left out."""
+    """Collects the videos that the inputs name.
+
+    Attributes:
+        sources: videos so far; their keys are empty unless a list gave one
+        folders: folders of the inputs; keys are relative to the deepest one that holds them all
+    """
 
     def __init__(
         self,
@@ -140,40 +172,40 @@ class _SourceFinder:
         label_from_parent: bool,
         use_stems: bool,
     ) -> None:
-        self.extensions = frozenset(ending.lower().lstrip(".") for ending in extensions)
-        self.image_folders = image_folders
+        self.walker = FolderWalker(extensions, image_folders=image_folders)
         self.label_from_parent = label_from_parent
         self.use_stems = use_stems
         self.sources: list[Source] = []
         self.folders: set[str] = set()
-        self.passed_over: Counter[str] = Counter()
 
     def take_input(self, text: str, row: ListRow = EMPTY_ROW) -> None:
-        """Take a path or a URL, as it stands."""
+        """Add the videos of a literal path or URL."""
         if not text:
-            raise UsageError("bad input (): the name is empty. Name . for the current folder")
+            raise UsageError("bad input (): the name is empty. Use . for the current folder")
         if _URL_SCHEME.match(text):
             self.sources.append(self._make_url_source(text, row))
             return
         path = os.path.abspath(text)
-        stat_result, reason = _stat_input(path)
+        stat_result, reason = stat_input(path)
         is_directory = stat_result is not None and stat.S_ISDIR(stat_result.st_mode)
-        sources = (
-            self._find_in_folder(path, row)
+        videos = (
+            self._find_in_folder(path)
             if is_directory
-            else [self._make_source(path, row, stat_result, reason)]
+            else [FoundVideo.from_stat(path, stat_result, reason)]
         )
-        self.sources += sources
+        self.sources += [self._make_source(video, row) for video in videos]
         if not row.key:
-            self.folders.add(os.path.dirname(path) if sources[0].path == path else path)
+            # A folder of images is itself the video, so its key is relative to its parent.
+            self.folders.add(os.path.dirname(path) if videos[0].path == path else path)
 
     def take_list(self, rows: Iterable[tuple[str, ListRow]]) -> None:
-        """Take what a list names."""
+        """Add the videos that a list names."""
         for path, row in rows:
             self.take_input(path, row)
 
     def take_glob(self, pattern: str) -> None:
-        """Take the files that match, and the videos of the folders that match."""
+        """Add the files that match a pattern, and the videos in the folders that match."""
+        # "v/*/b?.mp4" -> head "v", tail "*/b?.mp4"
         head = pattern
         while glob.has_magic(head):
             head = os.path.dirname(head)
@@ -184,16 +216,20 @@ class _SourceFinder:
         base = os.path.abspath(head or ".")
         paths = _match_glob(base, tail)
         folders = {path for path in paths if os.path.isdir(path)}
-        files = (self._make_source(path, EMPTY_ROW, *_stat_input(path)) for path in paths - folders)
-        by_path = {
-            source.path: source for source in chain(self._walk_folders(folders, EMPTY_ROW), files)
-        }
-        no_match = self._make_source(os.path.abspath(pattern), EMPTY_ROW, None, NO_FILE)
-        self.sources += sorted(by_path.values(), key=_path_sort_key) or [no_match]
+        # A file may match the pattern and also lie in a folder that matches.
+        by_path = {video.path: video for video in self.walker.find_videos(folders)}
+        by_path |= {path: FoundVideo.from_stat(path, *stat_input(path)) for path in paths - folders}
+        videos = [by_path[path] for path in sorted(by_path, key=path_sort_key)]
+        no_match = FoundVideo(os.path.abspath(pattern), problem=NO_FILE)
+        self.sources += [self._make_source(video, EMPTY_ROW) for video in videos or [no_match]]
         self.folders.add(base)
 
     def assign_keys(self, base: str) -> ScanResult:
-        """Give each video its key, relative to ``base`` unless a list gave one."""
+        """Give each video its key, relative to ``base`` unless a list gave one.
+
+        Raises:
+            UsageError: two videos have the same key
+        """
         by_key: dict[str, Source] = {}
         for source in self.sources:
             key = source.key or make_key(
@@ -201,76 +237,18 @@ class _SourceFinder:
             )
             first = by_key.setdefault(key, source)
             if (first.path, first.start, first.end) != (source.path, source.start, source.end):
+                paths = f"{printable(first.path)} and {printable(source.path)}"
                 raise UsageError(
-                    f"two videos have the key {key}: {printable(first.path)} and {printable(source.path)}."
+                    f"duplicate key ({key}): {paths} have the same key."
                     " Use a CSV list with a column key, another --root, or --key relpath"
                 )
         sources = [replace(source, key=key) for key, source in by_key.items()]
-        return ScanResult(sources, dict(self.passed_over), len(self.sources) - len(sources))
+        return ScanResult(sources, dict(self.walker.passed_over), len(self.sources) - len(sources))
 
-    def _find_in_folder(self, path: str, row: ListRow) -> list[Source]:
-        if _links_upward(path):
-            return [self._make_source(path, row, None, UPWARD_LINK)]
-        return self._walk_folders([path], row) or [self._make_source(path, row, None, NO_FRAMES)]
-
-    def _walk_folders(self, folders: Iterable[str], row: ListRow) -> list[Source]:
-        starts = (folder for folder in folders if not _links_upward(folder))
-        # Folders reached through fewer links come first, so that keys name the real place
-        pending = [
-            (int(os.path.islink(folder)), natural_sort_key(folder), folder) for folder in starts
-        ]
-        heapq.heapify(pending)
-        visited: set[tuple[int, int]] = set()
-        sources: list[Source] = []
-        while pending:
-            num_links, _, folder = heapq.heappop(pending)
-            try:
-                stat_result = os.stat(folder)
-                if (stat_result.st_dev, stat_result.st_ino) in visited:
-                    continue
-                visited.add((stat_result.st_dev, stat_result.st_ino))
-                with os.scandir(folder) as entries:
-                    videos, subfolders, holds_frames = self._sort_entries(entries)
-            except OSError as error:
-                sources.append(
-                    self._make_source(folder, row, None, _describe_os_error(error, folder))
-                )
-                continue
-            sources += [
-                self._make_source(entry.path, row, *_stat_input(entry.path, entry))
-                for entry in videos
-            ]
-            if holds_frames:
-                sources.append(
-                    replace(self._make_source(folder, row, stat_result), kind="frames", size=None)
-                )
-            for entry in subfolders:
-                links_passed = num_links + entry.is_symlink()
-                heapq.heappush(pending, (links_passed, natural_sort_key(entry.path), entry.path))
-        return sorted(sources, key=_path_sort_key)
-
-    def _sort_entries(
-        self, entries: Iterable[os.DirEntry[str]]
-    ) -> tuple[list[os.DirEntry[str]], list[os.DirEntry[str]], bool]:
-        videos, folders, other_names = [], [], []
-        for entry in entries:
-            if entry.name.startswith("."):
-                self.passed_over["hidden"] += 1
-            elif is_folder_entry(entry):
-                folders.append(entry)
-            elif entry.name.rpartition(".")[2].lower() in self.extensions and "." in entry.name:
-                videos.append(entry)
-            else:
-                other_names.append(entry.name)
-        images = [image for name in other_names if (image := NUMBERED_IMAGE.fullmatch(name))]
-        holds_frames = self.image_folders and not videos and not all(map(is_flow_image, images))
-        num_ignored = len(other_names) - (len(images) if holds_frames else 0)
-        if num_ignored:
-            self.passed_over["other extension"] += num_ignored
-        subfolders = [
-            entry for entry in folders if not entry.is_symlink() or not _links_upward(entry.path)
-        ]
-        return videos, subfolders, holds_frames
+    def _find_in_folder(self, path: str) -> list[FoundVideo]:
+        if links_upward(path):
+            return [FoundVideo(path, problem=UPWARD_LINK)]
+        return self.walker.find_videos([path]) or [FoundVideo(path, problem=NO_FRAMES)]
 
     def _make_url_source(self, text: str, row: ListRow) -> Source:
         place = simplify_url(text)
@@ -279,17 +257,18 @@ class _SourceFinder:
         )
         return Source(key, text, "url", row.start, row.end, self._choose_label(place, row))
 
-    def _make_source(
-        self,
-        path: str,
-        row: ListRow,
-        stat_result: os.stat_result | None,
-        problem: str | None = None,
-    ) -> Source:
-        size, mtime = (stat_result.st_size, stat_result.st_mtime) if stat_result else (None, None)
-        label, missing = self._choose_label(path, row), problem == NO_FILE
+    def _make_source(self, video: FoundVideo, row: ListRow) -> Source:
         return Source(
-            row.key, path, "file", row.start, row.end, label, size, mtime, problem, missing
+            key=row.key,
+            path=video.path,
+            kind="frames" if video.has_images else "file",
+            start=row.start,
+            end=row.end,
+            label=self._choose_label(video.path, row),
+            size=video.size,
+            mtime=video.mtime,
+            problem=video.problem,
+            missing=video.problem == NO_FILE,
         )
 
     def _choose_label(self, path: str, row: ListRow) -> str | None:
@@ -299,7 +278,7 @@ class _SourceFinder:
 
 def _match_glob(base: str, tail: str) -> set[str]:
     try:
-        # glob.glob would go round link cycles on **; a Path does not, but it takes hidden names
+        # glob.glob follows link cycles on **. Path.glob does not, but it matches hidden names.
         paths = {os.path.abspath(path) for path in Path(base).glob(tail)}
     except (ValueError, NotImplementedError) as error:
         raise UsageError(
@@ -309,41 +288,13 @@ def _match_glob(base: str, tail: str) -> set[str]:
     return {path for path in paths if wants_hidden or "/." not in path[len(base.rstrip("/")) :]}
 
 
-def _stat_input(
-    path: str, entry: os.DirEntry[str] | None = None
-) -> tuple[os.stat_result | None, str | None]:
-    try:
-        stat_result = entry.stat() if entry else os.stat(path)
-    except (OSError, ValueError) as error:
-        return None, _describe_os_error(error, path)
-    if not stat.S_ISREG(stat_result.st_mode):
-        return stat_result, "not a regular file"
-    if not stat_result.st_size:
-        return stat_result, "empty file"
-    return stat_result, None if os.access(path, os.R_OK) else "permission denied"
-
-
-def _describe_os_error(error: OSError | ValueError, path: str) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return f"{NO_FILE} (a link that leads nowhere)" if os.path.islink(path) else NO_FILE
-    return str(getattr(error, "strerror", None) or error).lower()
-
-
-def _path_sort_key(source: Source) -> NaturalKey:
-    return natural_sort_key(source.path.replace(os.sep, "\0"))  # so that a/b sorts before a-b/c
-
-
-def _links_upward(link: str) -> bool:
-    if not os.path.islink(link):
-        return False
-    parent, target = os.path.realpath(os.path.dirname(link)), os.path.realpath(link)
-    return os.path.commonpath([parent, target]) == target
-
-
 def _make_no_input_error(inputs: Sequence[str], finder: _SourceFinder) -> NoInputError:
     names = ", ".join(map(printable, inputs[:3])) + (", …" if len(inputs) > 3 else "")
     causes = Counter(str(source.problem) for source in finder.sources)
     details = [f"{cause} ({count})" for cause, count in causes.items()]
-    details += [f"passed over: {cause} ({count})" for cause, count in finder.passed_over.items()]
-    advice = "--ext takes other endings" if finder.passed_over else "Name files, folders or @lists"
-    return NoInputError(f"no video in ({names}): {', '.join(details) or 'nothing named'}. {advice}")
+    details += [f"ignored: {cause} ({count})" for cause, count in finder.walker.passed_over.items()]
+    passed_over = finder.walker.passed_over
+    advice = "Use --ext for other extensions" if passed_over else "Give files, folders or @lists"
+    return NoInputError(
+        f"no video in ({names}): {', '.join(details) or 'no input given'}. {advice}"
+    )

@@ -1,4 +1,4 @@
-"""How the jobs of an array share the videos: by key, so that every job agrees."""
+"""Distribution of the videos to the jobs of an array, by key, so that all jobs agree."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from mrx.sources.keys import printable
 
 _SHARD_PATTERN = re.compile(r"(-?[0-9]{1,18})/(-?[0-9]{1,18})")
 
-# (index, count, first index, step) in the order in which `auto` asks for them
+# Variables of (index, count, first index, step); `auto` takes the first group that is set.
 _JOB_VARIABLES = (
     (
         "SLURM_ARRAY_TASK_ID",
@@ -25,7 +25,7 @@ _JOB_VARIABLES = (
 
 
 class KeyedItem(Protocol):
-    """Anything that has a key."""
+    """An item with a key."""
 
     @property
     def key(self) -> str:
@@ -36,19 +36,24 @@ K = TypeVar("K", bound=KeyedItem)
 
 
 def select_share(sources: Iterable[K], index: int, count: int) -> list[K]:
-    """The share of job ``index`` of ``count``: by the key's checksum, never by its place."""
+    """Return the sources of job ``index`` of ``count``."""
+    # By a checksum of the key, not by position: jobs whose scans find different files still agree
+    # on every key. `hash` would differ between processes.
     return [source for source in sources if crc32(source.key.encode()) % count == index]
 
 
 def parse_shard(text: str, environ: Mapping[str, str]) -> tuple[int, int]:
-    """Read ``i/N``, or take both from the job's environment variables for ``auto``.
+    """Parse ``i/N``, or read both numbers from the job's environment for ``auto``.
 
     Args:
         text: ``i/N`` with i counted from 0, or ``auto``.
-        environ: Usually ``os.environ``.
+        environ: Environment variables, usually ``os.environ``.
 
     Returns:
         The index and the count.
+
+    Raises:
+        UsageError: ``text`` or the environment gives no valid index and count
     """
     if text == "auto":
         return _read_job_shard(environ)
@@ -75,14 +80,13 @@ def _read_job_shard(environ: Mapping[str, str]) -> tuple[int, int]:
         raise UsageError(
             f"bad shard (auto): {variables_text}: not a number. Use i/N as in 0/8"
         ) from error
+    # --array=2-14:4 has the indices 2, 6, 10, 14 -> 0, 1, 2, 3
     return _check_shard_numbers((index - first) // max(step, 1), count, f"auto: {variables_text}")
 
 
 def _check_shard_numbers(index: int, count: int, given_text: str) -> tuple[int, int]:
     if count < 1:
-        raise UsageError(
-            f"bad shard ({given_text}): it needs at least one shard. Use i/N as in 0/8"
-        )
+        raise UsageError(f"bad shard ({given_text}): N must be at least 1. Use i/N as in 0/8")
     if not 0 <= index < count:
         choices = f"0/{count} … {count - 1}/{count}" if count > 1 else "0/1"
         raise UsageError(f"bad shard ({given_text}): the index counts from 0. Use {choices}")

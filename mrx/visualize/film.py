@@ -1,4 +1,4 @@
-"""Pictures as a film, one picture, numbered pictures or a stream: by the output's name."""
+"""Writers of pictures: a film, one PNG, numbered PNGs or a stream, by the output's name."""
 
 import os
 import sys
@@ -20,26 +20,26 @@ from mrx.errors import MissingError, OutputError, ShapeError, UsageError
 from mrx.visualize.palette import Palette
 
 Picture = NDArray[np.uint8]
-MAX_SIDE = 16383  # pixels of a side, in every codec used here
-BT709, SRGB = 1, 13  # of H.273: primaries and matrix, and how light becomes numbers
+MAX_SIDE = 16383  # pixels per side that every codec used here can store
+BT709, SRGB = 1, 13  # codes of H.273: BT.709 primaries, and the transfer function of sRGB
 
 
 class Film(AbstractContextManager["Film"], Protocol):
-    """Takes the pictures one after the other; on leaving, the output is whole or not there."""
+    """Takes pictures in order; after the ``with`` block the output is complete or absent."""
 
     def add_picture(self, picture: Picture) -> None:
-        """Add a picture ``(H, W, 3)`` uint8; all have the size of the first."""
+        """Add a picture ``(H, W, 3)`` uint8 of the size of the first."""
         ...
 
 
 @dataclass(frozen=True)
 class FilmCodec:
-    """How a kind of film is coded."""
+    """The container, encoder and options of one kind of film."""
 
     format: str
     encoder: str
     pixel_format: str
-    max_rate: int = 1000  # pictures a second
+    max_rate: int = 1000  # pictures per second
     encoder_options: Mapping[str, str] = field(default_factory=dict)
     container_options: Mapping[str, str] = field(default_factory=dict)
 
@@ -52,12 +52,13 @@ def _make_yuv_codec(
     )
 
 
-_H264 = {"crf": "18", "preset": "veryfast", "subq": "1"}  # a quarter less work, a sixth more bytes
+# subq 1 saves a quarter of the work for a sixth more bytes.
+_H264 = {"crf": "18", "preset": "veryfast", "subq": "1"}
 _VP9 = {"crf": "28", "b": "0", "deadline": "good", "cpu-used": "5", "row-mt": "1"}
 CODECS = {
     ".mp4": _make_yuv_codec("mp4", encoder="libx264", options=_H264, movflags="faststart"),
     ".webm": _make_yuv_codec("webm", encoder="libvpx-vp9", options=_VP9),
-    ".gif": FilmCodec("gif", "gif", "pal8", max_rate=50),  # browsers slow down what is faster
+    ".gif": FilmCodec("gif", "gif", "pal8", max_rate=50),  # browsers slow down faster GIFs
     "-": _make_yuv_codec(
         "matroska",
         encoder="libx264",
@@ -69,7 +70,11 @@ OUTPUT_ENDINGS = (*CODECS, ".png", ".html")
 
 
 def find_output_kind(output: str) -> str:
-    """The ending that says what to write, ``-`` for a stream, or nothing for a folder."""
+    """Return the output's file ending, ``-`` for stdout, or an empty text for a folder.
+
+    Raises:
+        UsageError: no file of this ending can be written
+    """
     if output == "-":
         return "-"
     ending = Path(output).suffix.lower()
@@ -83,18 +88,22 @@ def find_output_kind(output: str) -> str:
     return ending
 
 
-def open_film(output: str, rate: float, *, stdout: BinaryIO | None = None) -> Film:
-    """The writer for this output.
+def open_film(output: str, rate: float, *, kind: str, stdout: BinaryIO | None = None) -> Film:
+    """Open the writer for an output.
 
     Args:
         output: ``.mp4`` (H.264), ``.webm`` (VP9), ``.gif``, ``.png`` (the first picture), a folder
             for numbered PNGs, or ``-`` for Matroska with H.264 on stdout
-        rate: pictures a second
-        stdout: where ``-`` writes, if not on standard output
+        rate: pictures per second
+        kind: what `find_output_kind` returned for `output`
+        stdout: the stream that ``-`` writes to; None is standard output
+
+    Raises:
+        UsageError: `output` is a page, or the film's format does not allow `rate`
+        OutputError: the output cannot be written
     """
-    kind = find_output_kind(output)
     if kind == ".html":
-        raise UsageError(f"{output} is a page and no film: mrx.visualize.page writes it")
+        raise UsageError(f"{output} is a page, not a film: mrx.visualize.page writes it")
     if kind == "-":
         return EncodedFilm(stdout or sys.stdout.buffer, CODECS[kind], rate)
     if kind == ".png":
@@ -105,7 +114,7 @@ def open_film(output: str, rate: float, *, stdout: BinaryIO | None = None) -> Fi
 
 
 class SinglePng:
-    """The first picture, as a PNG."""
+    """Writes the first picture as a PNG and ignores the others."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -119,14 +128,14 @@ class SinglePng:
         return None
 
     def add_picture(self, picture: Picture) -> None:
-        """Write the first picture; no other."""
+        """Write the first picture; ignore any other."""
         if not self._written:
             write_png(self.path, picture)
         self._written = True
 
 
 class NumberedPngs:
-    """A folder of PNGs, numbered from 0."""
+    """Writes a folder of PNGs, numbered from 0; removes them after an error."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -160,15 +169,15 @@ class NumberedPngs:
 
 
 class EncodedFilm:
-    """A coded film, in a file that gets its name when it is whole, or in a stream.
+    """Encodes a film into a file, which gets its name when it is complete, or into a stream.
 
-    Sides of an odd length are made even, as yuv420p needs: the last row or column stands twice.
-    Colors are BT.709's, and tagged so: a player that guesses by the size would show others.
+    yuv420p needs even sides: the last row or column of an odd side is repeated. Colors are
+    converted to BT.709 and tagged as such.
     """
 
     def __init__(self, target: Path | BinaryIO, codec: FilmCodec, rate: float) -> None:
         if codec.encoder not in av.codecs_available:
-            raise MissingError(f"this PyAV has no encoder {codec.encoder}: pip install av")
+            raise MissingError(f"no encoder {codec.encoder} in this PyAV: pip install av")
         self.path = target if isinstance(target, Path) else None
         self.codec = codec
         self.rate = _rate_to_fraction(rate, codec)
@@ -209,9 +218,9 @@ class EncodedFilm:
                 make_unfinished_path(self.path).unlink(missing_ok=True)
 
     def add_picture(self, picture: Picture) -> None:
-        """Code the next picture."""
+        """Encode the next picture."""
         if self._container is not None and picture.shape != self._size:
-            raise ShapeError(f"a film of pictures {self._size} takes no other, got {picture.shape}")
+            raise ShapeError(f"pictures of a film have one size {self._size}, got {picture.shape}")
         try:
             if self._container is None:
                 self._open_container(picture)
@@ -221,6 +230,7 @@ class EncodedFilm:
             self._container.mux(self._stream.encode(frame))
             self._check_pipe()
         except BrokenPipeError:
+            # The reader closed the pipe, which is no failed write: the command exits as by SIGPIPE.
             raise
         except OSError as error:
             raise make_write_error(self.path or "-", error) from error
@@ -228,7 +238,7 @@ class EncodedFilm:
     def _open_container(self, picture: Picture) -> None:
         height, width = picture.shape[:2]
         if max(height, width) > MAX_SIDE:
-            raise UsageError(f"a film of {width}x{height} is too large: use a smaller --scale")
+            raise UsageError(f"a film of {width}x{height} is too large: give a smaller --scale")
         codec, self._size = self.codec, picture.shape
         self._container = av.open(
             self._file, "w", format=codec.format, options=dict(codec.container_options)
@@ -244,10 +254,10 @@ class EncodedFilm:
         self._stream = stream
 
     def _make_frame(self, picture: Picture) -> Any:
-        """A picture as the encoder takes it."""
+        """Convert a picture to the encoder's pixel format."""
         if self._palette is not None:
             indices = self._palette.index_picture(picture)
-            colors = np.insert(self._palette.colors, 0, 255, axis=1)  # opaque
+            colors = np.insert(self._palette.colors, 0, 255, axis=1)  # alpha first, opaque
             indexed: Any = (indices, colors)
             return av.VideoFrame.from_ndarray(indexed, format="pal8")
         frame = av.VideoFrame.from_ndarray(_pad_to_even(picture), format="rgb24")
@@ -274,12 +284,12 @@ class EncodedFilm:
 
 
 def _rate_to_fraction(rate: float, codec: FilmCodec) -> Fraction:
-    """Pictures a second as a fraction that containers can hold."""
+    """Convert pictures per second to a fraction that containers can store."""
     fraction = Fraction(rate).limit_denominator(1001)
     if not 0 < fraction <= codec.max_rate:
         raise UsageError(
-            f"{rate:.5g} pictures a second: a film in {codec.format} has more than 0 and at most "
-            f"{codec.max_rate}; choose with --fps or --every"
+            f"bad rate ({rate:.5g} pictures per second): {codec.format} allows more than 0 and at "
+            f"most {codec.max_rate}. Choose with --fps or --every"
         )
     return fraction
 
@@ -292,23 +302,22 @@ def _pad_to_even(picture: Picture) -> Picture:
 
 
 def _tag_colors(context: Any) -> None:
-    """Say in the coded film what its numbers mean."""
+    # Without tags a player guesses the color space by the film's size, and may guess wrong.
     context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
     context.color_primaries, context.color_trc = BT709, SRGB
 
 
 class _PipeWriter:
-    """What PyAV may do with a pipe: write, and nothing else.
-
-    No buffer is between: what it kept would fail once more when Python ends.
-    """
+    """A pipe for PyAV that can only be written to."""
 
     def __init__(self, target: BinaryIO) -> None:
+        # Unbuffered: after a broken pipe, buffered bytes would fail again when Python exits.
         self._target = getattr(target, "raw", target)
         self.failure: OSError | None = None
 
     def write(self, data: bytes) -> int:
-        """Pass on what there is at once; what fails is kept, as FFmpeg would hide its cause."""
+        """Write all data; keep the error of a failed write for `raise_failure`."""
+        # An error raised here would go through FFmpeg, which hides its cause.
         try:
             unsent = memoryview(data)
             while unsent and self.failure is None:
@@ -318,17 +327,17 @@ class _PipeWriter:
         return len(data)
 
     def raise_failure(self) -> None:
-        """Raise what failed."""
+        """Raise the error of an earlier `write`."""
         if self.failure is not None:
             raise self.failure
 
 
 def write_png(path: Path, picture: Picture) -> None:
-    """Write a picture ``(H, W, 3)`` RGB; never a half of it."""
+    """Write a picture ``(H, W, 3)`` RGB as a complete file or not at all."""
     check_output_folder(path)
     done, data = cv2.imencode(".png", picture[..., ::-1])
     if not done:
-        raise OutputError(f"cannot write ({path}): OpenCV makes no PNG of {picture.shape}")
+        raise OutputError(f"cannot write ({path}): OpenCV cannot encode a PNG of {picture.shape}")
     temporary = make_unfinished_path(path)
     try:
         temporary.write_bytes(data.tobytes())
@@ -340,18 +349,22 @@ def write_png(path: Path, picture: Picture) -> None:
 
 
 def make_unfinished_path(path: Path) -> Path:
-    """Where a file is written until it is whole."""
+    """Return the path that a file is written to until it is complete."""
     return path.with_name(f".{path.stem}.{os.getpid()}.unfinished{path.suffix}")
 
 
 def check_output_folder(path: Path) -> None:
-    """Refuse an output whose folder is not there, or not writable."""
+    """Refuse an output whose folder is missing or not writable.
+
+    Raises:
+        OutputError: the folder is missing or not writable
+    """
     if not path.parent.is_dir():
-        raise OutputError(f"bad output ({path}): there is no folder {path.parent}")
+        raise OutputError(f"bad output ({path}): no such folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"bad output ({path}): {path.parent} is not writable")
 
 
 def make_write_error(path: Path | str, error: OSError) -> OutputError:
-    """What to say when writing failed."""
+    """Make the error for a failed write."""
     return OutputError(f"cannot write ({path}): {error.strerror or error}")

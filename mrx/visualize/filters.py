@@ -1,7 +1,7 @@
-"""Weights → render → one picture: what ``mrx visualize --kernels`` does.
+"""The work of ``mrx visualize --kernels``: weights → render → one picture.
 
-A method's kernels are drawn before training and, where a checkpoint is given, after it, with one
-scale for both; a checkpoint alone shows the filters of its first layer.
+A method's kernels are drawn before training and, if a checkpoint is given, after it, on one scale.
+A checkpoint alone shows the filters of its first layer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,19 +25,19 @@ from mrx.render.figures import (
 from mrx.visualize.film import write_png
 
 SPACE_KEY, TIME_KEY = "conv_s.weight", "conv_t.weight"
-"""The names of a motion band-pass's two filters, here and in the released code."""
+"""The keys of a motion band-pass's two filters, in mrx and in the released code."""
 
 StateDict = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class LayerSelection:
-    """Which filters of checkpoints are drawn, and how.
+    """The filters of checkpoints to draw, and their scale.
 
     Attributes:
-        names: of convolutions, as in the files; none is each file's first
-        channel: one input of every filter alone, from 0
-        separate_scales: every filter has a scale of its own, instead of one for a layer
+        names: names of convolutions, as in the files; empty draws the first of each file
+        channel: draw only this input channel of every filter, from 0
+        separate_scales: give each filter its own scale, instead of one scale per layer
     """
 
     names: Sequence[str] = ()
@@ -48,10 +48,17 @@ class LayerSelection:
 def draw_method_filters(
     name: str, given_parameters: Mapping[str, str], weights: str | None, output: str, scale: float
 ) -> None:
-    """Draw a method's kernels as it is made, and beside them those of a checkpoint.
+    """Draw a method's initial kernels, and beside them those of a checkpoint.
+
+    Args:
+        name: the method
+        given_parameters: the method's parameters as text
+        weights: the checkpoint's path, or None
+        output: the .png to write
+        scale: size relative to the default
 
     Raises:
-        UsageError: the method has none, or the checkpoint does not fit
+        UsageError: the method has no kernels, or the checkpoint does not fit
     """
     method = methods.find_method(name)
     parameters = method.complete_parameters(given_parameters)
@@ -59,24 +66,26 @@ def draw_method_filters(
     if weights:
         modules["after training"] = method.build_module(parameters)
         load_weights(modules["after training"], weights)
-    states = {word: module.state_dict() for word, module in modules.items()}
+    states = {title: module.state_dict() for title, module in modules.items()}
     initial_state = states["before training"]
     layer = next(iter(find_first_layers(initial_state)), "")
     if {SPACE_KEY, TIME_KEY} <= initial_state.keys():
         kernels = [
-            one for word, module in modules.items() for one in _collect_kernels(word, module)
+            kernel
+            for title, module in modules.items()
+            for kernel in _collect_kernels(title, module)
         ]
         _check_kernels_finite(kernels, weights)
         page = draw_kernels_page(kernels, PageSize(scale))
     elif layer:
         panels = [
-            FilterPanel(word, find_convolutions(state)[layer]) for word, state in states.items()
+            FilterPanel(title, find_convolutions(state)[layer]) for title, state in states.items()
         ]
         page = draw_filters_page(panels, PageSize(scale), each=False, same_scale=True)
     else:
         raise UsageError(
-            f"{name} has no filters in space to draw, as mbpm and pa have; --weights FILE without "
-            "-m draws the first layer of a checkpoint"
+            f"nothing to draw: {name} has no spatial filters, unlike mbpm and pa. --weights FILE "
+            "without -m draws the first layer of a checkpoint"
         )
     write_png(Path(output), page)
 
@@ -84,10 +93,16 @@ def draw_method_filters(
 def draw_checkpoints(
     paths: Sequence[str], selection: LayerSelection, output: str, scale: float
 ) -> None:
-    """Draw filters of checkpoints beside each other, with a scale for each layer.
+    """Draw filters of checkpoints side by side, with a scale for each layer.
+
+    Args:
+        paths: the checkpoints
+        selection: the filters to draw
+        output: the .png to write
+        scale: size relative to the default
 
     Raises:
-        UsageError: a file cannot be read safely, or has none; none has a layer that is named
+        UsageError: a file cannot be read safely or has no filters, or no file has a named layer
     """
     states = {path: read_state(Path(path)) for path in paths}
     _check_layer_names(states, selection.names)
@@ -104,32 +119,32 @@ def draw_checkpoints(
 
 
 def find_first_layers(state: StateDict) -> dict[str, Tensor]:
-    """The filters that a network sees its input with, by layer; empty where there are none.
+    """Return the filters that a network applies to its input, by layer; may be empty.
 
-    They are the first in the file that reach over more than a pixel, but for a motion band-pass,
-    which stands before the first layer; and others of the same shape that take colors too: a
-    network of two paths has two.
+    They are the first filters in the file that are larger than a pixel, except a motion band-pass,
+    which comes before the first layer. If they take 3 colors, all filters of their shape are
+    included, because a network of two paths has two first layers.
 
     >>> net = {"a.weight": torch.zeros(8, 3, 1, 1), "b.weight": torch.zeros(8, 3, 7, 7)}
     >>> list(find_first_layers(net))
     ['b']
     """
-    found = {
+    candidates = {
         layer: weights
         for layer, weights in find_convolutions(state).items()
         if max(weights.shape[-2:]) > 1 and not _is_band_pass(layer, state)
     }
-    if not found:
+    if not candidates:
         return {}
-    first = next(iter(found))
-    shape = found[first].shape
+    first = next(iter(candidates))
+    shape = candidates[first].shape
     if shape[1] != 3:
-        return {first: found[first]}
-    return {layer: weights for layer, weights in found.items() if weights.shape == shape}
+        return {first: candidates[first]}
+    return {layer: weights for layer, weights in candidates.items() if weights.shape == shape}
 
 
 def find_convolutions(state: StateDict) -> dict[str, Tensor]:
-    """The weights of convolutions in space, or time and space, by their layers' names."""
+    """Return the weights of 2D and 3D convolutions, by layer name."""
     return {
         key.removesuffix("weight").rstrip("."): weights
         for key, weights in state.items()
@@ -147,18 +162,18 @@ def _is_space_key(key: str) -> bool:
 
 
 def _collect_kernels(title: str, module: Representation) -> list[KernelPanel]:
-    """A kernel for each channel, or one where they are equal."""
+    """Return a panel for each channel, or one panel if all channels are equal."""
     state = module.state_dict()
     space, time = state[SPACE_KEY][:, 0], state[TIME_KEY][:, 0]
     if all(torch.equal(one, one[:1].expand_as(one)) for one in (space, time)):
         return [KernelPanel(title, space[0], time[0])]
     titles = [f"{title}: {channel}" for channel in module.channels]
-    return [KernelPanel(*one) for one in zip(titles, space, time, strict=True)]
+    return [KernelPanel(*parts) for parts in zip(titles, space, time, strict=True)]
 
 
 def _check_kernels_finite(kernels: Sequence[KernelPanel], weights: str | None) -> None:
     if not all(torch.isfinite(torch.as_tensor(k.space)).all() for k in kernels):
-        raise UsageError(f"{weights}: the kernel has numbers that are not finite: nothing to draw")
+        raise UsageError(f"nothing to draw ({weights}): the kernel has values that are not finite")
 
 
 def _check_layer_names(states: Mapping[str, StateDict], names: Sequence[str]) -> None:
@@ -172,25 +187,24 @@ def _check_layer_names(states: Mapping[str, StateDict], names: Sequence[str]) ->
 
 
 def _choose_layers(path: str, state: StateDict, names: Sequence[str]) -> dict[str, Tensor]:
-    """The layers of a file that are asked for and there, or else its first."""
+    """Return the requested layers that a file has, or else its first layers."""
     available = find_convolutions(state)
     wanted = dict.fromkeys(name.removesuffix(".weight") for name in names)
-    found = {name: available[name] for name in wanted if name in available} or find_first_layers(
-        state
-    )
-    if not found:
-        hint = "; -m mbpm draws its motion band-pass" if any(map(_is_space_key, state)) else ""
+    named = {name: available[name] for name in wanted if name in available}
+    chosen = named or find_first_layers(state)
+    if not chosen:
+        hint = ". -m mbpm draws its motion band-pass" if any(map(_is_space_key, state)) else ""
         raise UsageError(
-            f"{path}: no filters in space to draw; it has {_describe_state(state)}{hint}"
+            f"nothing to draw ({path}): no spatial filters, only {_describe_state(state)}{hint}"
         )
-    return found
+    return chosen
 
 
 def _describe_state(state: StateDict) -> str:
-    """What a file has: its convolutions, or else whatever it has."""
+    """List a file's convolutions, or all its tensors if it has none."""
     tensors = find_convolutions(state) or state
-    words = [f"{name} ({' x '.join(map(str, weights.shape))})" for name, weights in tensors.items()]
-    return shorten_list(words) or "no tensors"
+    texts = [f"{name} ({' x '.join(map(str, weights.shape))})" for name, weights in tensors.items()]
+    return shorten_list(texts) or "no tensors"
 
 
 def _select_channel(weights: Tensor, channel: int | None, source: str) -> Tensor:
@@ -198,5 +212,5 @@ def _select_channel(weights: Tensor, channel: int | None, source: str) -> Tensor
         return weights
     if channel >= weights.shape[1]:
         inputs = weights.shape[1]
-        raise UsageError(f"--channel {channel}: {source} has {inputs} inputs, the first is 0")
+        raise UsageError(f"--channel {channel}: {source} has inputs 0 to {inputs - 1}")
     return weights[:, channel : channel + 1]

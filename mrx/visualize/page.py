@@ -1,7 +1,7 @@
-"""One page of HTML to look through a clip: pictures, and the values behind them for the pointer.
+"""An HTML page to browse a clip: pictures, and the values behind them for the pointer.
 
-``page.html`` beside this file is the page without its data. What is shown at one time is a block
-of JSON in it, so that neither writing nor reading holds more than a few of them unpacked.
+``page.html`` beside this file is the page without its data. Each moment is a block of JSON in it,
+so that neither the writer nor the browser holds more than a few unpacked moments.
 """
 
 import base64
@@ -28,26 +28,26 @@ from mrx.visualize.film import (
     make_write_error,
 )
 
-MIN_STEPS = 300  # at least so many steps of values up to the strength of full color
+MIN_STEPS = 300  # steps of stored values from 0 to the strength of full color, at least
 UNKNOWN_CODE = -32768
 UNKNOWN_FLOW = 1e9  # marks unknown flow, as Middlebury does
 PHOTO_QUALITY = 85  # of photographs, in WebP
-LOSSLESS_QUALITY = 101  # of drawings: their colors are meant
+LOSSLESS_QUALITY = 101  # of drawings, whose colors stand for values
 JsonRecord = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class PagePanel:
-    """What stays the same in a panel.
+    """The parts of a panel that are the same at all times.
 
     Attributes:
-        name: what it shows
-        details: more about that, a line each
-        shows_name: whether the name can be read above it, and not only heard
-        channels: the names of its values
-        units: of its values, or nothing
-        legend: what the colors mean, if that holds for the whole clip
-        legend_has_scale: the legend has the scale of the picture, as arrows do
+        name: the method's name, or ``video``
+        details: channels and parameters, one line each
+        shows_name: show the name above the panel; screen readers get it in any case
+        channels: the names of its values' channels; empty for a panel without values
+        units: the values' units, or empty
+        legend: the meaning of the colors, or None if it changes from picture to picture
+        legend_has_scale: lengths in the legend are those in the picture, as of arrows
     """
 
     name: str
@@ -61,18 +61,19 @@ class PagePanel:
 
 @dataclass(frozen=True)
 class PanelView:
-    """What a panel shows at one time.
+    """The contents of a panel at one time.
 
     Attributes:
-        size: height and width of the frame, whose pixels the pointer counts
-        window: the first and the last frame that it was made from; what has the window of the
-            pane before it is not stored again
-        is_photo: its picture is, or is drawn over, a photograph: compressed with a little loss
-        full_strength: the strength of full color, which says how finely values are stored
+        size: height and width of the frame, in whose pixels the pointer's place is shown
+        window: the first and last frame that the map was made from; a view with the same window
+            as the one before it in its panel is stored once
+        is_photo: the picture is a photograph or is drawn over one, and may be compressed with
+            small losses
+        full_strength: the magnitude of full color, which sets the precision of stored values
 
     Shape:
         - picture: ``(H, W, 3)`` uint8
-        - values: ``(C, H', W')``, or None where the picture says all
+        - values: ``(C, H', W')``, or None for a panel without values
     """
 
     picture: Picture
@@ -84,17 +85,17 @@ class PanelView:
 
 
 class Page(AbstractContextManager["Page"]):
-    """Takes what is shown time by time; on leaving, the page is whole or not there.
+    """Takes moments in order; after the ``with`` block the page is complete or absent.
 
     Args:
-        path: of the page
-        title: on top of it
-        panels: from left to right
-        rate: times a second, when played
+        path: the page's file
+        title: the heading
+        panels: the panels from left to right
+        rate: moments per second when played
 
     Attributes:
-        nbytes: how large it is so far
-        count: how many times it holds
+        nbytes: the bytes written so far
+        count: the moments written so far
     """
 
     def __init__(self, path: Path, title: str, panels: tuple[PagePanel, ...], rate: float) -> None:
@@ -132,16 +133,22 @@ class Page(AbstractContextManager["Page"]):
             make_unfinished_path(self.path).unlink(missing_ok=True)
 
     def add_moment(self, number: int, time: float, views: list[PanelView]) -> None:
-        """Add what is shown at the frame of this number and time, a pane for each panel."""
+        """Add a moment.
+
+        Args:
+            number: the frame's number
+            time: the frame's time in seconds
+            views: one for each panel
+        """
         try:
             if self._file is None:
                 self._file = make_unfinished_path(self.path).open("w", encoding="utf-8")
                 self._write_text(self._head.replace("<!-- title -->", html.escape(self.title)))
                 self._write_block("about", self._describe_panels(views))
-                self._stored_views = [(0, pane) for pane in views]
+                self._stored_views = [(0, view) for view in views]
             records = [
-                self._make_record(pane, panel_index=place, number=number, time=time)
-                for place, pane in enumerate(views)
+                self._make_record(view, panel_index=index, number=number, time=time)
+                for index, view in enumerate(views)
             ]
             self._write_block("moment", records)
         except OSError as error:
@@ -157,26 +164,28 @@ class Page(AbstractContextManager["Page"]):
                 "channels": panel.channels,
                 "units": panel.units,
                 "legend": _encode_legend(panel),
-                "size": pane.size,
-                "picture": pane.picture.shape[:2],
+                "size": view.size,
+                "picture": view.picture.shape[:2],
             }
-            for panel, pane in zip(self.panels, views, strict=True)
+            for panel, view in zip(self.panels, views, strict=True)
         ]
         return {"rate": self.rate, "panels": panels}
 
     def _make_record(
         self, view: PanelView, *, panel_index: int, number: int, time: float
     ) -> JsonRecord:
-        """A pane as JSON; a number stands for what an earlier moment holds."""
+        """Make a view's JSON, with references to equal data of an earlier moment."""
+        # A number instead of a picture or values is the index of the moment that has them.
         stored_at, stored = self._stored_views[panel_index]
-        same = self.count > stored_at and stored.window == view.window
-        if not same:
+        is_stored = self.count > stored_at and stored.window == view.window
+        if not is_stored:
             self._stored_views[panel_index] = self.count, view
         values: Any = None
         if view.values is not None:
-            values = stored_at if same else _encode_values(view.values, view)
+            values = stored_at if is_stored else _encode_values(view.values, view)
         picture: Any = stored_at
-        if view.is_photo or not same:
+        # A photo changes with the frame, even if the map drawn over it is the same.
+        if view.is_photo or not is_stored:
             picture = encode_webp(
                 view.picture, PHOTO_QUALITY if view.is_photo else LOSSLESS_QUALITY
             )
@@ -189,7 +198,7 @@ class Page(AbstractContextManager["Page"]):
         }
 
     def _write_block(self, kind: str, data: Any) -> None:
-        """Data as JSON that no text in it can end before its time."""
+        # Without "<", no text in the data can close the script element.
         text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
         self._write_text(f'<script type="application/json" class="{kind}">{text}</script>\n')
 
@@ -199,25 +208,31 @@ class Page(AbstractContextManager["Page"]):
 
 
 def encode_webp(picture: Picture, quality: int) -> str:
-    """A picture as a ``data:`` URL of WebP; lossless for a quality above 100."""
+    """Encode a picture as WebP in a ``data:`` URL; a quality above 100 is lossless.
+
+    Raises:
+        UsageError: a side is longer than WebP allows
+        OutputError: OpenCV cannot encode it
+    """
     height, width = picture.shape[:2]
     if max(height, width) > MAX_SIDE:
-        raise UsageError(f"a picture of {width}x{height} is too large: use a smaller --scale")
+        raise UsageError(f"a picture of {width}x{height} is too large: give a smaller --scale")
     options = [cv2.IMWRITE_WEBP_QUALITY, quality]
     done, data = cv2.imencode(".webp", np.ascontiguousarray(picture[..., ::-1]), options)
     if not done:
-        raise OutputError(f"OpenCV makes no WebP of a picture of {width}x{height}")
+        raise OutputError(f"OpenCV cannot encode a WebP of {width}x{height}")
     return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode()}"
 
 
 def quantize_values(
     values: NDArray[np.float32], full_strength: float
 ) -> tuple[NDArray[np.int16], float]:
-    """Values as whole steps, and the step: a decimal place, so that what is read is as it is.
+    """Return values as whole numbers of steps, and the step.
 
-    It is 300 to 3000 times finer than `full_strength`, and coarser where the largest value needs it. What
-    is unknown (NaN, infinity, and 1e9 or more) becomes `UNKNOWN_CODE`.
+    The step is a power of ten, 300 to 3000 times finer than `full_strength`, and coarser if the
+    largest value needs it. Unknown values (NaN, infinity, and 1e9 or more) become `UNKNOWN_CODE`.
     """
+    # full_strength = 5: 5 / 300 = 0.0167 -> step 0.01, so that 1.234 -> 123
     known = np.abs(values) < UNKNOWN_FLOW
     largest = float(np.abs(values, where=known, out=np.zeros(values.shape)).max())
     fine, coarse = np.floor(np.log10(full_strength / MIN_STEPS)), -np.inf
@@ -229,7 +244,8 @@ def quantize_values(
 
 
 def _encode_values(values: NDArray[np.float32], view: PanelView) -> JsonRecord:
-    """Values as JSON: of every number the lower byte, then of every number the higher."""
+    """Compress values to JSON: the low bytes of all numbers, then the high bytes."""
+    # High bytes vary slowly, and zlib packs them well if they are side by side.
     codes, step = quantize_values(_thin_values(values, *view.picture.shape[:2]), view.full_strength)
     byte_planes = np.ascontiguousarray(codes, "<i2").view(np.uint8).reshape(-1, 2).T
     data = base64.b64encode(zlib.compress(byte_planes.tobytes())).decode()
@@ -237,20 +253,20 @@ def _encode_values(values: NDArray[np.float32], view: PanelView) -> JsonRecord:
 
 
 def _thin_values(values: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
-    """The values in the middle of the pixels of a picture that is smaller than the map."""
+    """Keep one value per pixel of a picture that is smaller than the map, from its center."""
     tall, wide = values.shape[-2:]
     if height >= tall and width >= wide:
         return values
-    rows, columns = _find_cell_middles(height, cells=tall), _find_cell_middles(width, cells=wide)
+    rows, columns = _find_center_cells(height, cells=tall), _find_center_cells(width, cells=wide)
     return values[..., rows[:, None], columns]
 
 
-def _find_cell_middles(pixels: int, *, cells: int) -> NDArray[np.intp]:
+def _find_center_cells(pixels: int, *, cells: int) -> NDArray[np.intp]:
+    # pixels = 2, cells = 6 -> centers at 1.5 and 4.5 cells -> [1, 4]
     return (2 * np.arange(pixels) + 1) * cells // (2 * pixels)
 
 
 def _encode_legend(panel: PagePanel) -> JsonRecord | None:
-    """A panel's legend as JSON."""
     if panel.legend is None:
         return None
     width = panel.legend.shape[1]

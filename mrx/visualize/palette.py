@@ -1,4 +1,4 @@
-"""The 256 colors of a GIF: made of the pictures so far, and kept for as long as they fit."""
+"""The 256 colors of a GIF, chosen from the pictures so far and kept while they fit."""
 
 from functools import partial
 
@@ -6,23 +6,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 COLOR_COUNT = 256
-_BITS = 6  # of each channel, by which colors are told apart
+_BITS = 6  # per channel; colors that differ only in the lower bits share a bin
 _SHIFT = 8 - _BITS
-_BLOCK_SIZE = 4096  # colors whose distances to the palette are worked out at once
-_GOOD_ERROR = (
-    12.0  # mean squared distance, over three channels of 255, that needs no better palette
-)
-_REBUILD_FACTOR = 2.0  # times the distance when it was made, from which on a palette is made anew
+_BLOCK_SIZE = 4096  # colors whose distances to the palette are computed at once
+# Squared distances sum over three channels of 0..255. A palette is rebuilt when the mean distance
+# exceeds _REBUILD_FACTOR times its value at the last build, or times _GOOD_ERROR if that is larger.
+_GOOD_ERROR = 12.0
+_REBUILD_FACTOR = 2.0
 
 Colors = NDArray[np.float32]
 
 
 class Palette:
-    """One palette for a clip: what stands still keeps its colors, and nothing flickers.
+    """One palette for a clip, so that still regions keep their colors and do not flicker.
 
-    The first picture makes it. A later one that it fits much worse makes it anew, of all pictures
-    so far, so that it comes to rest. One for each picture would be nearer to it, but what stands
-    still would change its colors, and the file grow. Memory does not grow with the clip.
+    It is built from the first picture, and rebuilt from all pictures so far if a later one fits it
+    much worse. A palette per picture would be more exact, but still regions would change their
+    colors and the file would grow. Memory does not grow with the clip.
 
     Attributes:
         colors: red, green and blue, ``(256, 3)`` uint8
@@ -33,11 +33,11 @@ class Palette:
         self.colors = np.zeros((COLOR_COUNT, 3), np.uint8)
         self._counts = np.zeros(size, np.int64)
         self._indices = np.zeros(size, np.uint8)
-        self._errors = np.full(size, -1, np.float32)  # of bins; below 0 where not known yet
+        self._errors = np.full(size, -1, np.float32)  # per bin; negative if not computed yet
         self._error_limit = -1.0
 
     def index_picture(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The nearest color of each pixel: ``(H, W, 3)`` to ``(H, W)``."""
+        """Return the index of each pixel's nearest color: ``(H, W, 3)`` to ``(H, W)``."""
         fine = (picture >> _SHIFT).astype(np.int32)
         bins = (fine[..., 0] << 2 * _BITS) + (fine[..., 1] << _BITS) + fine[..., 2]
         counts = np.bincount(bins.ravel(), minlength=self._counts.size)
@@ -49,7 +49,7 @@ class Palette:
         return self._indices[bins]
 
     def _measure_error(self, counts: NDArray[np.int64]) -> float:
-        """The mean squared distance from the palette of so many of each color."""
+        """Return the mean squared distance to the palette of `counts` pixels per bin."""
         used = np.flatnonzero(counts)
         new = used[self._errors[used] < 0]
         if len(new):
@@ -69,39 +69,46 @@ class Palette:
 
 
 def choose_colors(colors: Colors, weights: NDArray[np.float32]) -> Colors:
-    """`COLOR_COUNT` colors for these: the box that costs most is cut at its mean, and so on.
+    """Choose `COLOR_COUNT` colors that are near to the given ones.
 
-    Then each moves to the mean of what is nearest to it.
+    The box of the largest cost is split at its mean until there are enough boxes; then each chosen
+    color moves to the mean of the colors nearest to it.
+
+    Args:
+        colors: the colors of the pictures
+        weights: the number of pixels of each
 
     Shape:
         - colors: ``(N, 3)``; weights: ``(N,)``
         - output: ``(256, 3)``
     """
-    weights = np.sqrt(weights)  # small things that move count beside a still ground
+    # Roots, or a large still background would leave no colors to small moving things.
+    weights = np.sqrt(weights)
     boxes = [np.arange(len(colors))]
     costs = [_measure_box_cost(colors, weights, boxes[0])]
     while len(boxes) < COLOR_COUNT and max(costs)[0] > 0:
-        place = max(range(len(boxes)), key=costs.__getitem__)
-        box, (_, axis) = boxes[place], costs[place]
+        index = max(range(len(boxes)), key=costs.__getitem__)
+        box, (_, axis) = boxes[index], costs[index]
         levels = colors[box, axis]
         low = levels <= np.average(levels, weights=weights[box])
         halves = [box[low], box[~low]]
-        boxes[place : place + 1] = halves
-        costs[place : place + 1] = map(partial(_measure_box_cost, colors, weights), halves)
+        boxes[index : index + 1] = halves
+        costs[index : index + 1] = map(partial(_measure_box_cost, colors, weights), halves)
     table = np.zeros((COLOR_COUNT, 3), np.float32)
-    for place, box in enumerate(boxes):
-        table[place] = np.average(colors[box], axis=0, weights=weights[box])
+    for index, box in enumerate(boxes):
+        table[index] = np.average(colors[box], axis=0, weights=weights[box])
     return _settle_colors(table, colors=colors, weights=weights)
 
 
 def find_nearest_colors(
     colors: Colors, *, table: Colors
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """The nearest of a table's colors to each, and the squared distance: ``(N,)`` both."""
+    """Return the index of the nearest color in `table`, and its squared distance: ``(N,)`` each."""
     indices = np.empty(len(colors), np.uint8)
     errors = np.empty(len(colors), np.float32)
     for start in range(0, len(colors), _BLOCK_SIZE):
         block = colors[start : start + _BLOCK_SIZE]
+        # |c - t|^2 = |c|^2 + (|t|^2 - 2 c t); the first term does not change which t is nearest.
         gain = (table**2).sum(1) - 2 * block @ table.T
         indices[start : start + _BLOCK_SIZE] = gain.argmin(1)
         errors[start : start + _BLOCK_SIZE] = np.maximum(gain.min(1) + (block**2).sum(1), 0)
@@ -111,7 +118,7 @@ def find_nearest_colors(
 def _measure_box_cost(
     colors: Colors, weights: NDArray[np.float32], box: NDArray[np.intp]
 ) -> tuple[float, int]:
-    """The summed squared distance from the mean on the axis where it is largest, and that axis."""
+    """Return the largest weighted squared deviation of any axis, and that axis."""
     box_colors, box_weights = colors[box], weights[box]
     deviations = box_colors - np.average(box_colors, axis=0, weights=box_weights)
     spread = box_weights @ deviations**2
@@ -120,6 +127,7 @@ def _measure_box_cost(
 
 
 def _settle_colors(table: Colors, *, colors: Colors, weights: NDArray[np.float32]) -> Colors:
+    """Move each color of the table to the mean of the colors nearest to it (one k-means step)."""
     indices, _ = find_nearest_colors(colors, table=table)
     total = np.bincount(indices, weights, COLOR_COUNT)
     sums = [np.bincount(indices, weights * channel, COLOR_COUNT) for channel in colors.T]
@@ -128,7 +136,7 @@ def _settle_colors(table: Colors, *, colors: Colors, weights: NDArray[np.float32
 
 
 def _decode_bins(bins: NDArray[np.intp]) -> Colors:
-    """The colors in the middle of bins, black and white as they are: ``(N, 3)``."""
+    """Return the color of each bin ``(N, 3)``; black and white stay exact."""
     max_level = (1 << _BITS) - 1
     channels = np.stack([bins >> 2 * _BITS, bins >> _BITS & max_level, bins & max_level], 1)
     return channels.astype(np.float32) * np.float32(255 / max_level)

@@ -1,1 +1,1 @@
-"""Frames to windows: `plan` says which frames make which window, `Stack` cuts a stream by it."""
+"""Frames to windows: `plan` lists the frames of each window, `stack` cuts a stream by it."""

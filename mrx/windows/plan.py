@@ -1,4 +1,4 @@
-"""Which frames make which window. Integers only: no tensors, no rounding."""
+"""The frames of each window, in integers: no tensors, no rounding."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from mrx.errors import UsageError
 
 @dataclass(frozen=True)
 class WindowRule:
-    """How a stream of frames is cut into windows.
+    """A rule that cuts a stream of frames into windows.
 
     Attributes:
         length: frames in a window
         step: frames from one window's start to the next
         dilation: frames from one frame of a window to the next
-        segments: None for every window; N for one at the centre of each of N equal parts
-        across_segments: a window has one frame of each of `length` neighbouring parts, its centre, instead
-            of frames `dilation` apart; N - length + 1 windows
-        tail: drop a last window that runs past the end, or repeat the last frame
+        segments: None for every window; N for one at the center of each of N equal parts
+        across_segments: take the center frames of `length` adjacent parts as a window, instead of
+            frames `dilation` apart; N - length + 1 windows
+        tail: drop a last window that runs past the end, or fill it with the last frame
     """
 
     length: int
@@ -32,37 +32,38 @@ class WindowRule:
         for name in ("length", "step", "dilation", "segments"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"{name}={value}: a window's {name} is at least 1")
+                raise UsageError(f"{name}={value}: must be at least 1")
         if self.across_segments and (self.segments or 0) < self.length:
             raise UsageError(
-                f"segments={self.segments}: windows of {self.length} frames, each of another "
-                f"segment, need at least {self.length}; give a dilation for windows inside of one"
+                f"segments={self.segments}: windows of {self.length} frames, one of each segment, "
+                f"need at least {self.length}. Give a dilation to take windows inside segments"
             )
 
     @property
     def span(self) -> int:
-        """Frames from the first of a window to its last, both counted."""
+        """The number of frames from the first of a window to its last, both included."""
         return (self.length - 1) * self.dilation + 1
 
     @property
     def recorded_dilation(self) -> int:
-        """What is recorded as dilation: 0 across segments, where it follows the video's length."""
+        """The dilation that is stored with the maps; 0 across segments."""
+        # Across segments the distance between frames depends on the length of each video.
         return 0 if self.across_segments else self.dilation
 
     @property
     def min_frames(self) -> int:
-        """The shortest video that gives a window; across segments, one of a frame for each."""
+        """The length of the shortest video that has a window."""
         if self.tail == "repeat":
             return 1
         return self.segments if self.across_segments and self.segments else self.span
 
 
 def plan_starts(frames: int, rule: WindowRule, *, first: int = 0) -> Iterable[int]:
-    """Where the windows of a video with so many frames start.
+    """List the start of each window of a video with `frames` frames.
 
-    Segments follow the papers' test rule: the centre of each of N equal parts of the possible
-    starts, ``floor((2 s + 1) (frames - span + 1) / (2 N))``. Where the video is shorter than a
-    window, a repeated tail leaves the one start 0. Windows across segments start at the centres of
+    Segments follow the papers' test rule: the center of each of N equal parts of the possible
+    starts, ``floor((2 s + 1) (frames - span + 1) / (2 N))``. A video shorter than a window has the
+    single start 0 if the tail is repeated. Windows across segments start at the centers of equal
     parts of all frames.
     """
     if rule.segments is None:
@@ -74,10 +75,12 @@ def plan_starts(frames: int, rule: WindowRule, *, first: int = 0) -> Iterable[in
 
 
 def count_windows(frames: int, rule: WindowRule, *, first: int = 0) -> int:
-    """How many windows a video with so many frames has, without making them.
+    """Return the number of windows of a video with `frames` frames, without listing them.
 
-    >>> count_windows(7, WindowRule(length=3, step=3)), count_windows(7, WindowRule(length=3, step=3, tail="repeat"))
-    (2, 3)
+    >>> count_windows(7, WindowRule(length=3, step=3))
+    2
+    >>> count_windows(7, WindowRule(length=3, step=3, tail="repeat"))
+    3
     """
     if rule.segments is None:
         return len(_plan_all_starts(frames, rule, first))
@@ -91,12 +94,12 @@ def _plan_all_starts(frames: int, rule: WindowRule, first: int) -> range:
 
 
 def list_window_frames(start: int, rule: WindowRule, *, frames: int) -> list[int]:
-    """The frames of the window at `start`; past the end the last frame stands in."""
+    """List the frames of the window at `start`; the last frame fills a window past the end."""
     return [min(start + i * rule.dilation, frames - 1) for i in range(rule.length)]
 
 
 def plan_windows(frames: int, rule: WindowRule, *, first: int = 0) -> list[list[int]]:
-    """All windows of a video with so many frames.
+    """List the frames of each window of a video with `frames` frames.
 
     >>> plan_windows(7, WindowRule(length=3, step=3))
     [[0, 1, 2], [3, 4, 5]]
@@ -107,12 +110,13 @@ def plan_windows(frames: int, rule: WindowRule, *, first: int = 0) -> list[list[
     >>> plan_windows(100, WindowRule(length=2, step=1, segments=4, across_segments=True))
     [[12, 37], [37, 62], [62, 87]]
     """
-    begins = plan_starts(frames, rule, first=first)
+    starts = plan_starts(frames, rule, first=first)
     if not rule.across_segments or rule.segments is None:
-        return [list_window_frames(start, rule, frames=frames) for start in begins]
+        return [list_window_frames(start, rule, frames=frames) for start in starts]
     centers = [_center_of_part(s, rule.segments, frames) for s in range(rule.segments)]
-    return [centers[s : s + rule.length] for s, _ in enumerate(begins)]
+    return [centers[s : s + rule.length] for s, _ in enumerate(starts)]
 
 
 def _center_of_part(part: int, num_parts: int, num_places: int) -> int:
+    # num_places = 100, num_parts = 4 -> 12, 37, 62, 87
     return (2 * part + 1) * num_places // (2 * num_parts)

@@ -1,4 +1,4 @@
-"""A stream of frames to batches of windows, holding no more than the frames still needed."""
+"""A stream of frames to batches of windows, holding only the frames still needed."""
 
 from collections.abc import Iterator
 
@@ -9,26 +9,28 @@ from mrx.errors import ShapeError
 from mrx.records import Clips, Frames
 from mrx.windows.plan import WindowRule, list_window_frames, plan_windows
 
-GATHER_BYTES = 32 * 2**20  # windows that overlap are copies: many could outgrow their frames
+# Gathered windows are copies. Overlapping ones could take many times the memory of their frames.
+GATHER_BYTES = 32 * 2**20
 
 
 class WindowStacker:
-    """Cut a stream of `Frames` into `Clips` by a rule.
+    """Cuts a stream of `Frames` into `Clips` by a rule.
 
-    Push what the decoder yields, then `finish_stream`: together they give exactly the windows of
-    `plan(n, rule)`, in order. Every window is a view of the frames where they lie in one piece.
+    `push_frames` for all frames and then `finish_stream` yield exactly the windows of
+    `plan_windows(n, rule)`, in order. Windows are views of the frames; those of segments and of a
+    repeated tail are copies.
 
     Args:
-        rule: which windows
-        frames: the length of the stream, which only segments need to know before its end
-        batch_values: the most in the maps of a batch, where each has as many as a frame
+        rule: the windows to cut
+        frames: the length of the stream; only segments need it
+        batch_values: the number of values in a batch's maps, if a map has as many as a frame
     """
 
     def __init__(
         self, rule: WindowRule, *, frames: int | None = None, batch_values: int = GATHER_BYTES
     ) -> None:
         if rule.segments is not None and frames is None:
-            raise ValueError("windows by segments need to know how many frames there are")
+            raise ValueError("windows by segments need the number of frames in advance")
         self.rule = rule
         self._batch_values = batch_values
         self._planned_windows = None if frames is None else plan_windows(frames, rule)
@@ -37,11 +39,11 @@ class WindowStacker:
         self._num_seen = 0
 
     def list_wanted_positions(self) -> set[int]:
-        """The positions that segments need; the others need not be converted."""
+        """Return the positions of the frames that segments need; the others may be left out."""
         return {position for chosen in self._planned_windows or [] for position in chosen}
 
     def push_frames(self, frames: Frames) -> Iterator[Clips]:
-        """Take the next frames of the stream; yield the windows that they complete."""
+        """Add the next frames of the stream, and yield the windows that they complete."""
         self._hold_frames(frames)
         self._num_seen = int(frames.position[-1]) + 1
         if self._planned_windows is None:
@@ -50,7 +52,7 @@ class WindowStacker:
             yield from self._cut_segments(self._planned_windows)
 
     def finish_stream(self) -> Iterator[Clips]:
-        """The stream has ended: yield what a repeated tail adds."""
+        """Yield the windows that a repeated tail adds at the end of the stream."""
         if (
             self._planned_windows is None
             and self.rule.tail == "repeat"
@@ -82,6 +84,8 @@ class WindowStacker:
         count = (self._num_seen - self._next - rule.span) // rule.step + 1
         if count > 0:
             skip = self._next - int(held.position[0])
+            # span = 5, dilation = 2: views of frames 0..4, 0 + step..4 + step, ...; of each every
+            # second frame is kept, so a window of 3 frames costs no copy.
             views = held.data[skip:].unfold(0, rule.span, rule.step)[:count, ..., :: rule.dilation]
             ends = skip + np.arange(count)[:, None] * rule.step + [0, rule.span - 1]
             data = views.permute(0, 4, 3, 1, 2)  # (B, H, W, C, T) → (B, T, C, H, W)
@@ -97,14 +101,15 @@ class WindowStacker:
         yield from self._gather_windows(planned[self._next : ready])
         self._next = ready
         if self._held_frames is not None and ready < len(planned):
-            self._held_frames = self._held_frames[
-                int(np.searchsorted(self._held_frames.position, planned[ready][0])) :
-            ]
+            # Starts never decrease, so frames before the next window are not needed again.
+            first = int(np.searchsorted(self._held_frames.position, planned[ready][0]))
+            self._held_frames = self._held_frames[first:]
 
     def _gather_windows(self, windows: list[list[int]]) -> Iterator[Clips]:
         held = self._held_frames
         if not windows or held is None:
             return
+        # The stream may skip frames: held.position = [16, 20, 48, 52], window [48, 52] -> [2, 3]
         positions = np.searchsorted(held.position, np.array(windows))
         for part in self._split_batches(len(positions), held):
             places = positions[part]

@@ -39,7 +39,7 @@ def test_without_temporal_pools_all_frames_stay():
         assert net(torch.empty(2, 1, 3, 64, 64)).shape == (2, 7)
 
 
-def test_it_costs_what_the_specification_counted():
+def test_operations_and_parameters_match_the_specification():
     with torch.device("meta"):
         nets = I3D(400), I3D(400, temporal_pools=False)
     pooled, whole = (count_operations(net, (1, 8, 3, 224, 224)) for net in nets)
@@ -58,7 +58,7 @@ def test_names_are_those_of_the_common_port(net):
 
 
 class Probe(nn.Module):
-    """Doubles maps and remembers their shape."""
+    """Double maps and remember their shape."""
 
     def forward(self, maps):
         self.shape = maps.shape
@@ -96,7 +96,7 @@ def test_a_module_put_in_is_named_by_its_place():
         I3D(7, insert={"Mixed_3d": nn.Identity()})
 
 
-def test_what_cannot_be_meant_is_refused(net):
+def test_unknown_layers_and_wrong_shapes_are_refused(net):
     with pytest.raises(ValueError, match="until=Mixed_6a: choose from"):
         net.compute_features(torch.rand(1, 8, 3, 32, 32), "Mixed_6a")
     for shape in ((1, 3, 8, 32, 32), (8, 3, 32, 32), (1, 2, 3, 32, 32), (1, 4, 3, 0, 9)):

@@ -10,7 +10,7 @@ NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
 def torchvision_names():
-    """The names of torchvision's MobileNet-V2, in its order."""
+    """Return the names of torchvision's MobileNet-V2, in its order."""
     names = []
     for i in range(19):
         if i in (0, 18):
@@ -43,7 +43,7 @@ def test_the_blocks_that_widen_and_add_are_shifted():
 
 
 @pytest.mark.parametrize(("stem", "multiply_adds"), [(3, 300_774_272), (7, 348_943_232)])
-def test_a_frame_costs_what_is_known(stem, multiply_adds):
+def test_a_frame_costs_the_published_operations(stem, multiply_adds):
     with torch.device("meta"):
         net = MobileNetV2(segments=1, stem=stem)
     found = count_operations(net, (1, 3, 224, 224))

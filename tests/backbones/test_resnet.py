@@ -1,6 +1,6 @@
 import pytest
 import torch
-from support.flows import golden
+from support.flows import load_golden_arrays
 from support.official import clip_of, motion_squeeze_state
 
 from mrx.backbones.resnet import ResNet, set_channels, set_dropout
@@ -12,7 +12,7 @@ COUNTS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 
 
 def expand(name):
-    """The names that a layer has in a state dict."""
+    """Return a layer's names in a state dict."""
     if "bn" in name or name.endswith("downsample.1"):
         rest = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     else:
@@ -21,7 +21,7 @@ def expand(name):
 
 
 def torchvision_names(depth):
-    """The names of torchvision's ResNet, in its order."""
+    """Return the names of torchvision's ResNet, in its order."""
     layers = ["conv1", "bn1"]
     for i, count in enumerate(COUNTS[depth]):
         for j in range(count):
@@ -52,7 +52,7 @@ def test_shapes_are_torchvisions():
 
 
 def test_tsm_resnet18_gives_the_official_logits(tmp_path):
-    file = golden("matching_net_R18_tsm")
+    file = load_golden_arrays("matching_net_R18_tsm")
     net = ResNet(18, 11, segments=4, shift="zero").eval()
     torch.save(motion_squeeze_state(net, file), tmp_path / "a.pth")
     load_checkpoint(net, tmp_path / "a.pth")
@@ -63,7 +63,7 @@ def test_tsm_resnet18_gives_the_official_logits(tmp_path):
     torch.testing.assert_close(clips, torch.from_numpy(file["consensus"]), rtol=1e-4, atol=1e-5)
 
 
-def test_without_the_shift_frames_do_not_meet():
+def test_without_the_shift_frames_do_not_mix():
     net = ResNet(18, 5, segments=4).eval()
     clip = torch.rand(1, 4, 3, 32, 32)
     with torch.inference_mode():
@@ -74,7 +74,7 @@ def test_without_the_shift_frames_do_not_meet():
         assert not torch.allclose(shifted.frame_logits(clip), alone)
 
 
-def test_the_shift_mixes_neighbours_only():
+def test_the_shift_mixes_neighbors_only():
     net = ResNet(18, 5, segments=4, shift="zero").eval()
     clip = torch.rand(1, 4, 3, 32, 32)
     other = clip.clone()
@@ -102,24 +102,24 @@ def test_features_are_the_maps_of_a_layer(depth):
         net.compute_features(clip, "conv1")
 
 
-def test_clips_of_a_batch_do_not_meet():
+def test_clips_of_a_batch_do_not_mix():
     net = ResNet(18, 5, segments=4, shift="circulant").eval()
     clip = torch.rand(2, 4, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(net(clip), torch.cat([net(one[None]) for one in clip]))
 
 
-def test_other_channels_start_from_the_mean_over_the_colours():
+def test_other_channels_start_from_the_mean_over_the_colors():
     net = ResNet(18, 5, segments=2).eval()
-    grey = torch.rand(1, 2, 1, 32, 32)
+    gray = torch.rand(1, 2, 1, 32, 32)
     with torch.inference_mode():
-        expected = net.compute_features(grey.expand(-1, -1, 3, -1, -1))
+        expected = net.compute_features(gray.expand(-1, -1, 3, -1, -1))
         set_channels(net, 10)
-        found = net.compute_features(0.3 * grey.expand(-1, -1, 10, -1, -1))
+        found = net.compute_features(0.3 * gray.expand(-1, -1, 10, -1, -1))
     torch.testing.assert_close(found, expected)
 
 
-def test_features_are_dropped_once_a_recipe_says_so():
+def test_dropout_can_be_set_after_construction():
     net = ResNet(18, 5, segments=2)
     assert net.dropout.p == 0
     set_dropout(net, 0.5)
@@ -133,7 +133,7 @@ def test_every_parameter_learns_from_a_clip():
     assert net.fc.weight.std() < 0.0012
 
 
-def test_what_cannot_be_meant_is_refused():
+def test_unknown_depths_and_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="depth=34: choose from 18, 50"):
         ResNet(34)
     with pytest.raises(ShapeError, match=r"clips \(B, 8, C, H, W\)"):

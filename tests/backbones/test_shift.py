@@ -1,6 +1,6 @@
 import pytest
 import torch
-from support.flows import golden
+from support.flows import load_golden_arrays
 
 from mrx.backbones.mobilenet import MobileNetV2
 from mrx.backbones.resnet import ResNet
@@ -14,7 +14,7 @@ from mrx.models.proposals import CorrespondenceProposal
     ("mode", "expected"), [("zero", "zero_ms"), ("zero", "mit"), ("circulant", "circulant_ms")]
 )
 def test_it_shifts_as_the_official_codes_do(mode, expected):
-    file = golden("matching_tsm_shift")
+    file = load_golden_arrays("matching_tsm_shift")
     maps = torch.from_numpy(file["x"])
     shifted = temporal_shift(maps, int(file["T"]), mode)
     assert torch.equal(shifted, torch.from_numpy(file[expected]))
@@ -28,7 +28,7 @@ def test_channels_that_eight_does_not_divide_keep_their_rest():
     assert torch.equal(shifted[4:, 2:4], maps[3:5, 2:4])
 
 
-def test_clips_of_a_batch_do_not_meet():
+def test_clips_of_a_batch_do_not_mix():
     maps = torch.rand(8, 16, 2, 2)
     alone = torch.cat([temporal_shift(clip, 4, "circulant") for clip in maps.split(4)])
     assert torch.equal(temporal_shift(maps, 4, "circulant"), alone)
@@ -41,7 +41,7 @@ def test_the_shift_is_differentiable_and_leaves_its_input():
     assert torch.equal(maps, before)
 
 
-def test_the_module_has_no_state_and_says_what_it_does():
+def test_the_module_has_no_state_and_shows_its_options():
     module = TemporalShift(4, "circulant")
     assert module.state_dict() == {}
     assert repr(module) == "TemporalShift(segments=4, mode='circulant')"
@@ -59,7 +59,7 @@ def test_clips_become_frames_and_their_logits_a_mean():
 
 @pytest.mark.parametrize("segments", [-1, 0])
 def test_clips_of_no_frames_are_refused(segments):
-    message = f"segments={segments}: a clip has at least"
+    message = f"segments={segments}: must be at least"
     for kind in (ResNet, MobileNetV2):
         with pytest.raises(ShapeError, match=message):
             kind(classes=5, segments=segments)
@@ -75,5 +75,5 @@ def test_clips_of_no_frames_are_refused(segments):
 def test_other_numbers_of_frames_are_refused(shape):
     with pytest.raises(ShapeError, match=r"clips \(B, 3, C, H, W\) or frames"):
         flatten_clips(torch.zeros(shape), 3)
-    with pytest.raises(ShapeError, match=r"takes frames \(B \* 3, ...\), got \(4, 8, 2, 2\)"):
+    with pytest.raises(ShapeError, match=r"expected frames \(B \* 3, ...\), got \(4, 8, 2, 2\)"):
         temporal_shift(torch.zeros(4, 8, 2, 2), 3)

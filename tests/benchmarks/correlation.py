@@ -1,4 +1,4 @@
-"""Local correlation against two plain formulations: CPU time in turn, and peak memory of each.
+"""Compare local correlation with two plain formulations, by CPU time and peak memory.
 
 python tests/benchmarks/correlation.py [--pairs 7] [--side 28] [--patch 15] [--repeats 5]
 """
@@ -18,12 +18,14 @@ from mrx.ops.matching import correlate
 
 
 def by_unfold(first, second, patch):
+    """Correlate with a copy of all patches."""
     n, c, h, w = first.shape
     around = F.unfold(second, patch, padding=patch // 2).view(n, c, patch**2, h, w)
     return (first[:, :, None] * around).sum(1)
 
 
 def by_shifts(first, second, patch):
+    """Correlate one displacement after another."""
     reach, (h, w) = patch // 2, first.shape[2:]
     wide = F.pad(second, [reach] * 4)
     places = ((y, x) for y in range(patch) for x in range(patch))
@@ -31,20 +33,22 @@ def by_shifts(first, second, patch):
 
 
 def by_blocks(first, second, patch):
+    """Correlate with the function of mrx."""
     return correlate(first, second, patch=patch)
 
 
 WAYS = {"unfold": by_unfold, "shifts": by_shifts, "mrx": by_blocks}
 
 
-def features(options, channels):
+def make_features(options, channels):
+    """Make two random feature maps."""
     generator = torch.Generator().manual_seed(0)
     shape = (2, options.pairs, channels, options.side, options.side)
     return torch.rand(shape, generator=generator).unbind(0)
 
 
-def peak(options, channels, way):
-    """Peak memory in MB of a process that does it once, above one that only makes the features."""
+def measure_peak(options, channels, way):
+    """Measure the peak memory of one correlation in MB, above that of making the features."""
     words = [f"--{k}={v}" for k, v in vars(options).items() if k not in ("channels", "way")]
     command = [sys.executable, __file__, *words, f"--channels={channels}"]
     peaks = [
@@ -55,7 +59,8 @@ def peak(options, channels, way):
 
 
 def run_once(options):
-    first, second = features(options, options.channels)
+    """Run one way in this process, and print its peak memory in MB."""
+    first, second = make_features(options, options.channels)
     with torch.inference_mode():
         if options.way != "none":
             WAYS[options.way](first, second, options.patch)
@@ -76,7 +81,7 @@ def main():
         return
     print(f"torch {torch.__version__}, {options.pairs} pairs, patch {options.patch}, one thread")
     for channels in (64, 128, 512):
-        first, second = features(options, channels)
+        first, second = make_features(options, channels)
         taken = {name: [] for name in WAYS}
         with torch.inference_mode():
             for _ in range(options.repeats):
@@ -90,7 +95,7 @@ def main():
             print(
                 f"{size:<10} {name:<7} {statistics.median(times):8.2f} ms a pair, "
                 f"{statistics.median(ratios):6.1f} times mrx; "
-                f"peak {peak(options, channels, name):6.0f} MB"
+                f"peak {measure_peak(options, channels, name):6.0f} MB"
             )
 
 

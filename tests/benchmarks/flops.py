@@ -1,4 +1,4 @@
-"""The table of FLOPs of MotionSqueeze's supplement beside our count, by its convention.
+"""Print the FLOPs table of MotionSqueeze's supplement beside our count, by its convention.
 
 python tests/benchmarks/flops.py
 """

@@ -1,9 +1,9 @@
-"""The half of gpu.py that is no kernel: decoding by threads and processes, and the whole way.
+"""Measure decoding and whole extraction for gpu.py.
 
-Clips are made on the spot: a moving texture in H.264. Decoding is PyAV's with the conversion to RGB
-in the shortest loop there is, by so many threads of one process, or by four processes of four. The
-whole way is `mrx extract`'s, in one process, in turn with decoding alone by as many threads; its
-shares tell how busy each stage was, decoding as the mean of its threads.
+The clips are generated: a moving texture in H.264. Decoding is a short loop over PyAV with the
+conversion to RGB, in a number of threads of one process, or in four processes of four threads. The
+extraction is that of `mrx extract` in one process, in turn with decoding alone by as many threads.
+Its shares show the busy time of each stage; that of decoding is the mean of its threads.
 """
 
 import functools
@@ -24,49 +24,53 @@ THREADS = (1, 4, 8, 16)
 PROCESSES = (4, 4)  # and the threads of each
 MEMORY = Path("/dev/shm")
 FRAMES, QUICK_FRAMES = 300, 12
-HEAVY_SHARE = 4  # methods of flow get a clip so many times shorter
+HEAVY_SHARE = 4  # divides the clip length for methods of flow
 REPEATS = 3
 
 
-def run(machine, report, *, frames=None, disk=None):
-    """Rows of both parts; ratios to decoding by method, and ``threads``, the gain of 16 on 720p."""
+def run_pipeline(machine, report, *, frames=None, disk=None):
+    """Report both parts; return the ratio to decoding by method, and the gain of 16 ``threads``."""
     for package in NEEDED:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            report.row("pipeline", "all of it", skipped=str(error))
+            report.write_row("pipeline", "all of it", skipped=str(error))
             return {}
     frames = frames or (QUICK_FRAMES if machine.quick else FRAMES)
-    found = decoding(machine, report, frames)
+    found = measure_decoding(machine, report, frames)
     for kind, folder in (("memory", MEMORY), ("disk", disk)):
         if folder is not None and not folder.is_dir():
-            report.row("whole way", kind, skipped=f"{folder} is not a folder here")
+            report.write_row("whole way", kind, skipped=f"{folder} is not a folder here")
             continue
         for name in methods.list_method_names():
-            if report.late("whole way"):
+            if report.is_late("whole way"):
                 return found
-            ratio = whole_way(machine, report, name, kind=kind, folder=folder, frames=frames)
+            ratio = measure_extraction(
+                machine, report, name, kind=kind, folder=folder, frames=frames
+            )
             if ratio is not None:
                 found[name] = min(ratio, found.get(name, ratio))
     return found
 
 
-def decoding(machine, report, frames):
-    """Frames/s of decoding alone; what 16 threads gain over one at 720p."""
+def measure_decoding(machine, report, frames):
+    """Report frames/s of decoding alone; return the gain of 16 threads over one at 720p."""
     from mrx.bench import clip
 
     gains = {}
     threads = THREADS[:2] if machine.quick else THREADS
     with tempfile.TemporaryDirectory() as scratch:
         for name, size in SIZES.items():
-            if report.late("decoding"):
+            if report.is_late("decoding"):
                 return {}
             path = Path(scratch) / f"{name}.mp4"
             clip.write_texture_clip(path, frames, size)
             decode = functools.partial(clip.decode_clip, str(path), size, "rgb")
             decode()
-            ways = {f"{n} threads": functools.partial(by_threads, decode, n) for n in threads}
-            ways["4 processes of 4"] = functools.partial(by_processes, decode)
+            ways = {
+                f"{n} threads": functools.partial(decode_by_threads, decode, n) for n in threads
+            }
+            ways["4 processes of 4"] = functools.partial(decode_by_processes, decode)
             taken = {way: [] for way in ways}
             for _ in range(1 if machine.quick else REPEATS):
                 for way, measure in ways.items():
@@ -74,27 +78,29 @@ def decoding(machine, report, frames):
             rates = {way: statistics.median(every) for way, every in taken.items()}
             for way, rate in rates.items():
                 ratio = rate / rates["1 threads"]
-                report.row("decoding", f"{name} {way}", frames_per_s=rate, to_one_thread=ratio)
+                report.write_row(
+                    "decoding", f"{name} {way}", frames_per_s=rate, to_one_thread=ratio
+                )
                 gains[name, way] = ratio
     gain = gains.get(("1280x720", "16 threads"))
     return {"threads": gain} if gain else {}
 
 
-def by_threads(decode, count):
-    """Frames/s where each of so many threads decodes the clip twice."""
+def decode_by_threads(decode, count):
+    """Measure frames/s of a number of threads that decode the clip twice each."""
     with ThreadPoolExecutor(count) as pool:
         began = time.perf_counter()
         frames = sum(pool.map(lambda _: decode(), range(2 * count)))
         return frames / (time.perf_counter() - began)
 
 
-def by_processes(decode):
-    """The same by processes, their start left out."""
+def decode_by_processes(decode):
+    """Measure frames/s of several processes of several threads, without their start."""
     processes, threads = PROCESSES
     context = multiprocessing.get_context("spawn")
     begin, results = context.Barrier(processes), context.Queue()
     arguments = (decode, threads, begin, results)
-    running = [context.Process(target=worker, args=arguments) for _ in range(processes)]
+    running = [context.Process(target=run_worker, args=arguments) for _ in range(processes)]
     for one in running:
         one.start()
     rates = [results.get() for _ in running]
@@ -103,16 +109,18 @@ def by_processes(decode):
     return sum(rates)
 
 
-def worker(decode, threads, begin, results):
+def run_worker(decode, threads, begin, results):
+    """Measure the threads of one process, after all processes are ready."""
     decode()
     begin.wait()
-    results.put(by_threads(decode, threads))
+    results.put(decode_by_threads(decode, threads))
 
 
-def whole_way(machine, report, name, *, kind, folder, frames):
-    """One method from clips to a shard in a folder; its ratio to decoding alone."""
+def measure_extraction(machine, report, name, *, kind, folder, frames):
+    """Report the extraction by one method to a folder; return its ratio to decoding alone."""
     from mrx.bench.bench_records import BenchOptions
     from mrx.bench.measure import BenchRunner
+    from mrx.pipeline.hardware import configure_process
 
     if methods.find_method(name).cost == "heavy":
         frames = max(frames // HEAVY_SHARE, 6)
@@ -120,17 +128,17 @@ def whole_way(machine, report, name, *, kind, folder, frames):
     asked = BenchOptions(
         (name,), size=size, frames=frames, batches=(), device=str(machine.device), repeats=REPEATS
     )
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, configure_process():
         bench = BenchRunner(asked, Path(scratch))
-        needed = space(bench)
+        needed = estimate_space(bench)
         if shutil.disk_usage(scratch).free < needed:
             reason = f"{scratch} has no {needed / 1e6:.0f} MB free"
-            report.row("whole way", f"{name} to {kind}", skipped=reason)
+            report.write_row("whole way", f"{name} to {kind}", skipped=reason)
             return None
         (_, row) = bench.run().rows
     busy = {stage: f"{share:.0%}" for stage, share in row.more["busy"].items()}
     ratio = row.more["to_decoding"]["p50"]
-    report.row(
+    report.write_row(
         "whole way",
         f"{name} to {kind}",
         frames_per_s=row.per_second,
@@ -143,10 +151,10 @@ def whole_way(machine, report, name, *, kind, folder, frames):
     return ratio
 
 
-def space(bench):
-    """More bytes than one pass of the whole way writes."""
-    (lane,) = bench.lanes
-    width, height = bench.size
-    channels, rows, columns = lane.module.output_shape(height, width)
-    maps = max(1, 2 * bench.threads) * (bench.frames // lane.rule.step + 1)
-    return maps * channels * rows * columns * lane.encoding.itemsize + 2**24
+def estimate_space(bench):
+    """Estimate an upper bound of the bytes that one pass of the extraction writes."""
+    (method_run,) = bench.method_runs
+    width, height = bench.clip.size
+    channels, rows, columns = method_run.module.output_shape(height, width)
+    maps = max(1, 2 * bench.threads) * (bench.clip.num_frames // method_run.rule.step + 1)
+    return maps * channels * rows * columns * method_run.encoding.itemsize + 2**24

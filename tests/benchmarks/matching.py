@@ -1,11 +1,12 @@
-"""The displacements of `ms` against optical flow: end-point error, what its confidence says, time.
+"""Compare the displacements of `ms` with optical flow: error, use of the confidence, CPU time.
 
-Photographs of scikit-image are moved by whole and broken shifts, turned and zoomed, one moves in
-front of another, and FOLDER has pairs with true flow; every method's flow is compared with the
-truth as means of cells of 8x8 pixels, away from the border and where the target is in the frame.
-`ms` was chosen by all of them but the fresh ones, of whose pictures it had seen other motions: they
-had shown that noise must not count as texture, and that repeated patterns need other starts; which
-starts was chosen by the further pictures. One thread each, CPU time of the process.
+Photographs of scikit-image are shifted by whole and fractional pixels, turned and zoomed; one moves
+in front of another; and FOLDER has pairs with true flow. The flow of every method is compared with
+the truth as means over cells of 8x8 pixels, away from the border and where the target is in the
+frame. The design of `ms` was chosen on all sets except the fresh ones. Other motions of the fresh
+pictures had shown that noise must not count as texture and that repeated patterns need other
+starting points; these were then chosen on the further pictures. Each method has one thread, and
+times are CPU times of the process.
 
     python tests/benchmarks/matching.py [FOLDER] [--repeats 5] [--only NAME]
 
@@ -61,17 +62,17 @@ OBJECTS = {
     "object -14,-20": ((-14, -20), (0, 0)),
     "object 36,-9": ((36, -9), (10, 4)),
 }
-"""Of a disc of another picture, and of what is behind it."""
+"""Shifts of a disc of another picture, and of the picture behind it."""
 FRESH = ("rocket", "coins", "immunohistochemistry", "brick", "gravel", "clock", "page", "retina")
 FURTHER = ("moon", "hubble_deep_field", "text", "cell", "grass", "horse", "microaneurysms")
 REAL = ("mb_", "sintel_")
-"""How the names of scenes begin whose confidence is looked at."""
+"""Prefixes of the scenes whose confidence is evaluated."""
 
 SIZES = (0, 1, 4, 8, 16, 40, 1000)
-"""Where true motions are parted by their length, in pixels."""
+"""Limits of the length classes of true motion, in pixels."""
 
 
-def photograph(name):
+def load_photograph(name):
     image = getattr(skimage.data, name)()
     image = 255 * image.astype(np.uint8) if image.dtype == bool else image
     image = image if image.ndim == 3 else np.repeat(image[..., None], 3, -1)
@@ -79,8 +80,8 @@ def photograph(name):
     return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 
-def move(image, turn, zoom, dx, dy):
-    """The picture moved, and the affine map (2, 3) that did it, about the picture's centre."""
+def move_picture(image, turn, zoom, dx, dy):
+    """Move a picture about its center; return it and the affine map (2, 3) used."""
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -turn, zoom)
     matrix[:, 2] += dx, dy
@@ -90,27 +91,31 @@ def move(image, turn, zoom, dx, dy):
     return moved, matrix
 
 
-def crop(image):
+def crop_middle(image):
     top, left = ((side - CROP) // 2 for side in image.shape[:2])
     return image[top : top + CROP, left : left + CROP]
 
 
-def noisy(image, random):
+def add_noise(image, random):
     return np.clip(image + random.normal(0, 2, image.shape), 0, 255).round().astype(np.uint8)
 
 
 def affine_pair(name, motion, random):
-    first = photograph(name)
-    second, matrix = move(first, *motion)
+    first = load_photograph(name)
+    second, matrix = move_picture(first, *motion)
     y, x = np.mgrid[: first.shape[0], : first.shape[1]].astype(float)
     there = np.stack([x, y, np.ones_like(x)], -1) @ matrix.T
     truth = there - np.stack([x, y], -1)
-    return noisy(crop(first), random), noisy(crop(second), random), crop(truth)
+    return (
+        add_noise(crop_middle(first), random),
+        add_noise(crop_middle(second), random),
+        crop_middle(truth),
+    )
 
 
 def object_pair(names, motions, random):
-    """A disc of one picture moves in front of another picture, which moves otherwise."""
-    behind, front = (photograph(name) for name in names)
+    """Make a pair in which a disc of one picture moves in front of another moving picture."""
+    behind, front = (load_photograph(name) for name in names)
     front = cv2.resize(front, behind.shape[1::-1])
     (dx, dy), (back_dx, back_dy) = motions
     y, x = np.mgrid[: behind.shape[0], : behind.shape[1]].astype(float)
@@ -119,10 +124,16 @@ def object_pair(names, motions, random):
     later = (x - middle_x - dx) ** 2 + (y - middle_y - dy) ** 2 < 40**2
     first = np.where(disc[..., None], front, behind)
     second = np.where(
-        later[..., None], move(front, 0, 1, dx, dy)[0], move(behind, 0, 1, back_dx, back_dy)[0]
+        later[..., None],
+        move_picture(front, 0, 1, dx, dy)[0],
+        move_picture(behind, 0, 1, back_dx, back_dy)[0],
     )
     truth = np.where(disc[..., None], (dx, dy), (back_dx, back_dy)).astype(float)
-    return noisy(crop(first), random), noisy(crop(second), random), crop(truth)
+    return (
+        add_noise(crop_middle(first), random),
+        add_noise(crop_middle(second), random),
+        crop_middle(truth),
+    )
 
 
 def made_pairs(motions):
@@ -131,7 +142,7 @@ def made_pairs(motions):
 
 
 def drawn_pairs(pictures, seed, count=4):
-    """Pictures and motions of their own: each picture by `count` motions that are drawn."""
+    """Make `count` pairs of each picture, with random motions."""
     random = np.random.default_rng(seed)
     found = {}
     for picture in pictures:
@@ -170,19 +181,19 @@ def read_pair(folder):
 
 
 def in_cells(planes, cell=CELL):
-    """Means over cells (H, W, C), from the top left."""
+    """Compute the means over cells of planes (H, W, C), from the top left."""
     height, width = (side // cell * cell for side in planes.shape[:2])
     blocks = planes[:height, :width].reshape(height // cell, cell, width // cell, cell, -1)
     return blocks.mean((1, 3))
 
 
 def in_cell(flow, truth):
-    """How many values of a flow, along each axis, are in a cell of the truth."""
+    """Compute the number of flow values along each axis of a cell of the truth."""
     return CELL // round(truth.shape[0] / flow.shape[0])
 
 
-def errors(flow, truth):
-    """End-point errors of the cells that count, NaN of the others; flow in cells or in pixels."""
+def measure_errors(flow, truth):
+    """Compute the end-point errors of cells, NaN for those left out; flow per cell or pixel."""
     known = in_cells(truth.astype(float))
     found = in_cells(flow, in_cell(flow, truth))[: len(known), : len(known[0])]
     y, x = np.mgrid[: known.shape[0], : known.shape[1]] * CELL + (CELL - 1) / 2
@@ -192,7 +203,7 @@ def errors(flow, truth):
     return np.where(inside, np.linalg.norm(found - known, axis=-1), np.nan)
 
 
-def gray(image):
+def convert_to_gray(image):
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
@@ -200,7 +211,7 @@ def mrx_flow(module):
     def run(before, after):
         frames = np.stack([before, after])
         if module.color == "gray":
-            frames = np.stack([gray(before), gray(after)])[..., None]
+            frames = np.stack([convert_to_gray(before), convert_to_gray(after)])[..., None]
         clip = torch.from_numpy(frames).permute(0, 3, 1, 2)[None]
         with torch.inference_mode():
             return module.extract(clip)[0].permute(1, 2, 0).numpy().astype(float)
@@ -210,14 +221,14 @@ def mrx_flow(module):
 
 def dis_flow(before, after):
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    return dis.calc(gray(before), gray(after), None).astype(float)
+    return dis.calc(convert_to_gray(before), convert_to_gray(after), None).astype(float)
 
 
 def no_flow(before, after):
     return np.zeros((*before.shape[:2], 2))
 
 
-def candidates():
+def list_candidates():
     return {
         "DIS medium": dis_flow,
         "no motion": no_flow,
@@ -227,24 +238,24 @@ def candidates():
     }
 
 
-def clocked(function, *frames):
+def time_call(function, *frames):
     began = time.process_time()
     flow = function(*frames)
     return flow, time.process_time() - began
 
 
-def measure(sets, functions):
-    """For each method and pair its maps, the errors of the cells, and the seconds taken."""
+def measure_methods(sets, functions):
+    """Compute the maps, the errors of the cells and the seconds of each method and pair."""
     found = {}
     for name, function in functions.items():
         for group, pairs in sets.items():
             for pair, (before, after, truth) in pairs.items():
-                maps, taken = clocked(function, before, after)
-                found[name, group, pair] = maps, errors(maps[..., :2], truth), taken
+                maps, taken = time_call(function, before, after)
+                found[name, group, pair] = maps, measure_errors(maps[..., :2], truth), taken
     return found
 
 
-def table_of_errors(sets, functions, found):
+def print_errors(sets, functions, found):
     print("\nend-point error in pixels, mean over pairs, and % of cells within 1 px")
     print(f"{'':<12}" + "".join(f"{name:>19}" for name in sets) + f"{'CPU s':>8}")
     for name in functions:
@@ -257,7 +268,7 @@ def table_of_errors(sets, functions, found):
         print(f"{name:<12}{line}{seconds:8.1f}")
 
 
-def table_of_sizes(sets, functions, found):
+def print_sizes(sets, functions, found):
     print("\nend-point error by the length of the true motion of the cell, in pixels")
     bounds = list(itertools.pairwise(SIZES))
     print(f"{'':<24}" + "".join(f"{f'{a} to {b}':>11}" for a, b in bounds))
@@ -274,7 +285,7 @@ def table_of_sizes(sets, functions, found):
             print(f"{group:<12}{name:<12}{line}")
 
 
-def table_of_pairs(group, pairs, functions, found):
+def print_pairs(group, pairs, functions, found):
     print("\nend-point error of each pair, in pixels")
     width = max(map(len, pairs))
     print(" " * width + "".join(f"{name:>12}" for name in functions))
@@ -283,7 +294,7 @@ def table_of_pairs(group, pairs, functions, found):
         print(f"{pair:<{width}}" + "".join(f"{mean:12.3f}" for mean in means))
 
 
-def table_of_confidence(group, pairs, functions, found):
+def print_confidence(group, pairs, functions, found):
     print("\nerror of the most confident half of the cells, of the other half, and their ratio")
     for name in (name for name in functions if name.startswith("ms")):
         for pair in (pair for pair in pairs if pair.startswith(REAL)):
@@ -295,12 +306,12 @@ def table_of_confidence(group, pairs, functions, found):
             print(f"{name:<10} {pair:<22} {best:7.3f} {rest:7.3f} {best / rest:6.2f}")
 
 
-def table_of_ratios(frames, functions, repeats):
+def print_ratios(frames, functions, repeats):
     print(f"\nCPU time of a 256x340 pair, median of {repeats}; ratio: it / DIS medium")
     taken = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            taken[name].append(clocked(function, *frames)[1])
+            taken[name].append(time_call(function, *frames)[1])
     for name, seconds in taken.items():
         ratios = [b / a for a, b in zip(taken["DIS medium"], seconds, strict=True)]
         print(
@@ -322,7 +333,7 @@ def main():
         f"{os.getloadavg()[0]:.1f}; torch {torch.__version__}, opencv {cv2.__version__}, "
         f"numpy {np.__version__}"
     )
-    functions = candidates()
+    functions = list_candidates()
     if options.only:
         functions = {k: f for k, f in functions.items() if k == "DIS medium" or options.only in k}
     real = {p.name: read_pair(p) for p in sorted(options.folder.iterdir()) if p.is_dir()}
@@ -333,12 +344,12 @@ def main():
         sets[name] = drawn_pairs(pictures, seed)
         sets[f"{name} objects"] = drawn_object_pairs(pictures, seed + 1)
     mrx_flow(TVL1())(*next(iter(real.values()))[:2])  # compiles
-    found = measure(sets, functions)
-    table_of_errors(sets, functions, found)
-    table_of_sizes(sets, functions, found)
-    table_of_pairs("folder", real, functions, found)
-    table_of_confidence("folder", real, functions, found)
-    table_of_ratios(
+    found = measure_methods(sets, functions)
+    print_errors(sets, functions, found)
+    print_sizes(sets, functions, found)
+    print_pairs("folder", real, functions, found)
+    print_confidence("folder", real, functions, found)
+    print_ratios(
         [f[60:316, 100:440].copy() for f in real["mb_RubberWhale"][:2]], functions, options.repeats
     )
 

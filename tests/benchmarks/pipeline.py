@@ -1,9 +1,9 @@
-"""The whole way of a video against bare decoding, side by side in one run.
+"""Compare whole extraction with bare decoding, side by side in one run.
 
-For copies of one clip and the same number of processes: frames/s of PyAV's decoding and conversion
-to RGB alone, then of `mrx extract` with each method, output written; in turn, several times. Start
-of the processes is left out of both: the clock runs from when the last worker to start has ended
-its first video.
+For copies of one clip and the same number of processes, it measures frames/s of decoding by PyAV
+with conversion to RGB, then of `mrx extract` with each method and written output, in turn and
+several times. The start of the processes is left out of both: the clock starts when every worker
+has ended its first video.
 
     python tests/benchmarks/pipeline.py CLIP [--copies 32] [--repeats 5] [--workers 2]
 """
@@ -34,8 +34,8 @@ from mrx.sources import scan
 METHODS = ("mbpm", "dynamic-image", "pa")
 
 
-def bare(files, begin, results):
-    """Decode to RGB as the fastest loop over PyAV does; tell the frames and the seconds."""
+def decode_bare(files, begin, results):
+    """Decode to RGB in a fast loop over PyAV, and put the frames and seconds in the queue."""
     begin.wait()
     began, frames = time.perf_counter(), 0
     for file in files:
@@ -53,11 +53,12 @@ def bare(files, begin, results):
     results.put((frames, time.perf_counter() - began))
 
 
-def bare_rate(files, workers):
+def measure_bare_rate(files, workers):
+    """Measure frames/s of bare decoding by a number of processes."""
     context = multiprocessing.get_context("spawn")
     begin, results = context.Barrier(workers), context.Queue()
     shares = [files[i::workers] for i in range(workers)]
-    running = [context.Process(target=bare, args=(s, begin, results)) for s in shares]
+    running = [context.Process(target=decode_bare, args=(s, begin, results)) for s in shares]
     for one in running:
         one.start()
     ended = [results.get() for _ in running]
@@ -67,7 +68,7 @@ def bare_rate(files, workers):
 
 
 class Watch(Listener):
-    """When rows came."""
+    """Record the rows of a run and their times of arrival."""
 
     def __init__(self):
         self.rows = []
@@ -75,8 +76,8 @@ class Watch(Listener):
     def row(self, row):
         self.rows.append((time.perf_counter(), row))
 
-    def steady(self, workers):
-        """Frames/s from when every worker has ended a video. Workers start one after another."""
+    def compute_steady_rate(self, workers):
+        """Compute frames/s from the time at which every worker has ended a video."""
         rest = iter(self.rows)
         ends = []  # of each worker's last video; its next one begins after that
         while len(ends) < workers:
@@ -86,7 +87,8 @@ class Watch(Listener):
         return sum(row.frames for _, row in rest) / (self.rows[-1][0] - began)
 
 
-def mrx_rate(folder, output, method, workers):
+def measure_mrx_rate(folder, output, method, workers):
+    """Measure frames/s of an extraction by a number of workers."""
     shutil.rmtree(output, ignore_errors=True)
     watch = Watch()
     job = Job(str(output), methods=(method,), decoding=Decoding(short_side=None))
@@ -94,11 +96,11 @@ def mrx_rate(folder, output, method, workers):
         job, scan.find_sources([str(folder)]).sources, workers=workers, listener=watch
     )
     assert summary.exit_code == 0, summary
-    return watch.steady(workers)
+    return watch.compute_steady_rate(workers)
 
 
-def peak_memory(clip, times, method):
-    """Peak memory in MB of one process that extracts the clip `times` times as long."""
+def measure_peak_memory(clip, times, method):
+    """Measure the peak memory in MB of extracting the clip repeated `times` times."""
     program = (
         "import re, sys; from mrx import extract; from mrx.job import Decoding\n"
         "extract(sys.argv[1], sys.argv[2], method=sys.argv[3],"
@@ -107,14 +109,14 @@ def peak_memory(clip, times, method):
     )
     with tempfile.TemporaryDirectory() as scratch:
         longer = Path(scratch) / "longer.mkv"
-        repeat(clip, longer, times)
+        repeat_clip(clip, longer, times)
         command = [sys.executable, "-c", program, str(longer), f"{scratch}/out", method]
         runs = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in "ab"]
         return min(float(ran.stdout) for ran in runs)  # the first may have compiled kernels
 
 
-def repeat(clip, target, times):
-    """The clip several times over in one file, without encoding it again."""
+def repeat_clip(clip, target, times):
+    """Write the clip repeated `times` times to one file, without encoding it again."""
     with av.open(str(target), "w") as out:
         stream = None
         for turn in range(times):
@@ -131,7 +133,8 @@ def repeat(clip, target, times):
                         out.mux(packet)
 
 
-def measure(clip, *, copies, repeats, workers):
+def measure_rates(clip, *, copies, repeats, workers):
+    """Measure the rates of decoding and of each method, and the ratios of both."""
     ratios = {method: [] for method in METHODS}
     rates = {method: [] for method in ("bare", *METHODS)}
     with tempfile.TemporaryDirectory() as scratch:
@@ -141,12 +144,12 @@ def measure(clip, *, copies, repeats, workers):
         for file in files:
             shutil.copy(clip, file)
         for method in METHODS:  # compiles kernels and fills caches
-            mrx_rate(folder, Path(scratch) / "out", method, workers)
+            measure_mrx_rate(folder, Path(scratch) / "out", method, workers)
         for _ in range(repeats):
             for method in METHODS:
-                before = bare_rate(files, workers)
-                rate = mrx_rate(folder, Path(scratch) / "out", method, workers)
-                base = (before + bare_rate(files, workers)) / 2
+                before = measure_bare_rate(files, workers)
+                rate = measure_mrx_rate(folder, Path(scratch) / "out", method, workers)
+                base = (before + measure_bare_rate(files, workers)) / 2
                 rates["bare"].append(base)
                 rates[method].append(rate)
                 ratios[method].append(rate / base)
@@ -165,7 +168,7 @@ def main():
         f"load {os.getloadavg()[0]:.1f}; torch {torch.__version__}, av {av.__version__}, "
         f"opencv {cv2.__version__}, numpy {np.__version__}; kernels {kernels.list_backends()}"
     )
-    rates, ratios = measure(
+    rates, ratios = measure_rates(
         options.clip, copies=options.copies, repeats=options.repeats, workers=options.workers
     )
     print(f"{options.clip.name}, {options.copies} copies, {options.workers} processes")
@@ -177,7 +180,7 @@ def main():
             f"ratio {statistics.median(ratios[method]):.2f} ({spread})"
         )
     for method in METHODS:
-        short, long = (peak_memory(options.clip, n, method) for n in (1, 10))
+        short, long = (measure_peak_memory(options.clip, n, method) for n in (1, 10))
         print(
             f"{method:<20} peak memory {short:.0f} MB, on a 10x longer clip {long:.0f} MB "
             f"(ratio {long / short:.3f})"

@@ -1,11 +1,11 @@
-"""Maps into HDF5: filters inside the library against chunks made outside of its lock.
+"""Compare two ways to write maps to HDF5: filters in the library, and chunks made outside of it.
 
-The plain way gives values to a dataset (``dataset[...] = values``), whose filters then compress and
-sum them inside the library, where one thread at a time may be. `mrx.shards.chunks` makes the bytes
-of each chunk itself, and the library only stores them. Both encode alike, hold one map a chunk with
-a checksum, and are read back and compared before anything is timed. In turn, several times: one
-thread that packs and writes, then two that pack beside one that writes. The CPU time of that writer
-alone bounds the rate, whatever the number of packers.
+The plain way assigns values to a dataset (``dataset[...] = values``), whose filters then compress
+and sum them inside the library, under its global lock. `mrx.shards.chunks` makes the bytes of each
+chunk itself, and the library only stores them. Both use the same encoding and one map a chunk with
+a checksum, and are read back and compared before the timing. Both are timed several times in turn,
+first with one thread that packs and writes, then with two that pack and one that writes. The CPU
+time of that writer limits the rate for any number of packers.
 
     python tests/benchmarks/storage.py [--maps 64] [--repeats 5] [--folder DIR]
 """
@@ -39,24 +39,24 @@ PACKERS = 2
 WAITING = 4  # batches before the writer
 
 
-def field(count, shape, seed=0):
-    """Smooth motion with a little noise, in pixels; not as easy to compress as a drawing."""
+def make_field(count, shape, seed=0):
+    """Make smooth motion in pixels with a little noise, so that it compresses like real maps."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(count, shape[0], 9, 12, generator=generator) * 4
     smooth = torch.nn.functional.interpolate(coarse, shape[1:], mode="bicubic")
     return smooth + torch.randn(smooth.shape, generator=generator) * 0.02
 
 
-def batches(maps):
-    """Maps as a method gives them, a few at a time, each with its place."""
+def split_batches(maps):
+    """Split maps into small batches with their frame indices, as a method gives them."""
     for begin in range(0, len(maps), BATCH):
         data = maps[begin : begin + BATCH]
         places = np.arange(begin, begin + len(data))
         yield Motion(data, np.stack([places, places + 1], 1), np.zeros((len(data), 2)))
 
 
-class Plain:
-    """Values into a dataset, filters in the library."""
+class PlainWriter:
+    """Write values to a dataset, with filters in the library."""
 
     def __init__(self, file, shape, encoding, chosen):
         self.encoding = encoding
@@ -79,8 +79,8 @@ class Plain:
         self.dataset[before:] = raw
 
 
-class Packs:
-    """Chunks made first, as `mrx extract` does."""
+class ChunkWriter:
+    """Write chunks that are made first, as `mrx extract` does."""
 
     def __init__(self, file, shape, encoding, chosen):
         self.encoding, self.chosen = encoding, chosen
@@ -93,15 +93,16 @@ class Packs:
         self.series.append_maps(packed)
 
 
-def alone(way, maps):
-    for motion in batches(maps):
+def write_alone(way, maps):
+    """Prepare and write each batch in this thread."""
+    for motion in split_batches(maps):
         way.write(way.prepare(motion))
 
 
-def beside(way, maps):
-    """Threads that prepare, and this one, which writes in the order of their coming."""
+def write_beside(way, maps):
+    """Prepare batches in threads, and write them in this one in their order of arrival."""
     todo, ready = queue.SimpleQueue(), queue.Queue(WAITING)
-    for motion in batches(maps):
+    for motion in split_batches(maps):
         todo.put(motion)
     count = todo.qsize()
 
@@ -123,8 +124,8 @@ def beside(way, maps):
         thread.join()
 
 
-def store(kind, drive, maps, encoding, chosen, path):
-    """Seconds of writing all maps into a new file: wall, CPU, and CPU of this thread."""
+def store_maps(kind, drive, maps, encoding, chosen, path):
+    """Write all maps to a new file; return wall, CPU and CPU seconds of this thread."""
     path.unlink(missing_ok=True)
     clocks = (time.perf_counter, time.process_time, time.thread_time)
     began = [clock() for clock in clocks]
@@ -133,37 +134,39 @@ def store(kind, drive, maps, encoding, chosen, path):
     return [clock() - start for clock, start in zip(clocks, began, strict=True)]
 
 
-def check(maps, encoding, chosen, paths):
-    """Both files hold the same numbers, checksums included in the reading; their sizes."""
+def check_equal(maps, encoding, chosen, paths):
+    """Assert that both files hold the same values, with valid checksums; return their sizes."""
     for kind, path in paths.items():
-        store(kind, alone, maps, encoding, chosen, path)
-    with h5py.File(paths[Plain]) as first, h5py.File(paths[Packs]) as second:
+        store_maps(kind, write_alone, maps, encoding, chosen, path)
+    with h5py.File(paths[PlainWriter]) as first, h5py.File(paths[ChunkWriter]) as second:
         assert first["maps"].dtype == second["maps"].dtype
         assert np.array_equal(first["maps"][:], second["maps"][:])
     return [path.stat().st_size for path in paths.values()]
 
 
-def measure(maps, dtype, compression, folder, repeats):
+def measure_encoding(maps, dtype, compression, folder, repeats):
+    """Measure the file sizes and the times of both ways with one encoding."""
     encoding = Encoding.from_storage(Storage(dtype=dtype), units="px", bound=20.0)
     chosen = dataset_options(compression, cost="heavy")
-    paths = {Plain: folder / "plain.h5", Packs: folder / "packs.h5"}
-    sizes = check(maps, encoding, chosen, paths)
-    taken = {(kind, drive): [] for drive in (alone, beside) for kind in paths}
+    paths = {PlainWriter: folder / "plain.h5", ChunkWriter: folder / "packs.h5"}
+    sizes = check_equal(maps, encoding, chosen, paths)
+    taken = {(kind, drive): [] for drive in (write_alone, write_beside) for kind in paths}
     for kind, drive in taken:  # threads and caches
-        store(kind, drive, maps, encoding, chosen, paths[kind])
+        store_maps(kind, drive, maps, encoding, chosen, paths[kind])
     for _ in range(repeats):
         for (kind, drive), times in taken.items():
-            times.append(store(kind, drive, maps, encoding, chosen, paths[kind]))
+            times.append(store_maps(kind, drive, maps, encoding, chosen, paths[kind]))
     return sizes, taken
 
 
-def tell(name, count, sizes, taken):
-    for drive, words in ((alone, "1 thread"), (beside, f"{PACKERS} pack, 1 writes")):
+def print_rates(name, count, sizes, taken):
+    """Print the rates of both ways and their ratios."""
+    for drive, words in ((write_alone, "1 thread"), (write_beside, f"{PACKERS} pack, 1 writes")):
         rows = []
-        for kind in (Plain, Packs):
+        for kind in (PlainWriter, ChunkWriter):
             wall, cpu, _ = zip(*taken[kind, drive], strict=True)
             rows += [count / statistics.median(wall), statistics.median(cpu) / count * 1000]
-        pairs = list(zip(taken[Plain, drive], taken[Packs, drive], strict=True))
+        pairs = list(zip(taken[PlainWriter, drive], taken[ChunkWriter, drive], strict=True))
         faster, cheaper = (statistics.median(a[i] / b[i] for a, b in pairs) for i in (0, 1))
         spread = sorted(a[0] / b[0] for a, b in pairs)
         print(
@@ -171,7 +174,10 @@ def tell(name, count, sizes, taken):
             f"({spread[0]:.2f}..{spread[-1]:.2f})  {rows[1]:7.2f} {rows[3]:7.2f}  {cheaper:5.2f}",
             flush=True,
         )
-    own = [statistics.median(t[2] for t in taken[kind, beside]) / count for kind in (Plain, Packs)]
+    own = [
+        statistics.median(t[2] for t in taken[kind, write_beside]) / count
+        for kind in (PlainWriter, ChunkWriter)
+    ]
     plain, packs = (size / count / 1000 for size in sizes)
     print(
         f"{'':<24} the writer: {own[0] * 1000:.2f} and {own[1] * 1000:.2f} ms CPU a map, at most "
@@ -202,10 +208,10 @@ def main():
     )
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for shape, sides in SHAPES.items():
-            maps = field(options.maps, sides)
+            maps = make_field(options.maps, sides)
             for dtype, compression in STORED:
-                found = measure(maps, dtype, compression, Path(folder), options.repeats)
-                tell(f"{shape} {dtype} {compression}", options.maps, *found)
+                found = measure_encoding(maps, dtype, compression, Path(folder), options.repeats)
+                print_rates(f"{shape} {dtype} {compression}", options.maps, *found)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What it costs to draw flow and to code the pictures, beside computing it; and peak memory.
+"""Measure the cost of drawing flow and encoding the pictures, beside computing it, and the memory.
 
-For smooth fields with noise of 340x256: CPU time a picture for drawing by the wheel, for coding
-each kind of output, and for both, beside the CPU time of decoding a frame and computing its flow
-(tvl1, preset fast); in turn, several times. Then the peak memory of `mrx visualize` on a clip and
-on one ten times as long, which is to stay.
+For smooth fields with noise of 340x256, it measures the CPU time a picture of drawing by the wheel
+and of encoding each kind of output, beside the CPU time of decoding a frame and computing its flow
+(tvl1, preset fast), in turn and several times. Then it measures the peak memory of `mrx visualize`
+on a clip and on one ten times as long, which should be equal.
 
     python tests/benchmarks/visualize.py [--pictures 300] [--repeats 3] [--clip CLIP]
 """
@@ -23,14 +23,16 @@ import av
 import cv2
 import numpy as np
 import torch
-from pipeline import repeat
+from pipeline import repeat_clip
 
 from mrx import kernels, render
 from mrx.job import Decoding, Job, Source
-from mrx.visualize.film import open_film
-from mrx.visualize.moments import ComputedMoments, MethodTrack, Moment
+from mrx.visualize.computed import ComputedMoments
+from mrx.visualize.film import find_output_kind, open_film
+from mrx.visualize.moments import MethodTrack, Moment
 from mrx.visualize.page import Page
-from mrx.visualize.painter import Painter, PictureOptions
+from mrx.visualize.painter import Painter
+from mrx.visualize.track_style import PictureOptions
 
 WIDTH, HEIGHT, FULL, RATE = 340, 256, 8.0, 25
 NAMES = ("a.mp4", "a.webm", "a.gif", "all", "a.html")
@@ -47,8 +49,8 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) /
 """
 
 
-def fields(count):
-    """Smooth flow that changes slowly, with noise: (2, H, W) each."""
+def make_fields(count):
+    """Generate smooth flow fields (2, H, W) that change slowly, with noise."""
     random = np.random.default_rng(0)
     turns = random.normal(size=(count // 10 + 2, 2, 5, 7)).astype(np.float32) * FULL / 2
     for number in range(count):
@@ -59,21 +61,21 @@ def fields(count):
         yield flow + random.normal(0, 0.1, flow.shape).astype(np.float32)
 
 
-def cpu(work):
-    """What work gives, and the CPU seconds of all threads."""
+def measure_cpu(work):
+    """Call a function; return its result and the CPU seconds of all threads."""
     began = time.process_time()
     found = work()
     return found, time.process_time() - began
 
 
-def draw(flows):
+def draw_flows(flows):
     return [render.flow_to_rgb(flow, max_flow=FULL) for flow in flows]
 
 
-def code(pictures, flows, target):
-    """Write pictures as the kind that the target's name says; a page also takes their values."""
+def encode_pictures(pictures, flows, target):
+    """Write pictures in the format of the target's name; a page also stores their values."""
     if target.suffix != ".html":
-        with open_film(str(target), RATE) as film:
+        with open_film(str(target), RATE, kind=find_output_kind(str(target))) as film:
             for picture in pictures:
                 film.add_picture(picture)
         return
@@ -86,8 +88,8 @@ def code(pictures, flows, target):
             page.add_moment(i, i / RATE, painter.draw_views(moment))
 
 
-def compute(clip):
-    """Decode and compute flow for each frame; how many there were."""
+def compute_flow(clip):
+    """Decode a clip and compute its flow; return the number of maps."""
     job = Job(
         "-",
         methods=("tvl1",),
@@ -98,15 +100,15 @@ def compute(clip):
     return sum(1 for _ in ComputedMoments(job, source, (0, None)).iter_moments())
 
 
-def made_clip(path, pictures):
-    """A clip of the size of the flow."""
-    with open_film(str(path), RATE) as film:
+def write_clip(path, pictures):
+    """Write a clip of the size of the flow, and return its path."""
+    with open_film(str(path), RATE, kind=path.suffix) as film:
         for picture in pictures:
             film.add_picture(picture)
     return path
 
 
-def texture():
+def make_texture():
     noise = np.random.default_rng(0).random((HEIGHT, WIDTH + 3 * FRAMES, 3), np.float32)
     wide = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), None, 0, 255, cv2.NORM_MINMAX)
     return [wide[:, 3 * i : 3 * i + WIDTH].astype(np.uint8) for i in range(FRAMES)]
@@ -117,31 +119,31 @@ def size_of(path):
     return sum(file.stat().st_size for file in files)
 
 
-def measure(folder, flows, repeats):
-    """Seconds of CPU time a picture: of drawing, of coding, and of computing flow."""
-    clip = made_clip(folder / "clip.mp4", texture())
+def measure_costs(folder, flows, repeats):
+    """Measure the CPU seconds a picture of computing flow, drawing and encoding."""
+    clip = write_clip(folder / "clip.mp4", make_texture())
     taken = {name: [] for name in ("flow", "draw", *NAMES)}
     sizes = {}
-    draw(flows[:2]), compute(clip)  # compiles and fills caches
+    draw_flows(flows[:2]), compute_flow(clip)  # compiles and fills caches
     for _ in range(repeats):
-        count, seconds = cpu(lambda: compute(clip))
+        count, seconds = measure_cpu(lambda: compute_flow(clip))
         taken["flow"].append(seconds / count)
-        pictures, seconds = cpu(lambda: draw(flows))
+        pictures, seconds = measure_cpu(lambda: draw_flows(flows))
         taken["draw"].append(seconds / len(flows))
         for name in NAMES:
             target = folder / name
             shutil.rmtree(target, ignore_errors=True)
-            _, seconds = cpu(lambda t=target, p=pictures: code(p, flows, t))
+            _, seconds = measure_cpu(lambda t=target, p=pictures: encode_pictures(p, flows, t))
             taken[name].append(seconds / len(flows))
             sizes[name] = size_of(target) / len(flows)
     return taken, sizes
 
 
-def peak_memory(clip, times, output):
-    """Peak memory in MB of `mrx visualize` on the clip `times` times as long."""
+def measure_peak_memory(clip, times, output):
+    """Measure the peak memory in MB of `mrx visualize` on the clip repeated `times` times."""
     with tempfile.TemporaryDirectory() as scratch:
         longer = Path(scratch) / "longer.mkv"
-        repeat(clip, longer, times)
+        repeat_clip(clip, longer, times)
         words = [str(longer), "-m", "mbpm", "--step", "1", "-o", f"{scratch}/{output}"]
         words += ["--short-side", "192"]
         command = [sys.executable, "-c", PROGRAM, *words]
@@ -149,7 +151,7 @@ def peak_memory(clip, times, output):
         return float(ran.stdout.splitlines()[-1])
 
 
-def table(taken, sizes):
+def print_table(taken, sizes):
     flow = taken["flow"]
     print(f"decoding + tvl1 fast  {1000 * statistics.median(flow):7.2f} ms of CPU time a frame")
     for name, seconds in taken.items():
@@ -170,7 +172,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--clip", type=Path, help="for peak memory; without it that is left out")
+    parser.add_argument("--clip", type=Path, help="of the peak memory; without it none is measured")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -181,10 +183,10 @@ def main():
     )
     print(f"{options.pictures} pictures of {WIDTH}x{HEIGHT}, median of {options.repeats}")
     with tempfile.TemporaryDirectory() as scratch:
-        flows = list(fields(options.pictures))
-        table(*measure(Path(scratch), flows, options.repeats))
+        flows = list(make_fields(options.pictures))
+        print_table(*measure_costs(Path(scratch), flows, options.repeats))
     for output in ("a.mp4", "a.gif") if options.clip else ():
-        short, long = (peak_memory(options.clip, times, output) for times in (1, 10))
+        short, long = (measure_peak_memory(options.clip, times, output) for times in (1, 10))
         print(
             f"{output}: peak memory {short:.0f} MB, on a 10x longer clip {long:.0f} MB "
             f"(ratio {long / short:.3f})"

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from support import videos
-from support.command import manifest, mrx, process, rows, start, summary
+from support.command import mrx, read_manifest, read_rows, read_summary, run_process, start_process
 
 import mrx as library
 from mrx import cli
@@ -24,8 +24,8 @@ from mrx.methods.table import METHOD_MODULES
 def clips(tmp_path):
     folder = tmp_path / "videos"
     (folder / "day 1").mkdir(parents=True)
-    videos.clip(folder / "a.mp4", 12)
-    videos.clip(folder / "day 1" / "b.mp4", 7, seed=1)
+    videos.write_clip(folder / "a.mp4", 12)
+    videos.write_clip(folder / "day 1" / "b.mp4", 7, seed=1)
     return folder
 
 
@@ -34,7 +34,7 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
-def test_it_extracts_a_folder_and_says_what_happened(clips, out):
+def test_extracting_a_folder_prints_a_summary(clips, out):
     ran = mrx("extract", clips, "-o", out)
     assert ran.code == 0
     assert "2 inputs: 2 ok, 0 skipped, 0 failed in" in ran.stderr
@@ -52,27 +52,27 @@ def test_the_same_command_again_does_nothing(clips, out):
     ran = mrx("extract", clips, "-o", out, "--json")
     assert ran.code == 0
     assert "2 of 2 videos are done already, 0 left" in ran.stderr
-    assert (summary(ran)["ok"], summary(ran)["before"]) == (2, 2)
+    assert (read_summary(ran)["ok"], read_summary(ran)["before"]) == (2, 2)
     assert {p: p.stat().st_mtime_ns for p in out.glob("*.h5")} == before
 
 
-def test_only_what_is_new_is_done(clips, out):
+def test_only_new_videos_are_extracted(clips, out):
     mrx("extract", clips, "-o", out)
-    videos.clip(clips / "c.mp4", 6)
+    videos.write_clip(clips / "c.mp4", 6)
     ran = mrx("extract", clips, "-o", out, "--jsonl")
-    assert [row["key"] for row in rows(ran)] == ["c.mp4"]
+    assert [row["key"] for row in read_rows(ran)] == ["c.mp4"]
 
 
-def test_a_video_that_changed_is_done_again_and_the_new_maps_count(clips, out):
+def test_a_changed_video_is_extracted_again_with_new_maps(clips, out):
     mrx("extract", clips, "-o", out)
-    videos.clip(clips / "a.mp4", 30)
+    videos.write_clip(clips / "a.mp4", 30)
     mrx("extract", clips, "-o", out)
     with library.open(out) as shards:
         assert len(shards["a.mp4"]["mbpm"]) == 10
         assert len(list(shards.rows())) == 2
 
 
-def test_other_parameters_on_the_same_output_are_refused_untouched(clips, out):
+def test_other_parameters_are_refused_and_change_no_file(clips, out):
     mrx("extract", clips, "-o", out)
     before = sorted((p.name, p.stat().st_mtime_ns) for p in out.iterdir())
     ran = mrx("extract", clips, "-o", out, "--step", "2")
@@ -84,7 +84,7 @@ def test_other_parameters_on_the_same_output_are_refused_untouched(clips, out):
     assert sorted((p.name, p.stat().st_mtime_ns) for p in out.iterdir()) == before
 
 
-def test_overwrite_starts_anew(clips, out):
+def test_overwrite_replaces_the_shards(clips, out):
     mrx("extract", clips, "-o", out)
     (out / "notes.txt").write_text("mine")
     assert mrx("extract", clips, "-o", out, "--step", "1", "--overwrite").code == 0
@@ -93,44 +93,44 @@ def test_overwrite_starts_anew(clips, out):
     assert (out / "notes.txt").read_text() == "mine"
 
 
-def test_a_failure_is_told_remembered_and_tried_again_only_when_asked(clips, out):
+def test_a_failure_is_recorded_and_retried_only_on_request(clips, out):
     bad = clips / "bad.mp4"
     bad.write_bytes(b"this is no video")
     ran = mrx("extract", clips, "-o", out)
     assert ran.code == 1
     assert "failed: bad.mp4: not a video" in ran.stderr
-    assert manifest(out)["bad.mp4"]["status"] == "failed"
+    assert read_manifest(out)["bad.mp4"]["status"] == "failed"
     again = mrx("extract", clips, "-o", out, "--jsonl")
-    assert (again.code, rows(again)) == (1, [])
+    assert (again.code, read_rows(again)) == (1, [])
     stamp = bad.stat()
-    videos.clip(bad, 9)
+    videos.write_clip(bad, 9)
     os.utime(bad, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     retried = mrx("extract", clips, "-o", out, "--jsonl", "--retry-failed")
     assert retried.code == 0
-    assert [row["status"] for row in rows(retried)] == ["ok"]
+    assert [row["status"] for row in read_rows(retried)] == ["ok"]
 
 
 @pytest.mark.parametrize("frames", [1, 2])
 def test_a_video_too_short_is_skipped_and_no_failure(tmp_path, out, frames):
-    path = videos.clip(tmp_path / "short.mp4", frames)
+    path = videos.write_clip(tmp_path / "short.mp4", frames)
     ran = mrx("extract", path, "-o", out, "--jsonl")
     assert ran.code == 0
-    assert rows(ran)[0]["reason"] == f"too short ({frames} frames, needs 3)"
-    assert rows(ran)[0]["status"] == "skipped"
+    assert read_rows(ran)[0]["reason"] == f"too short ({frames} frames, needs 3)"
+    assert read_rows(ran)[0]["status"] == "skipped"
     assert "0 ok, 1 skipped" in ran.stderr
     assert mrx("extract", path, "-o", out, "--jsonl").stdout == ""
 
 
 def test_a_video_too_small_is_skipped(tmp_path, out):
-    path = videos.clip(tmp_path / "small.mp4", 6, height=4, width=100)
-    assert rows(mrx("extract", path, "-o", out, "--jsonl"))[0]["reason"] == (
+    path = videos.write_clip(tmp_path / "small.mp4", 6, height=4, width=100)
+    assert read_rows(mrx("extract", path, "-o", out, "--jsonl"))[0]["reason"] == (
         "too small (100x4, needs 5x5)"
     )
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 6, 7, 11, 12, 13, 24, 25])
 def test_no_window_is_lost_at_any_length(tmp_path, out, n):
-    path = videos.clip(tmp_path / "a.mp4", n, height=32, width=32)
+    path = videos.write_clip(tmp_path / "a.mp4", n, height=32, width=32)
     mrx("extract", path, "-o", out, "-m", "mbpm", "--tail", "repeat")
     with library.open(out) as shards:
         assert len(shards["a.mp4"]["mbpm"]) == -(-n // 3)
@@ -148,8 +148,8 @@ def test_several_methods_in_one_decode_agree_with_one_at_a_time(clips, tmp_path)
                 assert np.array_equal(both[key][name].items, one[key][name].items)
 
 
-def test_a_method_that_a_video_is_too_short_for_is_told_and_the_others_kept(tmp_path, out):
-    path = videos.clip(tmp_path / "a.mp4", 4)
+def test_a_video_too_short_for_one_method_keeps_the_others(tmp_path, out):
+    path = videos.write_clip(tmp_path / "a.mp4", 4)
     ran = mrx("extract", path, "-o", out, "-m", "mbpm", "-m", "pa")
     assert ran.code == 0
     assert "warning: a.mp4: no pa: too short (4 frames, needs 6)" in ran.stderr
@@ -157,7 +157,7 @@ def test_a_method_that_a_video_is_too_short_for_is_told_and_the_others_kept(tmp_
         assert list(shards["a.mp4"]) == ["mbpm"]
 
 
-def test_a_stack_is_a_parameter_of_the_methods_that_have_it(clips, out):
+def test_a_stack_is_set_for_the_methods_with_that_parameter(clips, out):
     ran = mrx("extract", clips, "-o", out, "-m", "tvl1", "-m", "mbpm", "--stack", "5")
     assert ran.code == 0, ran.stderr
     with library.open(out) as shards:
@@ -171,19 +171,25 @@ def test_a_stack_is_a_parameter_of_the_methods_that_have_it(clips, out):
 
 
 @pytest.mark.parametrize("backend", ["opencv", "torch"])
-def test_the_backend_that_is_asked_for_computes(clips, tmp_path, backend, monkeypatch):
-    monkeypatch.setenv("MRX_BACKEND", "auto")  # put back afterwards
+def test_the_backend_that_is_asked_for_computes(clips, tmp_path, backend):
     flows = {}
+    before = dict(os.environ)
     for name in ("auto", backend):
         mrx("extract", clips, "-o", tmp_path / name, "-m", "tvl1", "--backend", name)
-        assert os.environ["MRX_BACKEND"] == name
         with library.open(tmp_path / name) as shards:
             flows[name] = shards["a.mp4"]["tvl1"][:]
     assert np.abs(flows["auto"] - flows[backend]).mean() < 0.01
+    assert dict(os.environ) == before
 
 
-def test_segments_are_the_centres_of_equal_parts(tmp_path, out):
-    path = videos.clip(tmp_path / "a.mp4", 30)
+def test_worker_processes_use_the_backend_of_the_job(clips, out):
+    mrx("extract", clips, "-o", out, "--backend", "torch", "--workers", "1")
+    with h5py.File(out / "shard-00000.h5") as shard:
+        assert json.loads(shard.attrs["versions"])["kernels"] == "torch"
+
+
+def test_segments_are_the_centers_of_equal_parts(tmp_path, out):
+    path = videos.write_clip(tmp_path / "a.mp4", 30)
     mrx("extract", path, "-o", out, "--segments", "4", "--dtype", "float32")
     mrx("extract", path, "-o", tmp_path / "dense", "--step", "1", "--dtype", "float32")
     with library.open(out) as shards, library.open(tmp_path / "dense") as dense:
@@ -235,7 +241,7 @@ def test_shards_rotate_by_size(clips, out):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "q16", "uint8"])
 @pytest.mark.parametrize("compression", ["none", "gzip", "lzf"])
 def test_every_type_and_filter_reads_back(tmp_path, out, dtype, compression):
-    path = videos.clip(tmp_path / "a.mp4", 9)
+    path = videos.write_clip(tmp_path / "a.mp4", 9)
     mrx("extract", path, "-o", out, "--dtype", dtype, "--compression", compression)
     mrx("extract", path, "-o", tmp_path / "exact", "--dtype", "float32")
     with library.open(out) as shards, library.open(tmp_path / "exact") as exact:
@@ -260,7 +266,7 @@ def test_blosc_reads_back(clips, out):
         assert np.isfinite(shards["a.mp4"]["mbpm"][:]).all()
 
 
-def test_parameters_decide_the_numbers_and_stand_in_the_attributes(clips, out):
+def test_parameters_change_the_maps_and_are_stored_as_attributes(clips, out):
     mrx("extract", clips, "-o", out, "-p", "sigma=1.5", "-p", "scale=paper")
     with library.open(out) as shards:
         attributes = shards["a.mp4"]["mbpm"].attrs
@@ -268,7 +274,7 @@ def test_parameters_decide_the_numbers_and_stand_in_the_attributes(clips, out):
         assert abs(shards["a.mp4"]["mbpm"][:]).max() < 20
 
 
-def test_attributes_let_a_stranger_read_it(clips, out):
+def test_attributes_describe_the_video_and_its_maps(clips, out):
     mrx("extract", clips, "-o", out)
     with h5py.File(out / "shard-00000.h5") as file:
         video = file["videos/a.mp4"].attrs
@@ -335,7 +341,7 @@ def sigint_heeded():
 
 @pytest.mark.usefixtures("sigint_heeded")
 def test_sigint_before_the_run_begins_is_one_line_and_130():
-    with start("extract", "-", stdin=subprocess.PIPE) as waiting:
+    with start_process("extract", "-", stdin=subprocess.PIPE) as waiting:
         waiting.stdin.write(b"\n" * 2**17)  # more than a pipe holds: it is being read now
         waiting.stdin.flush()
         waiting.send_signal(signal.SIGINT)
@@ -344,7 +350,7 @@ def test_sigint_before_the_run_begins_is_one_line_and_130():
 
 
 def test_quiet_and_verbose_work_before_and_after_the_command(clips, out):
-    videos.clip(clips / "short.mp4", 2)
+    videos.write_clip(clips / "short.mp4", 2)
     for i, words in enumerate((["-q", "extract"], ["extract", "-q"])):
         assert mrx(*words, clips, "-o", out / str(i), "--workers", "0").stderr == ""
     for i, words in enumerate((["-v", "extract"], ["extract", "--verbose"])):
@@ -358,8 +364,8 @@ def test_two_v_after_the_command_add_the_traceback_of_an_error(clips, out):
     assert "UsageError" in ran.stderr
 
 
-def test_saved_videos_are_not_told_when_quiet(capsys):
-    for quiet, told in ((True, ""), (False, "saved 3 videos from a run that was killed\n")):
+def test_quiet_hides_the_report_of_saved_videos(capsys):
+    for quiet, told in ((True, ""), (False, "recovered 3 videos from a killed run\n")):
         report = ProgressReport(verbose=0, quiet=quiet, progress=True, output="nothing")
         report.begin(Summary("out", salvaged=3), left=0)
         report.close()
@@ -369,7 +375,7 @@ def test_saved_videos_are_not_told_when_quiet(capsys):
 def test_endings_are_taken_with_blanks_dots_and_capitals(clips, out):
     (clips / "a.mp4").rename(clips / "a.xyz")
     ran = mrx("extract", clips, "-o", out, "--ext", " .MP4, xyz,", "--jsonl")
-    assert sorted(row["key"] for row in rows(ran)) == ["a.xyz", "day 1/b.mp4"]
+    assert sorted(row["key"] for row in read_rows(ran)) == ["a.xyz", "day 1/b.mp4"]
 
 
 USAGE = [
@@ -381,32 +387,40 @@ USAGE = [
     (["-p", "size=4"], 2, "odd"),
     (["-m", "pa", "-m", "mbpm", "-p", "sigma=1"], 2, "pa has no parameter sigma"),
     (["--weights", "nowhere.pt"], 2, "nowhere.pt"),
-    (["--stack", "5"], 2, "stack=5: no method among these has stacks: mbpm"),
-    (["-m", "tvl1", "--stack", "5", "-p", "stack=3"], 2, "tvl1: stack=5 and stack=3: say one"),
+    (["--stack", "5"], 2, "stack=5: none of these methods takes a stack: mbpm"),
+    (
+        ["-m", "tvl1", "--stack", "5", "-p", "stack=3"],
+        2,
+        "conflicting stack values 5 and 3: give one",
+    ),
     (["-m", "tvl1", "-p", "cubic=nan"], 2, "tvl1: cubic=nan: must be in -2..0"),
     (["-m", "tvl1", "--stack", "0"], 2, "tvl1: stack=0: must be at least 1"),
     (["-m", "tvl1", "-p", "preset=best"], 2, "choose from accurate, fast, opencv, opencv-cuda"),
-    (["-m", "ms", "--dtype", "uint8"], 2, "dtype uint8 has no steps for ms's confidence"),
-    (["-m", "ms", "--stack", "2", "--dtype", "uint8"], 2, "no steps for ms's confidence"),
+    (["-m", "ms", "--dtype", "uint8"], 2, "uint8 cannot store ms's confidence"),
+    (["-m", "ms", "--stack", "2", "--dtype", "uint8"], 2, "uint8 cannot store ms's confidence"),
     (["-m", "ms", "-p", "features=resnet18", "-p", "refinement=none"], 2, "stride=4: resnet18"),
     (["--backend", "abacus"], 2, "Invalid value for '--backend'"),
-    (["--step", "0"], 2, "error: --step is a whole number of at least 1, not 0"),
-    (["--short-side", "0"], 2, "error: --short-side is a whole number of at least 1, not 0"),
-    (["--fps", "nan"], 2, "error: --fps is a finite number above 0, not nan"),
-    (["--fps", "inf"], 2, "error: --fps is a finite number above 0, not inf"),
-    (["--image-fps", "0"], 2, "error: --image-fps is a finite number above 0, not 0"),
+    (["--step", "0"], 2, "error: --step must be a positive integer, not 0"),
+    (["--short-side", "0"], 2, "error: --short-side must be a positive integer, not 0"),
+    (["--fps", "nan"], 2, "error: --fps must be a finite number above 0, not nan"),
+    (["--fps", "inf"], 2, "error: --fps must be a finite number above 0, not inf"),
+    (["--image-fps", "0"], 2, "error: --image-fps must be a finite number above 0, not 0"),
     (["--timeout", "-1"], 2, "error: --timeout is a finite number of seconds, or 0, not -1"),
     (["--timeout", "nan"], 2, "error: --timeout is a finite number of seconds, or 0, not nan"),
     (["--size", "²x²"], 2, "bad size (²x²): give width x height"),
     (["--size", "340"], 2, "bad size (340): give width x height"),
-    (["--start", "3", "--end", "2"], 2, "error: --end is a finite number after start=3, not 2"),
+    (
+        ["--start", "3", "--end", "2"],
+        2,
+        "error: --end must be a finite number above start=3, not 2",
+    ),
     (["--shard-size", "big"], 2, "bad size (big)"),
     (["--shard-size", "inf"], 2, "bad size (inf)"),
-    (["--shard-size", "0"], 2, "error: --shard-size is a whole number of at least 1, not 0"),
-    (["--bound", "-1"], 2, "error: --bound is a finite number above 0, not -1"),
-    (["--bound", "nan"], 2, "error: --bound is a finite number above 0, not nan"),
-    (["--output", ""], 2, "bad output (): give a folder of this machine"),
-    (["--output", "s3://b/x"], 2, "bad output (s3://b/x): give a folder of this machine"),
+    (["--shard-size", "0"], 2, "error: --shard-size must be a positive integer, not 0"),
+    (["--bound", "-1"], 2, "error: --bound must be a finite number above 0, not -1"),
+    (["--bound", "nan"], 2, "error: --bound must be a finite number above 0, not nan"),
+    (["--output", ""], 2, "bad output (): give a local folder"),
+    (["--output", "s3://b/x"], 2, "bad output (s3://b/x): give a local folder"),
     (["--shard", "8/8"], 2, "bad shard (8/8)"),
     (["--shard", "auto"], 2, "SLURM_ARRAY_TASK_ID"),
     (["--device", "cuda:7"], 5, "no device cuda:7: this machine has cpu"),
@@ -417,9 +431,7 @@ USAGE = [
 
 
 @pytest.mark.parametrize(("options", "code", "text"), USAGE)
-def test_what_cannot_be_meant_is_one_clear_line_and_nothing_is_written(
-    clips, out, options, code, text
-):
+def test_invalid_options_give_a_clear_error_and_write_no_shard(clips, out, options, code, text):
     ran = mrx("extract", clips, "-o", out, *options)
     assert ran.code == code
     assert text in ran.stderr
@@ -437,7 +449,7 @@ def test_no_input_is_its_own_exit_code(tmp_path, out):
 
 
 def test_two_inputs_with_one_key_are_an_error_before_any_work(clips, out):
-    videos.clip(clips / "day 1" / "a.mp4", 6)
+    videos.write_clip(clips / "day 1" / "a.mp4", 6)
     ran = mrx("extract", clips, "-o", out, "--key", "stem")
     assert ran.code == 2
     assert str(clips / "a.mp4") in ran.stderr
@@ -445,12 +457,12 @@ def test_two_inputs_with_one_key_are_an_error_before_any_work(clips, out):
     assert not out.exists()
 
 
-def test_a_missing_input_is_told_before_the_work_and_may_be_allowed(clips, tmp_path, out):
+def test_a_missing_input_fails_unless_it_is_allowed(clips, tmp_path, out):
     names = tmp_path / "list.txt"
     names.write_text(f"{clips}/a.mp4\r\n\r\n# a comment\r\n{clips}/gone.mp4\r\n")
     ran = mrx("extract", f"@{names}", "-o", out, "--jsonl")
     assert ran.code == 1
-    assert (rows(ran)[0]["status"], rows(ran)[0]["reason"]) == ("failed", "no such file")
+    assert (read_rows(ran)[0]["status"], read_rows(ran)[0]["reason"]) == ("failed", "no such file")
     allowed = mrx("extract", f"@{names}", "-o", tmp_path / "out2", "--missing-ok")
     assert allowed.code == 0
     assert "1 ok, 1 skipped" in allowed.stderr
@@ -473,10 +485,10 @@ def test_max_failures_stops_the_run(tmp_path, out):
     assert "stopped: more than 2 inputs failed" in ran.stderr
 
 
-def test_shares_part_the_work_and_a_later_run_of_all_finds_it_done(tmp_path, out):
+def test_a_full_run_after_all_shares_has_nothing_left(tmp_path, out):
     (tmp_path / "videos").mkdir()
     for i in range(5):
-        videos.clip(tmp_path / "videos" / f"{i}.mp4", 6)
+        videos.write_clip(tmp_path / "videos" / f"{i}.mp4", 6)
     for share in ("0/2", "1/2"):
         assert mrx("extract", tmp_path / "videos", "-o", out, "--shard", share).code == 0
     ran = mrx("extract", tmp_path / "videos", "-o", out)
@@ -488,7 +500,7 @@ def test_shares_part_the_work_and_a_later_run_of_all_finds_it_done(tmp_path, out
 def test_a_url_is_an_input(clips, out, served):
     ran = mrx("extract", f"{served}/a.mp4", "-o", out, "--jsonl")
     assert ran.code == 0, ran.stderr
-    assert rows(ran)[0]["n_out"] == {"mbpm": 4}
+    assert read_rows(ran)[0]["n_out"] == {"mbpm": 4}
 
 
 @pytest.fixture
@@ -524,9 +536,9 @@ def test_the_parent_of_workers_loads_nothing_heavy(clips, out):
 
 def test_names_that_are_not_utf8_are_found_again(tmp_path, out):
     path = os.fsencode(tmp_path) + b"/caf\xe9.mp4"
-    videos.clip(tmp_path / "a.mp4", 6).rename(os.fsdecode(path))
-    assert process("extract", path, "-o", out, "--workers", "0").returncode == 0
-    listed = process("ls", out, "--jsonl")
+    videos.write_clip(tmp_path / "a.mp4", 6).rename(os.fsdecode(path))
+    assert run_process("extract", path, "-o", out, "--workers", "0").returncode == 0
+    listed = run_process("ls", out, "--jsonl")
     assert json.loads(listed.stdout)["key"] == "caf%E9.mp4"
 
 

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 from support import videos
-from support.command import manifest, mrx
-from support.flows import golden
+from support.command import mrx, read_manifest
+from support.flows import load_golden_arrays
 from support.official import motion_squeeze_state, save_official
 
 import mrx as library
@@ -26,8 +26,8 @@ def maps_of(out, method="ms"):
         return maps[:], [tuple(pair) for pair in ends.tolist()], dict(maps.attrs)
 
 
-def test_segments_are_matched_with_their_neighbours(tmp_path, out):
-    path = videos.clip(tmp_path / "a.mp4", 30)
+def test_segments_are_matched_with_their_neighbors(tmp_path, out):
+    path = videos.write_clip(tmp_path / "a.mp4", 30)
     assert mrx("extract", path, "-m", "ms", "--segments", "4", "-o", out).code == 0
     maps, pairs, attributes = maps_of(out)
     assert pairs == [(3, 11), (11, 18), (18, 26)]
@@ -37,7 +37,7 @@ def test_segments_are_matched_with_their_neighbours(tmp_path, out):
 
 
 def test_a_dilation_puts_pairs_inside_of_segments(tmp_path, out):
-    path = videos.clip(tmp_path / "a.mp4", 30)
+    path = videos.write_clip(tmp_path / "a.mp4", 30)
     options = ["--segments", "3", "--dilation", "2"]
     assert mrx("extract", path, "-m", "ms", *options, "-o", out).code == 0
     assert maps_of(out)[1] == [(4, 6), (14, 16), (23, 25)]
@@ -47,16 +47,16 @@ def test_a_dilation_puts_pairs_inside_of_segments(tmp_path, out):
 
 
 def test_other_methods_keep_their_windows_beside_it(tmp_path, out):
-    path = videos.clip(tmp_path / "a.mp4", 30)
+    path = videos.write_clip(tmp_path / "a.mp4", 30)
     mrx("extract", path, "-m", "ms", "-m", "mbpm", "--segments", "4", "-o", out)
     assert [first for first, _ in maps_of(out, "mbpm")[1]] == [3, 10, 17, 24]
     assert maps_of(out)[1] == [(3, 11), (11, 18), (18, 26)]
 
 
-def test_too_few_frames_or_segments_are_told(tmp_path, out):
-    path = videos.clip(tmp_path / "a.mp4", 5)
+def test_too_few_frames_or_segments_are_reported(tmp_path, out):
+    path = videos.write_clip(tmp_path / "a.mp4", 5)
     mrx("extract", path, "-m", "ms", "--segments", "8", "-o", out)
-    assert manifest(out)["a.mp4"]["reason"] == "too short (5 frames, needs 8)"
+    assert read_manifest(out)["a.mp4"]["reason"] == "too short (5 frames, needs 8)"
     ran = mrx("extract", path, "-m", "ms", "--segments", "1", "-o", tmp_path / "one")
     assert ran.code == 2
     assert "segments=1: windows of 2 frames" in ran.stderr
@@ -64,7 +64,7 @@ def test_too_few_frames_or_segments_are_told(tmp_path, out):
 
 @pytest.mark.parametrize(("stride", "covered"), [(4, (84, 52)), (8, (80, 48))])
 def test_the_area_that_whole_cells_cover_is_recorded(tmp_path, out, stride, covered):
-    path = videos.clip(tmp_path / "a.mp4", 6, height=54, width=86)
+    path = videos.write_clip(tmp_path / "a.mp4", 6, height=54, width=86)
     mrx("extract", path, "-m", "ms", "-m", "mbpm", "-p", f"ms.stride={stride}", "-o", out)
     maps, _, attributes = maps_of(out)
     assert (attributes["covered_width"], attributes["covered_height"]) == covered
@@ -75,7 +75,7 @@ def test_the_area_that_whole_cells_cover_is_recorded(tmp_path, out, stride, cove
 
 @pytest.mark.parametrize("window", [["--dilation", "1"], ["--segments", "4"]])
 def test_a_checkpoint_of_the_released_code_gives_its_flow(tmp_path, out, window):
-    file = golden("matching_net_R18_ms")
+    file = load_golden_arrays("matching_net_R18_ms")
     state = motion_squeeze_state(MSNet(18, 11, segments=4), file)
     save_official(state, tmp_path / "official.pth.tar")
     (tmp_path / "clip").mkdir()

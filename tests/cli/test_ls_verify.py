@@ -21,8 +21,8 @@ from mrx.methods.table import METHOD_MODULES
 def out(tmp_path):
     folder = tmp_path / "videos"
     folder.mkdir()
-    videos.clip(folder / "a.mp4", 12)
-    videos.clip(folder / "short.mp4", 2)
+    videos.write_clip(folder / "a.mp4", 12)
+    videos.write_clip(folder / "short.mp4", 2)
     (folder / "bad.mp4").write_bytes(b"no")
     mrx("extract", folder, "-o", tmp_path / "out", "-m", "mbpm", "-m", "pa")
     return tmp_path / "out"
@@ -32,7 +32,7 @@ def listed(*arguments):
     return [json.loads(line) for line in mrx("ls", *arguments, "--jsonl").stdout.splitlines()]
 
 
-def test_ls_lists_what_is_there_and_what_is_not(out):
+def test_ls_lists_extracted_failed_and_skipped_videos(out):
     found = [(r["key"], r["status"], r.get("method"), r.get("n_out")) for r in listed(out)]
     assert sorted(found, key=str) == [
         ("a.mp4", "ok", "mbpm", 4),
@@ -42,7 +42,7 @@ def test_ls_lists_what_is_there_and_what_is_not(out):
     ]
 
 
-def test_ls_tells_a_failure_of_a_video_that_an_older_shard_holds(out, tmp_path):
+def test_ls_shows_the_failure_of_a_video_in_an_older_shard(out, tmp_path):
     (tmp_path / "videos" / "a.mp4").write_bytes(b"no more")
     mrx("extract", tmp_path / "videos", "-o", out, "-m", "mbpm", "-m", "pa")
     failed = [r["key"] for r in listed(out, "--status", "failed")]
@@ -50,11 +50,11 @@ def test_ls_tells_a_failure_of_a_video_that_an_older_shard_holds(out, tmp_path):
     assert [r["key"] for r in listed(out, "--status", "ok")] == ["a.mp4", "a.mp4"]
 
 
-def test_ls_hides_a_failure_that_was_made_good(out, tmp_path):
+def test_ls_hides_a_failure_that_was_repaired_later(out, tmp_path):
     bad = tmp_path / "videos" / "bad.mp4"
     stamp = bad.stat()
     manifest = (out / "manifest.jsonl").read_text()
-    videos.clip(bad, 9)
+    videos.write_clip(bad, 9)
     mrx("extract", tmp_path / "videos", "-o", out, "-m", "mbpm", "-m", "pa")
     assert listed(out, "--status", "failed") == []
     row = next(json.loads(line) for line in manifest.splitlines() if '"bad.mp4"' in line)
@@ -65,7 +65,7 @@ def test_ls_hides_a_failure_that_was_made_good(out, tmp_path):
         assert [r["key"] for r in listed(out, "--status", "failed")] == shown
 
 
-def test_ls_lists_a_key_of_two_manifests_once_as_the_later_says(out):
+def test_ls_lists_a_key_of_two_manifests_once_by_the_later_row(out):
     rows = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     row = next(row for row in rows if row.get("key") == "bad.mp4")
     later = json.dumps({**row, "reason": "still bad"})
@@ -75,7 +75,7 @@ def test_ls_lists_a_key_of_two_manifests_once_as_the_later_says(out):
     assert [(r["key"], r["reason"]) for r in found] == [("bad.mp4", "still bad")]
 
 
-def test_ls_filters(out):
+def test_ls_filters_by_status_and_by_column(out):
     assert [r["key"] for r in listed(out, "--status", "failed")] == ["bad.mp4"]
     assert [r["n_out"] for r in listed(out, "--where", "method=pa")] == [2]
     assert mrx("ls", out, "--where", "colour=red").code == 2
@@ -104,7 +104,7 @@ def test_ls_reads_paths_from_stdin(out):
     assert len(mrx("ls", "-", "--jsonl", input=f"{out}\n").stdout.splitlines()) == 4
 
 
-def test_ls_of_nothing_is_told(tmp_path):
+def test_ls_refuses_a_missing_output(tmp_path):
     assert mrx("ls", tmp_path / "nowhere").code == 3
 
 
@@ -113,7 +113,7 @@ def test_verify_of_a_good_output_is_quiet_and_zero(out):
     assert (ran.code, ran.stdout, ran.stderr) == (0, "", "no problems\n")
 
 
-def test_verify_is_silent_when_asked_on_either_side_of_the_command(out):
+def test_verify_takes_quiet_before_and_after_the_command(out):
     for words in (["-q", "verify"], ["verify", "-q"]):
         assert mrx(*words, out).output == ""
 
@@ -128,14 +128,14 @@ def test_repair_touches_shards_only(out):
         assert (out / name).read_text() == "mine"
 
 
-def test_verify_names_a_bad_map_and_repair_makes_room_for_a_new_one(out, tmp_path):
+def test_a_bad_map_is_named_removed_and_extracted_again(out, tmp_path):
     with h5py.File(out / "shard-00000.h5", "r+") as file:
         file["videos/a.mp4/mbpm"][2] = np.nan
     ran = mrx("verify", out, "--jsonl")
     assert ran.code == 1
     assert json.loads(ran.stdout)["key"] == "a.mp4"
     repaired = mrx("verify", out, "--repair")
-    assert "0 videos kept, 1 to be made again" in repaired.stderr
+    assert "kept 0 videos, 1 to extract again" in repaired.stderr
     again = mrx(
         *("extract", tmp_path / "videos", "-o", out, "-m", "mbpm", "-m", "pa", "--retry-failed")
     )
@@ -197,7 +197,7 @@ def test_methods_tells_the_parameters_of_one():
     assert (known["length"], known["step"], len(known["channels"])) == (6, 6, 5)
 
 
-def test_a_method_that_is_not_there_lists_those_that_are():
+def test_an_unknown_method_is_refused_with_a_list_of_the_known():
     ran = mrx("methods", "raft")
     assert (ran.code, "choose from mbpm, dynamic-image, pa" in ran.stderr) == (2, True)
 
@@ -215,14 +215,14 @@ def test_completion_is_a_script_for_the_shell(shell):
     assert "_MRX_COMPLETE" in mrx("completion", shell).stdout
 
 
-def test_help_of_every_command_says_what_it_does():
+def test_every_command_has_a_help_text():
     for command in ("extract", "methods", "ls", "verify", "doctor", "completion"):
         ran = mrx(command, "--help")
         assert ran.code == 0
         assert ran.stdout.count("\n") > 5
 
 
-def test_version_names_what_decides_the_numbers():
+def test_version_names_the_libraries_that_affect_the_maps():
     text = mrx("--version").stdout
     assert all(name in text for name in ("mrx 0.", "torch", "av", "h5py"))
 

@@ -8,8 +8,8 @@ import av
 import cv2
 import numpy as np
 import pytest
-from support.command import mrx, process, start
-from support.videos import clip, images
+from support.command import mrx, run_process, start_process
+from support.videos import write_clip, write_images
 
 
 def read(source):
@@ -25,7 +25,7 @@ def picture(path):
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    return clip(tmp_path_factory.mktemp("in") / "a.mp4", 14)
+    return write_clip(tmp_path_factory.mktemp("in") / "a.mp4", 14)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.webm", "a.gif"])
@@ -43,7 +43,7 @@ def test_a_film_is_as_fast_as_it_was_filmed(tmp_path, video):
     assert (len(frames), rate) == (6, 12.5)
 
 
-def test_the_frame_is_the_windows_first_and_frames_choose_windows(tmp_path, video):
+def test_frames_select_windows_and_each_shows_its_first_frame(tmp_path, video):
     mrx("visualize", video, "-o", tmp_path / "p", "--frames", "3:7", "--label", "none")
     names = sorted(p.name for p in (tmp_path / "p").iterdir())
     with av.open(str(video)) as container:
@@ -61,19 +61,19 @@ def test_a_slower_method_holds_its_map(tmp_path, video):
 
 
 def test_a_folder_of_images_and_one_picture(tmp_path):
-    folder = images(tmp_path / "in", range(1, 8))
+    folder = write_images(tmp_path / "in", range(1, 8))
     mrx("visualize", folder, "-m", "mbpm", "-o", tmp_path / "a.png", "--scale", 2, "--alone")
     assert picture(tmp_path / "a.png").shape == (96, 128, 3)
 
 
 def test_a_stream_comes_alone_on_stdout(video):
-    ran = process("visualize", video, "-m", "mbpm", "-o", "-")
+    ran = run_process("visualize", video, "-m", "mbpm", "-o", "-")
     frames, _ = read(io.BytesIO(ran.stdout))
     assert (ran.returncode, ran.stderr, len(frames)) == (0, b"", 4)
 
 
-def test_a_reader_that_goes_away_is_no_error(video):
-    with start("visualize", video, "-m", "tvl1", "-o", "-", "--scale", "4") as running:
+def test_a_closed_stdout_ends_the_run_by_sigpipe(video):
+    with start_process("visualize", video, "-m", "tvl1", "-o", "-", "--scale", "4") as running:
         running.stdout.read(10)
         running.stdout.close()
         said = running.stderr.read()
@@ -98,7 +98,7 @@ def test_compare_makes_a_grid_with_time_to_the_right(tmp_path, video):
     assert picture(out).shape == (2 * 64 + 3 * 4, 3 * 80 + 4 * 4, 3)
 
 
-def test_a_shard_looks_as_computed_whatever_its_type(tmp_path, video):
+def test_a_shard_of_any_type_looks_like_the_computed_maps(tmp_path, video):
     mrx("visualize", video, "-o", tmp_path / "computed")
     shown = {}
     for kind in ("float16", "uint8"):
@@ -113,7 +113,7 @@ def test_a_shard_looks_as_computed_whatever_its_type(tmp_path, video):
 
 
 def test_a_shard_without_its_video_shows_panels_alone(tmp_path):
-    video = clip(tmp_path / "a.mp4", 9)
+    video = write_clip(tmp_path / "a.mp4", 9)
     mrx("extract", video, "-o", tmp_path / "out")
     video.unlink()
     shard = tmp_path / "out" / "shard-00000.h5"
@@ -125,12 +125,12 @@ def test_a_shard_without_its_video_shows_panels_alone(tmp_path):
 def test_several_keys_need_a_folder_or_a_name(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "in").mkdir(exist_ok=True)
-        clip(tmp_path / "in" / f"{name}.mp4", 6)
+        write_clip(tmp_path / "in" / f"{name}.mp4", 6)
     mrx("extract", tmp_path / "in", "-o", tmp_path / "out")
     refused = mrx("visualize", tmp_path / "out", "-o", tmp_path / "a.mp4")
     mrx("visualize", tmp_path / "out", "-o", tmp_path / "p")
     assert refused.code == 2
-    assert "holds 2 videos: name one" in refused.stderr
+    assert "has 2 videos: name one" in refused.stderr
     assert len(list((tmp_path / "p" / "b.mp4").iterdir())) == 2
 
 
@@ -138,7 +138,7 @@ def test_several_keys_need_a_folder_or_a_name(tmp_path):
     ("words", "code", "text"),
     [
         (["-o", "a.avi"], 2, "bad output (a.avi)"),
-        (["-o", "none/a.mp4"], 4, "there is no folder none"),
+        (["-o", "none/a.mp4"], 4, "no such folder none"),
         (
             ["-o", "a.mp4", "--style", "quiver"],
             2,
@@ -159,10 +159,12 @@ def test_several_keys_need_a_folder_or_a_name(tmp_path):
         (["-o", "a.png", "--compare", "--fps", "5"], 2, "--fps is for films and pages"),
         (["-o", "a.mp4", "--max-flow", "2", "--per-frame-scale"], 2, "--max-flow is one scale"),
         (["-o", "a.png", "--scale", "400"], 2, "--scale 400: a picture of 64000x25600"),
-        (["-o", "a.mp4", "--stack", "2"], 2, "no method among these has stacks"),
+        (["-o", "a.mp4", "--stack", "2"], 2, "none of these methods takes a stack: mbpm"),
     ],
 )
-def test_what_does_not_fit_is_said_in_one_line(tmp_path, monkeypatch, video, words, code, text):
+def test_options_that_do_not_fit_give_an_error_of_one_line(
+    tmp_path, monkeypatch, video, words, code, text
+):
     monkeypatch.chdir(tmp_path)
     ran = mrx("visualize", video, *words)
     assert (ran.code, ran.stderr.count("\n")) == (code, 1)
@@ -170,7 +172,7 @@ def test_what_does_not_fit_is_said_in_one_line(tmp_path, monkeypatch, video, wor
     assert list(tmp_path.iterdir()) == []
 
 
-def test_inputs_that_are_none(tmp_path, video):
+def test_missing_and_unreadable_inputs_are_refused(tmp_path, video):
     broken = tmp_path / "b.mp4"
     broken.write_bytes(b"no video at all" * 99)
     out = tmp_path / "a.gif"

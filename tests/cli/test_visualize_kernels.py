@@ -28,7 +28,7 @@ def saved(path, state, **extra):
 
 
 def trained(factors):
-    """A band-pass whose weights are these times what they were, channel by channel."""
+    """Make the state of a band-pass with each channel's weights scaled by a factor."""
     factors = torch.tensor(factors)
     return {
         key: weight * factors.view(-1, *[1] * (weight.ndim - 1))
@@ -37,7 +37,7 @@ def trained(factors):
 
 
 def holds(page, part):
-    """Whether a picture stands somewhere on a page, to the pixel."""
+    """Return True if a page has an exact copy of a picture somewhere."""
     found = cv2.matchTemplate(page, part, cv2.TM_SQDIFF)
     row, column = np.unravel_index(found.argmin(), found.shape)
     height, width = part.shape[:2]
@@ -92,7 +92,7 @@ def test_filters_in_time_are_strips(tmp_path):
     assert page.shape[1] > strips.shape[1] + 8 * 50
 
 
-def test_both_paths_of_a_network_are_first_and_its_band_pass_is_not(tmp_path):
+def test_first_layers_are_those_of_both_paths_of_the_network(tmp_path):
     state = {f"mbpf1.{key}": value for key, value in MBPM().state_dict().items()}
     state |= {name: torch.randn(16, 3, 7, 7) for name in ("conv1.weight", "d_conv1.weight")}
     file = saved(tmp_path / "bqn.pth", state)
@@ -119,24 +119,24 @@ def test_pa_shows_its_filters_before_and_after(tmp_path):
     [
         (["-o", "a.mp4"], "--kernels makes one .png, not a.mp4"),
         (["clip.mp4", "-o", "a.png"], "--kernels draws no INPUT: leave out clip.mp4"),
-        (["-o", "a.png", "-m", "tvnet"], "tvnet has no filters in space to draw"),
+        (["-o", "a.png", "-m", "tvnet"], "nothing to draw: tvnet has no spatial filters"),
         (["-o", "a.png", "-m", "nope"], "no method nope"),
         (["-o", "a.png", "-m", "mbpm", "-m", "pa"], "--kernels draws one method"),
         (["-o", "a.png", "--style", "hsv"], "--style does not fit the kernels of mbpm"),
         (["-o", "a.png", "--layer", "conv1"], "--layer does not fit the kernels of mbpm"),
         (["-o", "a.png", "--scale", "0"], "--scale is a finite number"),
-        (["-o", "a.png", "--scale", "50"], "--scale 50: that is too large"),
+        (["-o", "a.png", "--scale", "50"], "--scale 50: the picture of the kernels is too large"),
         (["-o", "a.png", "--weights", "no.pt"], "no.pt: cannot read weights"),
-        (["-o", "a.png", "--weights", "head.pt"], "it has fc.weight (2 x 8)"),
+        (["-o", "a.png", "--weights", "head.pt"], "no spatial filters, only fc.weight (2 x 8)"),
         (["-o", "a.png", "--weights", "mbpm.pt"], "-m mbpm draws its motion band-pass"),
         (["-o", "a.png", "--weights", "net.pt", "-p", "size=7"], "--param does not fit"),
         (["-o", "a.png", "--weights", "net.pt", "--layer", "b"], "net.pt has a (4 x 3 x 7 x 7)"),
-        (["-o", "a.png", "--weights", "net.pt", "--channel", "3"], "a has 3 inputs"),
+        (["-o", "a.png", "--weights", "net.pt", "--channel", "3"], "a has inputs 0 to 2"),
         (["-o", "a.png", "--weights", "net.pt", "-m", "mbpm"], "net.pt does not fit MBPM"),
         (["-o", "a.png", "--weights", "nan.pt", "-m", "mbpm"], "not finite"),
     ],
 )
-def test_kernels_that_cannot_be_drawn_are_told(tmp_path, monkeypatch, words, text):
+def test_kernels_that_cannot_be_drawn_are_refused(tmp_path, monkeypatch, words, text):
     monkeypatch.chdir(tmp_path)
     saved("head.pt", {"fc.weight": torch.zeros(2, 8)})
     saved("mbpm.pt", MBPM().state_dict())
@@ -148,7 +148,7 @@ def test_kernels_that_cannot_be_drawn_are_told(tmp_path, monkeypatch, words, tex
     assert not (tmp_path / "a.png").exists()
 
 
-def test_options_of_kernels_need_kernels_and_nothing_needs_an_input():
+def test_a_missing_input_and_layer_without_kernels_are_refused():
     nothing = mrx("visualize", "-o", "a.png")
     layer = mrx("visualize", "a.mp4", "-o", "a.png", "--layer", "conv1")
     assert (nothing.code, layer.code) == (2, 2)

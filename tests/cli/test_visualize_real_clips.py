@@ -1,4 +1,4 @@
-"""Every kind of output from every method, for every real clip, opened again by other programs."""
+"""All kinds of output of all methods for all real clips, read back by PyAV and OpenCV."""
 
 import io
 
@@ -23,7 +23,7 @@ def all_methods():
 
 
 def expected(shard, clip):
-    """How many pictures of which height and width the panels of all methods make."""
+    """Return the expected count and size of the pictures with the panels of all methods."""
     with library.open(shard) as found:
         maps = [found[clip][name] for name in methods.list_method_names()]
         height, width = found[clip]["tvl1"].shape[-2:]
@@ -33,7 +33,7 @@ def expected(shard, clip):
 
 
 def opened(source):
-    """The pictures' count and size, the rate, the seconds and the codec, as PyAV finds them."""
+    """Return the count, size, rate, last time and codec that PyAV reads from a film."""
     with av.open(source) as container:
         stream = container.streams.video[0]
         frames = list(container.decode(stream))

@@ -1,4 +1,4 @@
-"""`-o -`, piped into other programs as a shell does it."""
+"""`-o -` in pipes to other programs, run by a shell."""
 
 import shutil
 import signal
@@ -7,7 +7,7 @@ import sys
 
 import av
 import pytest
-from support.videos import clip
+from support.videos import write_clip
 
 MRX = f"{sys.executable} -m mrx"
 COUNT = "ffprobe -v error -count_frames -select_streams v -of csv=p=0 -show_entries"
@@ -17,12 +17,12 @@ FACTS = "stream=codec_name,width,height,pix_fmt,color_space,avg_frame_rate,nb_re
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("in")
-    clip(folder / "a.mp4", 21, height=49, width=65, pix_fmt="yuv444p")
+    write_clip(folder / "a.mp4", 21, height=49, width=65, pix_fmt="yuv444p")
     return folder
 
 
 def shell(command, folder):
-    """Run in bash; the exit codes of each program of the pipe, and what was said."""
+    """Run in bash; return each program's exit code, the output and the lines of stderr."""
     command = f"{command}; echo ${{PIPESTATUS[@]}} >&2"
     ran = subprocess.run(
         ["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=120
@@ -33,7 +33,7 @@ def shell(command, folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not here")
-def test_ffmpeg_reads_the_stream_and_finds_what_is_in_it(folder):
+def test_ffmpeg_reads_the_size_rate_and_colors_of_the_stream(folder):
     ffmpeg = "tee same | ffmpeg -v error -nostdin -i - -c:v ffv1 -y b.mkv"
     command = f"{MRX} visualize a.mp4 -m mbpm -m pa -o - --fps 12 | {ffmpeg}"
     assert shell(command, folder) == ([0, 0, 0], "", [])
@@ -49,7 +49,7 @@ def test_ffmpeg_reads_the_stream_and_finds_what_is_in_it(folder):
 
 
 @pytest.mark.slow
-def test_a_reader_that_has_enough_ends_the_stream_as_it_ends_others(folder):
+def test_a_reader_that_closes_the_pipe_ends_the_run_by_sigpipe(folder):
     command = f"{MRX} visualize a.mp4 -m mbpm --step 1 -o - --scale 8 | head -c 2000 | wc -c"
     codes, found, said = shell(command, folder)
     assert (codes, found.strip(), said) == ([128 + signal.SIGPIPE, 0, 0], "2000", [])

@@ -26,19 +26,19 @@ def test_double_the_rate_shows_every_frame_twice():
     assert picked([0.0, 0.1, 0.2], 20)[0] == [0, 0, 1, 1, 2, 2]
 
 
-def test_the_same_rate_changes_nothing_though_times_are_rounded_to_milliseconds():
+def test_the_same_rate_keeps_frames_at_times_rounded_to_ms():
     times = [round(i / 30, 3) for i in range(90)]
     assert picked(times, 30)[0] == list(range(90))
 
 
-def test_a_long_gap_is_filled_for_a_second_only_and_said():
+def test_a_long_gap_is_filled_for_a_second_and_reported():
     taken, warnings = picked([0.0, 90000.0], 25)
     assert taken == [0] * 25 + [1] * 25
     assert "gap of 90000.0 s" in warnings[0]
 
 
 @given(steps=lists(floats(0.001, 3.0), max_size=30), fps=floats(0.5, 60))
-def test_a_rate_never_goes_back_and_never_repeats_for_more_than_a_second(steps, fps):
+def test_a_rate_goes_forward_and_repeats_for_at_most_a_second(steps, fps):
     times = [sum(steps[:i]) for i in range(len(steps) + 1)]
     taken, _ = picked(times, fps)
     assert taken == sorted(taken)
@@ -47,7 +47,7 @@ def test_a_rate_never_goes_back_and_never_repeats_for_more_than_a_second(steps, 
 
 
 @given(stamps=lists(integers(-5, 40) | lists(integers(), max_size=0), max_size=40))
-def test_times_increase_whatever_the_container_says(stamps):
+def test_times_increase_for_any_timestamps_of_the_container(stamps):
     clock = FrameClock(25.0, by_index=False)
     times = [clock.read_time(None if s == [] else float(s), i) for i, s in enumerate(stamps)]
     assert all(a < b for a, b in pairwise(times))

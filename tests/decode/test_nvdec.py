@@ -1,8 +1,8 @@
-"""`--decoder nvdec`: what torchcodec gives must be what PyAV gives, or the video fails.
+"""`--decoder nvdec`: torchcodec must deliver what PyAV delivers, or the video fails.
 
-Most tests put a small stand-in in torchcodec's place, with the part of its `VideoDecoder` that mrx
-uses, as its documentation describes it; it decodes by PyAV and errs as a test tells it. Those named
-``really`` run torchcodec itself, on the CPU or a GPU, and skip where it is not installed.
+Most tests replace torchcodec by a small stand-in with the part of its `VideoDecoder` that mrx uses,
+as its documentation describes it; it decodes with PyAV and fails in the ways a test asks for. Tests
+named ``really`` run torchcodec itself, on the CPU or a GPU, and are skipped if it is not installed.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from support import videos
-from support.command import contents, mrx, rows
+from support.command import mrx, read_contents, read_rows
 
 import mrx as library
 from mrx.decode import nvdec, open_video
@@ -29,7 +29,7 @@ REAL_NAMES = ("apple_roll.mp4", "pillow_hands.mp4", "pancake.mkv")
 
 
 class StandIn:
-    """torchcodec's VideoDecoder by PyAV, with what it errs in."""
+    """torchcodec's VideoDecoder, decoding with PyAV and with faults to choose."""
 
     brighter = 0
     later = 0.0
@@ -56,7 +56,7 @@ class StandIn:
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Puts a stand-in that errs as told in the place of torchcodec."""
+    """Return a function that replaces torchcodec by a stand-in with the given faults."""
 
     def install(**errs):
         package, decoders = ModuleType("torchcodec"), ModuleType("torchcodec.decoders")
@@ -81,7 +81,7 @@ def really():
 
 @pytest.fixture
 def clip(tmp_path):
-    return videos.clip(tmp_path / "a.mp4", 30)
+    return videos.write_clip(tmp_path / "a.mp4", 30)
 
 
 def read(path, decoder, device=CPU, **options):
@@ -120,17 +120,17 @@ def test_positions_that_are_wanted_are_the_same_frames(clip, stand_in):
 @pytest.mark.parametrize(
     ("errs", "text"),
     [
-        ({"brighter": 60}, r"not the CPU decoder's: \d+\.\d levels of 255 apart in the mean"),
+        ({"brighter": 60}, r"from the CPU decoder's by \d+\.\d levels of 255 in the mean"),
         ({"later": 0.03}, r"first frame is at 0\.030 s, the CPU decoder's at 0\.000 s"),
         ({"turned": True}, r"first frame is 64x80, the CPU decoder's 80x64"),
-        ({"cpu_fallback": "Video not supported"}, r"took the CPU \(Video not supported\)"),
+        ({"cpu_fallback": "Video not supported"}, r"used the CPU \(Video not supported\)"),
         ({"breaks_at": 0}, r"stops at frame 0 of 30 \(Could not push packet: it is bad\)"),
         ({"breaks_at": 9}, r"stops at frame 9 of 30 \(Could not push packet: it is bad\)"),
     ],
 )
-def test_what_is_not_as_the_cpu_decoder_has_it_fails_with_the_way_out(clip, stand_in, errs, text):
+def test_a_difference_from_the_cpu_decoder_fails_and_names_pyav(clip, stand_in, errs, text):
     stand_in(**errs)
-    with pytest.raises(DecodeError, match=f"{text}.*: use --decoder pyav$"):
+    with pytest.raises(DecodeError, match=rf"{text}.*\. Use --decoder pyav$"):
         read(clip, "nvdec")
 
 
@@ -148,22 +148,22 @@ def test_at_damage_the_video_may_end_with_the_last_good_frame(clip, stand_in):
     )
 
 
-def test_containers_whose_times_lie_are_left_to_pyav(tmp_path, stand_in):
+def test_containers_with_unreliable_times_are_refused(tmp_path, stand_in):
     stand_in()
-    path = videos.clip(tmp_path / "a.avi", 5, codec="mpeg4")
-    with pytest.raises(DecodeError, match="those of avi are not to be relied on: use --decoder"):
+    path = videos.write_clip(tmp_path / "a.avi", 5, codec="mpeg4")
+    with pytest.raises(DecodeError, match=r"those in avi are unreliable\. Use --decoder"):
         read(path, "nvdec")
 
 
 def test_urls_are_left_to_pyav(clip, stand_in):
     stand_in()
-    with pytest.raises(DecodeError, match="nvdec reads files, no URLs: use --decoder pyav"):
+    with pytest.raises(DecodeError, match=r"nvdec cannot read a URL\. Use --decoder pyav"):
         read(f"file://{clip}", "nvdec")
 
 
-def test_folders_of_images_are_read_as_ever(tmp_path, stand_in):
+def test_folders_of_images_are_read_on_the_cpu(tmp_path, stand_in):
     stand_in()
-    folder = videos.images(tmp_path / "frames", range(5))
+    folder = videos.write_images(tmp_path / "frames", range(5))
     one, other = read(folder, "pyav"), read(folder, "nvdec")
     assert np.array_equal(one[0], other[0])
     assert one[2].to_attributes() == other[2].to_attributes()
@@ -174,13 +174,13 @@ def test_without_torchcodec_a_run_ends_before_any_work(clip, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "torchcodec", None)
     ran = mrx("extract", clip, "-o", tmp_path / "out", "--decoder", "nvdec")
     assert ran.code == 5
-    assert "torchcodec is not installed: pip install 'mrx[nvdec]'; or use --decoder" in ran.stderr
+    assert "torchcodec is not installed: pip install 'mrx[nvdec]'. Use --decoder" in ran.stderr
     assert not list((tmp_path / "out").glob("*.h5"))
     with pytest.raises(MissingError, match="torchcodec is not installed"):
         read(clip, "nvdec")
 
 
-def test_a_torchcodec_that_does_not_load_says_what_it_needs(tmp_path, monkeypatch):
+def test_an_unloadable_torchcodec_reports_its_requirements(tmp_path, monkeypatch):
     (tmp_path / "torchcodec").mkdir()
     text = r"Could not load libtorchcodec. Likely causes:\n1. FFmpeg"
     (tmp_path / "torchcodec" / "__init__.py").write_text(f"raise RuntimeError('{text}')")
@@ -198,7 +198,7 @@ def test_without_a_gpu_a_run_ends_before_any_work(clip, tmp_path, stand_in):
     for command in (["extract", clip, "-o", tmp_path / "out"], ["visualize", clip, "-o", "a.gif"]):
         ran = mrx(*command, "--decoder", "nvdec", "--device", "cpu")
         assert ran.code == 5
-        assert "it needs an NVIDIA GPU to compute on, and this is cpu" in ran.stderr
+        assert "it needs an NVIDIA GPU, and methods compute on cpu" in ran.stderr
 
 
 @pytest.mark.parametrize(
@@ -209,14 +209,14 @@ def test_without_a_gpu_a_run_ends_before_any_work(clip, tmp_path, stand_in):
         ({"cpu_fallback": "NVcuvid unavailable"}, "meta cannot decode H.264 (NVcuvid unavailable)"),
     ],
 )
-def test_a_frame_is_decoded_before_any_work(stand_in, errs, text):
+def test_a_test_frame_is_decoded_before_any_work(stand_in, errs, text):
     stand_in(probe=True, **errs)
     assert nvdec.why_nvdec_unusable(torch.device("meta")) == text
 
 
 @pytest.fixture
 def usable(stand_in, monkeypatch):
-    """A run on the CPU may decode by the stand-in."""
+    """Let a run on the CPU decode with the stand-in."""
     stand_in()
     monkeypatch.setattr(nvdec, "why_nvdec_unusable", lambda device: "")
 
@@ -228,7 +228,7 @@ def test_the_decoder_stands_in_the_attributes(clip, tmp_path):
         mrx("extract", clip, "-o", out, "--decoder", decoder)
         with library.open(out) as shards:
             assert shards["a.mp4"].attrs["decoder"] == name
-    one, other = contents(tmp_path / "pyav"), contents(tmp_path / "nvdec")
+    one, other = read_contents(tmp_path / "pyav"), read_contents(tmp_path / "nvdec")
     assert one["a.mp4", "mbpm"][:3] == other["a.mp4", "mbpm"][:3]
 
 
@@ -240,23 +240,23 @@ def test_one_folder_holds_maps_of_one_decoder(clip, tmp_path):
     assert "made with decoder=default, asked for decoder=nvdec" in ran.stderr
 
 
-def test_outputs_of_the_usual_decoder_do_not_name_it_among_their_settings():
+def test_settings_name_the_decoder_unless_it_is_the_default():
     assert "decoder" not in Job("out").collect_settings({})
     assert Job("out", decoding=Decoding(decoder="nvdec")).collect_settings({})["decoder"] == "nvdec"
 
 
 @pytest.mark.usefixtures("usable")
-def test_a_video_that_fails_says_so_in_its_row_and_the_others_go_on(clip, tmp_path):
-    videos.clip(tmp_path / "b.avi", 9, codec="mpeg4")
+def test_a_failed_video_gives_its_reason_and_the_others_finish(clip, tmp_path):
+    videos.write_clip(tmp_path / "b.avi", 9, codec="mpeg4")
     ran = mrx("extract", tmp_path, "-o", tmp_path / "out", "--decoder", "nvdec", "--jsonl")
-    ended = {row["key"]: (row["status"], row["reason"]) for row in rows(ran)}
+    ended = {row["key"]: (row["status"], row["reason"]) for row in read_rows(ran)}
     assert (ran.code, ended["a.mp4"]) == (1, ("ok", ""))
     assert ended["b.avi"][0] == "failed"
-    assert "use --decoder pyav" in ended["b.avi"][1]
+    assert "Use --decoder pyav" in ended["b.avi"][1]
 
 
 @pytest.mark.usefixtures("usable")
-def test_pictures_of_such_a_shard_take_the_usual_decoder(clip, tmp_path, monkeypatch):
+def test_a_shard_made_by_nvdec_is_drawn_with_the_default_decoder(clip, tmp_path, monkeypatch):
     mrx("extract", clip, "-o", tmp_path / "out", "--decoder", "nvdec")
     monkeypatch.setitem(sys.modules, "torchcodec", None)
     ran = mrx("visualize", tmp_path / "out", "-o", tmp_path / "a.gif")
@@ -270,12 +270,12 @@ def test_doctor_tells_whether_nvdec_is_usable(monkeypatch):
 
 
 @pytest.mark.usefixtures("usable")
-def test_doctor_names_it_where_it_is():
+def test_doctor_names_an_installed_torchcodec():
     assert json.loads(mrx("doctor", "--json").stdout)["nvdec"].startswith("torchcodec 9.9 ")
 
 
 @pytest.mark.usefixtures("really")
-def test_torchcodec_really_gives_pyavs_frames(clip):
+def test_the_real_torchcodec_gives_the_frames_of_pyav(clip):
     one, other = read(clip, "pyav", **NATIVE), read(clip, "nvdec", **NATIVE)
     assert np.array_equal(one[0], other[0])
     assert np.array_equal(one[1], other[1])
@@ -285,7 +285,7 @@ def test_torchcodec_really_gives_pyavs_frames(clip):
 @pytest.mark.slow
 @pytest.mark.usefixtures("really")
 @pytest.mark.parametrize("name", REAL_NAMES)
-def test_torchcodec_really_gives_pyavs_frames_of_real_clips(real_clips, name):
+def test_the_real_torchcodec_gives_pyavs_frames_of_real_clips(real_clips, name):
     one, other = (
         read(real_clips / name, "pyav", **NATIVE),
         read(real_clips / name, "nvdec", **NATIVE),
@@ -295,7 +295,7 @@ def test_torchcodec_really_gives_pyavs_frames_of_real_clips(real_clips, name):
 
 
 @pytest.mark.usefixtures("really")
-def test_torchcodec_really_turns_as_displayed(odd):
+def test_the_real_torchcodec_applies_the_display_rotation(odd):
     one, other = (
         read(odd / "rot90.mp4", "pyav", **NATIVE),
         read(odd / "rot90.mp4", "nvdec", **NATIVE),
@@ -309,14 +309,14 @@ def test_torchcodec_really_turns_as_displayed(odd):
 
 @pytest.mark.usefixtures("really")
 @pytest.mark.parametrize("name", ["start10s.ts", "midres.ts", "bitflip.mp4", "hevc10.mp4"])
-def test_what_torchcodec_really_cannot_do_fails_with_the_way_out(odd, name):
-    with pytest.raises(DecodeError, match="use --decoder pyav"):
+def test_videos_beyond_the_real_torchcodec_fail_and_name_pyav(odd, name):
+    with pytest.raises(DecodeError, match="Use --decoder pyav"):
         read(odd / name, "nvdec")
 
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("really")
-def test_a_gpu_really_gives_nearly_pyavs_frames(device, real_clips):
+def test_a_real_gpu_gives_nearly_the_frames_of_pyav(device, real_clips):
     if why := nvdec.why_nvdec_unusable(device):
         pytest.skip(why)
     path = real_clips / "apple_roll.mp4"

@@ -26,7 +26,7 @@ EIGHT = {
 
 
 @pytest.mark.parametrize("name", EIGHT)
-def test_each_of_the_eight_display_matrices_moves_pixels_as_its_formula_says(name):
+def test_each_of_eight_display_matrices_moves_pixels_correctly(name):
     (a, b, c, d), corner = EIGHT[name]
     image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     turn = parse_display_matrix(matrix(a * ONE, b * ONE, c * ONE, d * ONE))
@@ -62,7 +62,7 @@ def test_the_plain_orientation_is_a_view():
         ((4000, 3), {"short_side": 2}, (2666, 2)),
     ],
 )
-def test_target_sizes(size, options, expected):
+def test_the_target_size_follows_the_options(size, options, expected):
     assert target_size(*size, Decoding(**options)) == expected
 
 

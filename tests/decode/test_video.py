@@ -34,13 +34,13 @@ def read(path, options=NATIVE, color="rgb", wanted=None):
 
 
 def plainly(path):
-    """Every frame by PyAV's own conversion."""
+    """Read all frames with PyAV's own conversion."""
     with av.open(str(path)) as container:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
 
 def by_opencv(path):
-    """The second reader: OpenCV's, turned to RGB."""
+    """Read all frames with OpenCV, converted to RGB."""
     capture = cv2.VideoCapture(str(path))
     frames = []
     while True:
@@ -53,12 +53,12 @@ def by_opencv(path):
 
 
 def test_frames_equal_pyavs_own_at_native_size(tmp_path):
-    path = videos.clip(tmp_path / "a.mp4", 30)
+    path = videos.write_clip(tmp_path / "a.mp4", 30)
     assert np.array_equal(read(path)[1], plainly(path))
 
 
 def test_frames_equal_opencvs_at_native_size(tmp_path):
-    path = videos.clip(tmp_path / "a.mp4", 30)
+    path = videos.write_clip(tmp_path / "a.mp4", 30)
     difference = read(path)[1].astype(int) - by_opencv(path)
     assert abs(difference).max() <= 2
 
@@ -103,8 +103,8 @@ def test_gray_of_709_is_the_gray_of_its_rgb(odd):
     assert abs(gray[..., 0].astype(int) - theirs).max() <= 1
 
 
-def test_colour_range_and_matrix_are_honoured(odd):
-    """Against YUV → RGB in float64 with the tagged matrix, nearest chroma."""
+def test_color_range_and_matrix_are_applied(odd):
+    """Compare with YUV → RGB in float64 by the tagged matrix, with nearest chroma."""
     with av.open(str(odd / "full709.mp4")) as container:
         frame = next(container.decode(video=0))
         planes = frame.to_ndarray(format="yuv420p").astype(float)
@@ -142,7 +142,7 @@ def test_scaling_agrees_with_antialiased_bilinear(real_clips):
 
 
 def test_only_the_wanted_positions_are_converted(tmp_path):
-    path = videos.clip(tmp_path / "a.mp4", 20)
+    path = videos.write_clip(tmp_path / "a.mp4", 20)
     _, everything, _ = read(path)
     video = open_video(path, NATIVE)
     assert video.count_frames() == 20
@@ -172,12 +172,12 @@ LONG = {
 @pytest.mark.parametrize("name", LONG)
 def test_a_range_that_is_sought_equals_one_that_is_decoded(tmp_path, name, start, monkeypatch):
     codec, options = LONG[name]
-    path = videos.write(
-        tmp_path / name, videos.moving(450, 32, 32, speed=1), codec=codec, options=options
+    path = videos.write_video(
+        tmp_path / name, videos.make_frames(450, 32, 32, speed=1), codec=codec, options=options
     )
     ranged = replace(NATIVE, start=start, end=start + 1)
     video, sought, times = read(path, ranged)
-    monkeypatch.setattr("mrx.decode.video.SEEK_SECONDS", 1e9)
+    monkeypatch.setattr("mrx.decode.frame_reader.SEEK_SECONDS", 1e9)
     plain, decoded, their_times = read(path, ranged)
     assert len(decoded) == 25
     assert np.array_equal(sought, decoded)
@@ -185,17 +185,17 @@ def test_a_range_that_is_sought_equals_one_that_is_decoded(tmp_path, name, start
     assert video.tally.describe_damage() == plain.tally.describe_damage() == ""
 
 
-def test_an_indexed_container_is_sought_and_not_decoded_from_its_beginning(tmp_path):
-    path = videos.write(
-        tmp_path / "a.mkv", videos.moving(450, 32, 32, speed=1), options={"g": "50"}
+def test_an_indexed_container_is_decoded_from_the_start_time(tmp_path):
+    path = videos.write_video(
+        tmp_path / "a.mkv", videos.make_frames(450, 32, 32, speed=1), options={"g": "50"}
     )
     video, frames, _ = read(path, replace(NATIVE, start=14.0))
     assert (len(frames), video.tally.frames) == (100, 100)
 
 
 def test_a_seek_that_misses_leaves_nothing_in_the_tally(tmp_path):
-    path = videos.write(
-        tmp_path / "a.ts", videos.moving(450, 32, 32, speed=1), options={"g": "1000"}
+    path = videos.write_video(
+        tmp_path / "a.ts", videos.make_frames(450, 32, 32, speed=1), options={"g": "1000"}
     )
     video, frames, _ = read(path, replace(NATIVE, start=15.0))
     tally = video.tally
@@ -203,7 +203,7 @@ def test_a_seek_that_misses_leaves_nothing_in_the_tally(tmp_path):
     assert (tally.frames_lost, tally.partial, tally.first_error) == (0, False, "")
 
 
-def test_a_pass_that_begins_again_forgets_the_damage_too():
+def test_resetting_a_tally_clears_the_damage_too():
     tally = DecodeTally("stop", frames=3, truncated=True, encrypted=True, partial=True)
     tally.record_error(DecodeError("broken"))
     tally.reset_counts()
@@ -211,7 +211,7 @@ def test_a_pass_that_begins_again_forgets_the_damage_too():
 
 
 def test_a_source_s_own_range_goes_before_the_options(tmp_path):
-    path = videos.clip(tmp_path / "a.mp4", 25)
+    path = videos.write_clip(tmp_path / "a.mp4", 25)
     video = open_video(path, replace(NATIVE, end=0.2))
     video.options = replace(video.options, end=0.2)
     assert sum(len(c["rgb"]) for c in video.read_frames()) == 5
@@ -257,7 +257,7 @@ def test_decreasing_times_of_an_avi_are_replaced_by_the_index(real_clips, name):
     assert np.allclose(np.diff(times), 1 / 25)
 
 
-def test_flipped_bits_are_counted_and_told(odd):
+def test_flipped_bits_are_counted_and_reported(odd):
     video, frames, _ = read(odd / "bitflip.mp4")
     tally = video.tally
     assert (len(frames), tally.errors, tally.frames_corrupt) == (99, 1, 19)
@@ -269,13 +269,13 @@ def test_stop_ends_a_damaged_video_before_the_damage(odd):
     assert 0 < len(frames) < 99
 
 
-def test_fail_gives_a_damaged_video_up(odd):
+def test_on_error_fail_refuses_a_damaged_video(odd):
     with pytest.raises(DecodeError, match="damaged"):
         read(odd / "bitflip.mp4", replace(NATIVE, on_error="fail"))
 
 
-def test_a_file_cut_off_in_the_middle_gives_its_whole_frames_and_says_so(tmp_path):
-    path = videos.clip(tmp_path / "a.mp4", 60, flags="faststart")
+def test_a_truncated_file_gives_its_whole_frames_and_a_report(tmp_path):
+    path = videos.write_clip(tmp_path / "a.mp4", 60, flags="faststart")
     whole = plainly(path)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 2 // 3])
@@ -285,8 +285,8 @@ def test_a_file_cut_off_in_the_middle_gives_its_whole_frames_and_says_so(tmp_pat
     assert "damaged" in video.tally.describe_damage()
 
 
-def test_a_stream_without_its_first_key_frame_says_what_was_lost(tmp_path):
-    path = videos.clip(tmp_path / "a.ts", 50, options={"g": "25"})
+def test_a_stream_without_its_first_key_frame_reports_the_damage(tmp_path):
+    path = videos.write_clip(tmp_path / "a.ts", 50, options={"g": "25"})
     data = path.read_bytes()
     path.write_bytes(data[: 188 * 3] + data[188 * 12 :])
     video, frames, _ = read(path)
@@ -294,8 +294,10 @@ def test_a_stream_without_its_first_key_frame_says_what_was_lost(tmp_path):
     assert video.tally.describe_damage()
 
 
-def test_flipped_bits_in_mpeg4_are_found_though_nothing_raises(tmp_path):
-    path = videos.clip(tmp_path / "a.avi", 60, height=120, width=160, codec="mpeg4", options={})
+def test_flipped_bits_in_mpeg4_are_found_without_a_decode_error(tmp_path):
+    path = videos.write_clip(
+        tmp_path / "a.avi", 60, height=120, width=160, codec="mpeg4", options={}
+    )
     data = bytearray(path.read_bytes())
     for place in range(len(data) // 2, len(data) - 3000, 301):
         data[place] ^= 0x5A
@@ -305,14 +307,14 @@ def test_flipped_bits_in_mpeg4_are_found_though_nothing_raises(tmp_path):
     assert "frames corrupt" in video.tally.describe_damage()
 
 
-def test_a_change_of_size_in_mid_stream_is_scaled_and_told(odd):
+def test_a_size_change_in_mid_stream_is_scaled_and_reported(odd):
     video, frames, times = read(odd / "midres.ts")
     assert frames.shape == (20, 120, 160, 3)
     assert (np.diff(times) > 0).all()
     assert "size changes" in video.tally.warnings[0]
 
 
-def test_an_angle_that_is_not_right_is_left_and_told(odd):
+def test_other_angles_than_right_ones_are_kept_and_reported(odd):
     video, frames, _ = read(odd / "rot45.mp4")
     assert frames.shape[1:3] == (120, 160)
     assert "no right angle" in video.tally.warnings[0]
@@ -322,7 +324,7 @@ def test_rotation_can_be_left_alone(odd):
     assert read(odd / "rot90.mp4", replace(NATIVE, rotate=False))[1].shape[1:3] == (120, 160)
 
 
-def test_a_cover_beside_a_video_is_not_taken_for_it(tmp_path):
+def test_a_cover_image_is_not_decoded_as_the_video(tmp_path):
     path = tmp_path / "both.mkv"
     with av.open(str(path), "w") as container:
         cover = container.add_stream("mjpeg", rate=1)
@@ -330,23 +332,23 @@ def test_a_cover_beside_a_video_is_not_taken_for_it(tmp_path):
         cover.disposition = av.stream.Disposition.attached_pic
         film = container.add_stream("libx264", rate=25)
         film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
-        picture = av.VideoFrame.from_ndarray(videos.texture(240, 320), format="rgb24")
+        picture = av.VideoFrame.from_ndarray(videos.make_texture(240, 320), format="rgb24")
         container.mux(cover.encode(picture))
-        for image in videos.moving(10, 48, 64):
+        for image in videos.make_frames(10, 48, 64):
             container.mux(film.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(film.encode(None))
     assert read(path)[1].shape == (10, 48, 64, 3)
 
 
-def test_a_gap_in_a_folder_of_images_is_told(tmp_path):
-    folder = videos.images(tmp_path / "frames", [1, 2, 4, 5])
+def test_a_gap_in_a_folder_of_images_is_reported(tmp_path):
+    folder = videos.write_images(tmp_path / "frames", [1, 2, 4, 5])
     video, frames, _ = read(folder)
     assert len(frames) == 4
-    assert video.tally.warnings == ["missing from the numbers: 3"]
+    assert video.tally.warnings == ["missing image numbers: 3"]
 
 
 def test_a_truncated_and_an_empty_image_are_named_and_left_out(tmp_path):
-    folder = videos.images(tmp_path / "frames", range(1, 7))
+    folder = videos.write_images(tmp_path / "frames", range(1, 7))
     whole = (folder / "00003.jpg").read_bytes()
     (folder / "00003.jpg").write_bytes(whole[: len(whole) // 2])
     (folder / "00004.jpg").write_bytes(b"")
@@ -355,8 +357,8 @@ def test_a_truncated_and_an_empty_image_are_named_and_left_out(tmp_path):
     assert "2 images unreadable (00003.jpg is cut off" in video.tally.describe_damage()
 
 
-def test_what_is_no_file_among_the_images_is_named_and_left_out(tmp_path):
-    folder = videos.images(tmp_path / "frames", range(1, 6))
+def test_links_and_pipes_among_images_are_named_and_left_out(tmp_path):
+    folder = videos.write_images(tmp_path / "frames", range(1, 6))
     (folder / "00001.jpg").unlink()
     (folder / "00001.jpg").symlink_to("nowhere.jpg")
     (folder / "00004.jpg").unlink()
@@ -367,8 +369,8 @@ def test_what_is_no_file_among_the_images_is_named_and_left_out(tmp_path):
     assert video.estimate_shape() == (5, 64, 48)
 
 
-def test_an_image_that_vanishes_while_it_is_read_is_one_unreadable_image(tmp_path, monkeypatch):
-    folder = videos.images(tmp_path / "frames", range(1, 4))
+def test_an_image_that_vanishes_counts_as_one_unreadable_image(tmp_path, monkeypatch):
+    folder = videos.write_images(tmp_path / "frames", range(1, 4))
     monkeypatch.setattr("mrx.decode.images.why_unreadable", lambda path: None)
     (folder / "00002.jpg").unlink()
     (folder / "00002.jpg").symlink_to("nowhere.jpg")
@@ -378,22 +380,22 @@ def test_an_image_that_vanishes_while_it_is_read_is_one_unreadable_image(tmp_pat
 
 
 def png_header(width, height):
-    """A PNG that promises this size and holds nothing."""
+    """Return a PNG header of this size, without image data."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     checksum = zlib.crc32(chunk).to_bytes(4)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + checksum
 
 
 def test_an_image_that_opencv_refuses_is_one_unreadable_image(tmp_path):
-    folder = videos.images(tmp_path / "frames", range(1, 4), name="{:05d}.png")
+    folder = videos.write_images(tmp_path / "frames", range(1, 4), name="{:05d}.png")
     (folder / "00002.png").write_bytes(png_header(2**21, 1))
     video, frames, _ = read(folder)
     assert len(frames) == 2
     assert "1 images unreadable (00002.png" in video.tally.describe_damage()
 
 
-def test_an_image_is_refused_by_its_header_before_it_takes_memory(tmp_path):
-    folder = videos.images(tmp_path / "frames", range(1, 4), name="{:05d}.png")
+def test_a_huge_image_is_refused_by_its_header(tmp_path):
+    folder = videos.write_images(tmp_path / "frames", range(1, 4), name="{:05d}.png")
     (folder / "00002.png").write_bytes(png_header(30000, 30000))
     with pytest.raises(DecodeError, match="too large: 30000x30000, the limit"):
         read(folder)
@@ -401,7 +403,7 @@ def test_an_image_is_refused_by_its_header_before_it_takes_memory(tmp_path):
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "bmp"])
 def test_images_hold_the_limit_of_pixels(tmp_path, ending):
-    folder = videos.images(tmp_path / "frames", range(2), name="{:05d}." + ending)
+    folder = videos.write_images(tmp_path / "frames", range(2), name="{:05d}." + ending)
     with pytest.raises(DecodeError, match="too large: 64x48, the limit is 3000"):
         read(folder, replace(NATIVE, max_pixels=3000))
     with pytest.raises(DecodeError, match="too large: 64x48"):
@@ -410,19 +412,19 @@ def test_images_hold_the_limit_of_pixels(tmp_path, ending):
 
 @pytest.mark.parametrize("ending", ["jpg", "png"])
 def test_the_header_of_an_image_tells_the_size_that_is_decoded(tmp_path, ending):
-    path = videos.images(tmp_path, [0], name="{:05d}." + ending) / f"00000.{ending}"
+    path = videos.write_images(tmp_path, [0], name="{:05d}." + ending) / f"00000.{ending}"
     assert images._read_header_size(path.read_bytes()) == (64, 48)
     assert images._read_header_size(path.read_bytes()[:20]) == (0, 0)
 
 
 def test_stop_ends_a_folder_before_its_first_unreadable_image(tmp_path):
-    folder = videos.images(tmp_path / "frames", range(1, 7))
+    folder = videos.write_images(tmp_path / "frames", range(1, 7))
     (folder / "00004.jpg").write_bytes(b"")
     assert len(read(folder, replace(NATIVE, on_error="stop"))[1]) == 3
 
 
-def test_a_name_that_is_not_utf8_is_told_in_utf8(tmp_path):
-    folder = videos.images(tmp_path / "frames", range(1, 4))
+def test_a_name_that_is_not_utf8_is_reported_in_utf8(tmp_path):
+    folder = videos.write_images(tmp_path / "frames", range(1, 4))
     for path in folder.iterdir():
         path.rename(folder / os.fsdecode(b"\xe9" + os.fsencode(path.name)))
     (folder / os.fsdecode(b"\xe900002.jpg")).write_bytes(b"")
@@ -430,8 +432,8 @@ def test_a_name_that_is_not_utf8_is_told_in_utf8(tmp_path):
     assert damage.encode() == b"damaged: 1 images unreadable (\\udce900002.jpg: empty file)"
 
 
-def test_images_are_what_opencv_reads(tmp_path):
-    folder = videos.images(tmp_path / "frames", range(3))
+def test_images_equal_those_that_opencv_reads(tmp_path):
+    folder = videos.write_images(tmp_path / "frames", range(3))
     theirs = [cv2.imread(str(p))[..., ::-1] for p in sorted(folder.iterdir())]
     assert np.array_equal(read(folder)[1], np.stack(theirs))
 
@@ -453,18 +455,18 @@ def test_images_are_what_opencv_reads(tmp_path):
         ("clip.mp4", "is a directory without frames"),
     ],
 )
-def test_what_cannot_be_read_says_why(odd, name, reason):
+def test_unreadable_files_give_a_reason(odd, name, reason):
     with pytest.raises(DecodeError, match=reason):
         read(odd / name)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_says_so(odd):
+def test_a_file_without_permission_is_reported(odd):
     with pytest.raises(DecodeError, match="permission denied"):
         read(odd / "noperm.mp4")
 
 
-def test_a_bomb_takes_little_memory(odd):
+def test_a_decompression_bomb_takes_little_memory(odd):
     program = """
 import resource, sys
 from mrx.decode import open_video
@@ -488,7 +490,7 @@ def test_a_fifo_does_not_hang(odd):
 
 
 def test_two_readings_are_the_same_bit_for_bit(tmp_path):
-    path = videos.clip(tmp_path / "a.mp4", 30)
+    path = videos.write_clip(tmp_path / "a.mp4", 30)
     assert np.array_equal(read(path)[1], read(path)[1])
 
 

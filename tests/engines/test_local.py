@@ -6,8 +6,8 @@ import time
 
 import pytest
 from support import trouble
-from support.command import all_keys, manifest, process, rows, start
-from support.trouble import BREAK, GOOD, HANG, KILL, RAISE, children, until
+from support.command import read_keys, read_manifest, read_rows, run_process, start_process
+from support.trouble import BREAK, GOOD, HANG, KILL, RAISE, list_workers, wait_until
 
 import mrx
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def environment(tmp_path):
-    return trouble.install(tmp_path / "site")
+    return trouble.install_package(tmp_path / "site")
 
 
 @pytest.fixture
@@ -27,19 +27,17 @@ def folder(tmp_path):
 
 def extract(folder, out, environment, *options, workers="2"):
     words = ("extract", folder, "-o", out, "-m", "trouble", "--no-resize", "--workers", workers)
-    return process(*words, "--jsonl", *options, environment=environment)
+    return run_process(*words, "--jsonl", *options, environment=environment)
 
 
 def outcomes(ran):
-    return {row["key"]: (row["status"], row["reason"]) for row in rows(ran)}
+    return {row["key"]: (row["status"], row["reason"]) for row in read_rows(ran)}
 
 
-def test_a_video_that_kills_its_worker_is_tried_twice_and_the_others_go_on(
-    folder, tmp_path, environment
-):
+def test_a_video_that_kills_workers_fails_and_the_others_finish(folder, tmp_path, environment):
     for i in range(4):
-        trouble.clip(folder / f"good{i}.mp4", GOOD)
-    trouble.clip(folder / "bad.mp4", KILL)
+        trouble.write_clip(folder / f"good{i}.mp4", GOOD)
+    trouble.write_clip(folder / "bad.mp4", KILL)
     ran = extract(folder, tmp_path / "out", environment)
     assert ran.returncode == 1
     ended = outcomes(ran)
@@ -47,57 +45,53 @@ def test_a_video_that_kills_its_worker_is_tried_twice_and_the_others_go_on(
     assert set(ended.values()) == {("ok", "")}
     assert len(ended) == 4
     assert len(mrx.open(tmp_path / "out")) == 4
-    assert process("verify", tmp_path / "out").returncode == 0
+    assert run_process("verify", tmp_path / "out").returncode == 0
 
 
-def test_a_video_that_kills_a_worker_costs_those_beside_it_a_retry_only(
-    folder, tmp_path, environment
-):
+def test_videos_beside_one_that_kills_its_worker_are_retried(folder, tmp_path, environment):
     for i in range(5):
-        trouble.clip(folder / f"good{i}.mp4", GOOD)
-    trouble.clip(folder / "bad.mp4", KILL)
+        trouble.write_clip(folder / f"good{i}.mp4", GOOD)
+    trouble.write_clip(folder / "bad.mp4", KILL)
     options = ("--decode-threads", "3", "-p", "slow=0.02")
     ended = outcomes(extract(folder, tmp_path / "out", environment, *options, workers="1"))
     assert ended.pop("bad.mp4") == ("failed", "worker died (signal 11)")
     assert set(ended.values()) == {("ok", "")}
-    assert all_keys(tmp_path / "out") == [f"good{i}.mp4" for i in range(5)]
+    assert read_keys(tmp_path / "out") == [f"good{i}.mp4" for i in range(5)]
 
 
-def test_a_device_that_fails_for_good_costs_its_worker_and_no_other_video(
-    folder, tmp_path, environment
-):
+def test_a_permanent_device_fault_fails_only_its_own_video(folder, tmp_path, environment):
     for i in range(4):
-        trouble.clip(folder / f"good{i}.mp4", GOOD)
-    trouble.clip(folder / "breaks.mp4", BREAK)
+        trouble.write_clip(folder / f"good{i}.mp4", GOOD)
+    trouble.write_clip(folder / "breaks.mp4", BREAK)
     ran = extract(folder, tmp_path / "out", environment)
     ended = outcomes(ran)
     reason = "the device failed in compute: CUDA error: unspecified launch failure"
     assert ended.pop("breaks.mp4") == ("failed", reason)
     assert set(ended.values()) == {("ok", "")}
-    assert all_keys(tmp_path / "out") == [f"good{i}.mp4" for i in range(4)]
+    assert read_keys(tmp_path / "out") == [f"good{i}.mp4" for i in range(4)]
 
 
 def test_a_worker_that_dies_once_costs_its_video_a_retry_only(folder, tmp_path, environment):
-    trouble.clip(folder / "bad.mp4", KILL)
+    trouble.write_clip(folder / "bad.mp4", KILL)
     ran = extract(
         folder, tmp_path / "out", environment, "-p", f"once={tmp_path / 'died'}", workers="1"
     )
     assert (ran.returncode, outcomes(ran)) == (0, {"bad.mp4": ("ok", "")})
 
 
-def test_what_a_worker_finished_before_it_died_is_kept(folder, tmp_path, environment):
+def test_videos_finished_before_a_worker_died_are_kept(folder, tmp_path, environment):
     for i in range(5):
-        trouble.clip(folder / f"a{i}.mp4", GOOD)
-    trouble.clip(folder / "b.mp4", KILL)
+        trouble.write_clip(folder / f"a{i}.mp4", GOOD)
+    trouble.write_clip(folder / "b.mp4", KILL)
     ran = extract(folder, tmp_path / "out", environment, workers="1")
-    assert [r["key"] for r in rows(ran)] == [*(f"a{i}.mp4" for i in range(5)), "b.mp4"]
+    assert [r["key"] for r in read_rows(ran)] == [*(f"a{i}.mp4" for i in range(5)), "b.mp4"]
     with mrx.open(tmp_path / "out") as shards:
         assert len(list(shards.rows())) == 5
 
 
 def test_a_video_that_hangs_is_given_up_after_its_time(folder, tmp_path, environment):
-    trouble.clip(folder / "good.mp4", GOOD)
-    trouble.clip(folder / "hang.mp4", HANG)
+    trouble.write_clip(folder / "good.mp4", GOOD)
+    trouble.write_clip(folder / "hang.mp4", HANG)
     ran = extract(folder, tmp_path / "out", environment, "--timeout", "3")
     assert outcomes(ran) == {
         "good.mp4": ("ok", ""),
@@ -105,39 +99,37 @@ def test_a_video_that_hangs_is_given_up_after_its_time(folder, tmp_path, environ
     }
 
 
-def test_a_bug_in_a_method_fails_its_video_with_the_traceback_in_the_manifest(
-    folder, tmp_path, environment
-):
-    trouble.clip(folder / "bug.mp4", RAISE)
-    trouble.clip(folder / "good.mp4", GOOD)
+def test_a_bug_in_a_method_puts_its_traceback_in_the_manifest(folder, tmp_path, environment):
+    trouble.write_clip(folder / "bug.mp4", RAISE)
+    trouble.write_clip(folder / "good.mp4", GOOD)
     ran = extract(folder, tmp_path / "out", environment)
     assert outcomes(ran)["bug.mp4"] == (
         "failed",
         "internal error in compute: RuntimeError: a bug in a method",
     )
     assert b"Traceback" not in ran.stderr
-    assert "RuntimeError" in manifest(tmp_path / "out")["bug.mp4"]["traceback"]
+    assert "RuntimeError" in read_manifest(tmp_path / "out")["bug.mp4"]["traceback"]
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("stop_signal", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_signal_closes_the_shards_and_the_next_run_does_the_rest(
-    folder, tmp_path, environment, how, code, workers
+def test_a_signal_closes_the_shards_and_the_next_run_finishes(
+    folder, tmp_path, environment, stop_signal, code, workers
 ):
     for i in range(12):
-        trouble.clip(folder / f"{i:02}.mp4", GOOD, frames=60)
+        trouble.write_clip(folder / f"{i:02}.mp4", GOOD, frames=60)
     words = ["extract", folder, "-o", tmp_path / "out", "-m", "trouble", "-p", "slow=0.05"]
     words += ["--workers", workers, "--no-resize"]
-    running = start(*words, "--jsonl", environment=environment)
+    running = start_process(*words, "--jsonl", environment=environment)
     running.stdout.readline()
-    running.send_signal(how)
-    told = running.communicate(timeout=60)[1].decode()
+    running.send_signal(stop_signal)
+    stderr = running.communicate(timeout=60)[1].decode()
     assert running.returncode == code
-    assert "not reached" in told
+    assert "not reached" in stderr
     assert not list((tmp_path / "out").glob(".tmp-*"))
     done = len(mrx.open(tmp_path / "out"))
     assert 1 <= done < 12
-    again = process(*words, environment=environment)
+    again = run_process(*words, environment=environment)
     assert again.returncode == 0
     assert f"12 ok ({done} before)" in again.stderr.decode()
     with mrx.open(tmp_path / "out") as shards:
@@ -145,12 +137,12 @@ def test_a_signal_closes_the_shards_and_the_next_run_does_the_rest(
 
 
 def test_a_second_signal_ends_at_once(folder, tmp_path, environment):
-    trouble.clip(folder / "hang.mp4", HANG)
-    running = start(
+    trouble.write_clip(folder / "hang.mp4", HANG)
+    running = start_process(
         *("extract", folder, "-o", tmp_path / "out", "-m", "trouble", "--workers", "1"),
         environment=environment,
     )
-    until(lambda: list((tmp_path / "out").glob(".tmp-*")))
+    wait_until(lambda: list((tmp_path / "out").glob(".tmp-*")))
     began = time.monotonic()
     running.send_signal(signal.SIGINT)
     time.sleep(0.5)
@@ -161,16 +153,16 @@ def test_a_second_signal_ends_at_once(folder, tmp_path, environment):
 
 
 def test_workers_end_when_their_parent_is_killed(folder, tmp_path, environment):
-    trouble.clip(folder / "hang.mp4", HANG)
-    running = start(
+    trouble.write_clip(folder / "hang.mp4", HANG)
+    running = start_process(
         *("extract", folder, "-o", tmp_path / "out", "-m", "trouble", "--workers", "1"),
         environment=environment,
     )
-    until(lambda: list((tmp_path / "out").glob(".tmp-*")))
-    (worker,) = children(running)
+    wait_until(lambda: list((tmp_path / "out").glob(".tmp-*")))
+    (worker,) = list_workers(running)
     running.kill()
     running.communicate()
-    until(lambda: not _alive(worker), seconds=5)
+    wait_until(lambda: not _alive(worker), seconds=5)
 
 
 def _alive(number):
@@ -182,12 +174,12 @@ def _alive(number):
 
 
 def test_a_second_run_on_the_same_output_is_refused(folder, tmp_path, environment):
-    trouble.clip(folder / "hang.mp4", HANG)
-    running = start(
+    trouble.write_clip(folder / "hang.mp4", HANG)
+    running = start_process(
         *("extract", folder, "-o", tmp_path / "out", "-m", "trouble", "--workers", "0"),
         environment=environment,
     )
-    until(lambda: list((tmp_path / "out").glob(".tmp-*")))
+    wait_until(lambda: list((tmp_path / "out").glob(".tmp-*")))
     second = extract(folder, tmp_path / "out", environment)
     running.kill()
     running.communicate()
@@ -196,51 +188,55 @@ def test_a_second_run_on_the_same_output_is_refused(folder, tmp_path, environmen
 
 
 def test_progress_is_silent_without_a_terminal(folder, tmp_path, environment):
-    trouble.clip(folder / "good.mp4", GOOD)
+    trouble.write_clip(folder / "good.mp4", GOOD)
     ran = extract(folder, tmp_path / "out", environment)
     assert len(ran.stderr.decode().splitlines()) == 1
 
 
 def test_shards_of_processes_on_one_folder_never_collide(folder, tmp_path, environment):
     for i in range(8):
-        trouble.clip(folder / f"{i}.mp4", GOOD)
+        trouble.write_clip(folder / f"{i}.mp4", GOOD)
     words = ["extract", folder, "-o", tmp_path / "out", "-m", "trouble", "--workers", "1"]
-    running = [start(*words, "--shard", f"{i}/3", environment=environment) for i in range(3)]
-    assert [one.wait(timeout=60) for one in running] == [0, 0, 0]
-    for one in running:
-        one.communicate()
-    assert all_keys(tmp_path / "out") == [f"{i}.mp4" for i in range(8)]
+    running = [
+        start_process(*words, "--shard", f"{i}/3", environment=environment) for i in range(3)
+    ]
+    assert [shard.wait(timeout=60) for shard in running] == [0, 0, 0]
+    for shard in running:
+        shard.communicate()
+    assert read_keys(tmp_path / "out") == [f"{i}.mp4" for i in range(8)]
 
 
-def test_a_worker_killed_between_two_shards_doubles_nothing(folder, tmp_path, environment):
+def test_a_worker_killed_between_two_shards_duplicates_no_video(folder, tmp_path, environment):
     for i in range(10):
-        trouble.clip(folder / f"{i}.mp4", GOOD, frames=20)
+        trouble.write_clip(folder / f"{i}.mp4", GOOD, frames=20)
     out = tmp_path / "out"
     words = ["extract", folder, "-o", out, "-m", "trouble", "-p", "slow=0.05", "--workers", "1"]
-    running = start(*words, "--videos-per-shard", "1", environment=environment)
-    until(lambda: len(list(out.glob("shard-*.h5"))) >= 3)
-    trouble.kill(children(running)[0])
-    told = running.communicate(timeout=60)[1].decode()
-    assert (running.returncode, "10 ok, 0 skipped, 0 failed" in told) == (0, True), told
-    assert all_keys(out) == [f"{i}.mp4" for i in range(10)]
+    running = start_process(*words, "--videos-per-shard", "1", environment=environment)
+    wait_until(lambda: len(list(out.glob("shard-*.h5"))) >= 3)
+    trouble.kill_process(list_workers(running)[0])
+    stderr = running.communicate(timeout=60)[1].decode()
+    assert (running.returncode, "10 ok, 0 skipped, 0 failed" in stderr) == (0, True), stderr
+    assert read_keys(out) == [f"{i}.mp4" for i in range(10)]
 
 
 def test_workers_that_are_killed_while_they_start_are_replaced(folder, tmp_path, environment):
     for i in range(4):
-        trouble.clip(folder / f"{i}.mp4", GOOD)
+        trouble.write_clip(folder / f"{i}.mp4", GOOD)
     words = ["extract", folder, "-o", tmp_path / "out", "-m", "trouble", "--workers", "2"]
-    running = start(*words, "--overwrite", environment=environment)
-    trouble.kill(min(until(lambda: children(running)[1:] and children(running))))
-    told = running.communicate(timeout=60)[1].decode()
-    assert (running.returncode, "4 ok, 0 skipped, 0 failed" in told) == (0, True), told
-    assert all_keys(tmp_path / "out") == [f"{i}.mp4" for i in range(4)]
+    running = start_process(*words, "--overwrite", environment=environment)
+    trouble.kill_process(
+        min(wait_until(lambda: list_workers(running)[1:] and list_workers(running)))
+    )
+    stderr = running.communicate(timeout=60)[1].decode()
+    assert (running.returncode, "4 ok, 0 skipped, 0 failed" in stderr) == (0, True), stderr
+    assert read_keys(tmp_path / "out") == [f"{i}.mp4" for i in range(4)]
 
 
 def test_a_signal_to_the_whole_group_closes_the_shards_too(folder, tmp_path, environment):
     for i in range(12):
-        trouble.clip(folder / f"{i:02}.mp4", GOOD, frames=60)
+        trouble.write_clip(folder / f"{i:02}.mp4", GOOD, frames=60)
     words = ["extract", folder, "-o", tmp_path / "out", "-m", "trouble", "-p", "slow=0.05"]
-    running = start(
+    running = start_process(
         *words, "--workers", "2", "--jsonl", environment=environment, start_new_session=True
     )
     running.stdout.readline()
@@ -248,4 +244,4 @@ def test_a_signal_to_the_whole_group_closes_the_shards_too(folder, tmp_path, env
     running.communicate(timeout=60)
     assert running.returncode == 143
     assert not list((tmp_path / "out").glob(".tmp-*"))
-    assert len(all_keys(tmp_path / "out")) >= 1
+    assert len(read_keys(tmp_path / "out")) >= 1

@@ -1,4 +1,4 @@
-"""Machine code that is made, kept and loaded again."""
+"""Machine code that is compiled, cached and loaded again."""
 
 import os
 import subprocess
@@ -22,8 +22,8 @@ print(hashlib.sha256(fields.tobytes()).hexdigest())
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not kernels.has_backend("numba"), reason="numba is not here")
-def test_what_is_computed_when_code_is_made_is_computed_ever_after(tmp_path):
+@pytest.mark.skipif(not kernels.has_backend("numba"), reason="numba is not installed")
+def test_freshly_compiled_and_cached_code_give_the_same_result(tmp_path):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", PROGRAM]
     runs = [subprocess.run(command, env=environment, capture_output=True, text=True) for _ in "ab"]

@@ -28,7 +28,7 @@ def test_it_agrees_with_torch_and_opencv(values):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_whole_map(sign):
+def test_a_whole_map_is_summarized_as_by_torch_and_opencv(sign):
     values = sign * (torch.randn(3, 64, 85, generator=torch.Generator().manual_seed(0)) + 9)
     assert summarize_values(values) == pytest.approx(plainly(values), rel=1e-12)
 
@@ -37,7 +37,7 @@ def test_a_whole_map(sign):
     "value", [np.nan, -np.nan, np.inf, -np.inf], ids=["nan", "-nan", "inf", "-inf"]
 )
 @pytest.mark.parametrize("rest", [1.0, -1.0, 0.0])
-def test_it_leaves_what_is_not_finite_to_others(value, rest):
+def test_values_that_are_not_finite_give_no_summary(value, rest):
     values = torch.full((2, 50), rest)
     values[1, 7] = value
     assert summarize_values(values) is None

@@ -5,7 +5,7 @@ from support import flows
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from mrx.kernels import tvl1_cpu, tvl1_gpu, tvl1_rows, warp_rows
+from mrx.kernels import tvl1_cpu, tvl1_gpu, tvl1_launch, tvl1_rows, warp_rows
 from mrx.methods.tvl1 import TVL1, TVL1_PRESETS
 from mrx.ops.texture import STRUCTURE_THETA, extract_structure
 from mrx.ops.tvl1_solver import (
@@ -28,7 +28,9 @@ def random(*shape, seed=0):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("size", [(37, 53), (16, 16), (3, 40), (1, 7)])
 def test_a_level_is_that_of_the_formulas(level, size, rules):
-    frames = [torch.from_numpy(flows.texture(*size, dx=dx))[None, None].float() for dx in (0, 1.7)]
+    frames = [
+        torch.from_numpy(flows.make_texture(*size, dx=dx))[None, None].float() for dx in (0, 1.7)
+    ]
     start = 3 * random(1, 2, *size)
     found = level(*frames, start, rules)
     expected = PlainLevel(*(frame.double() for frame in frames), start.double(), rules)
@@ -81,7 +83,7 @@ def test_rows_stop_when_they_change_no_more():
 
 
 def test_large_frames_take_the_same_way_as_small_ones(monkeypatch):
-    frames = flows.window(flows.texture(40, 50), flows.texture(40, 50, dx=1.5))
+    frames = flows.stack_window(flows.make_texture(40, 50), flows.make_texture(40, 50, dx=1.5))
     found = [tvl1_cpu.compute_tvl1_flow(frames, TVL1_PRESETS["accurate"], backend="numba")]
     monkeypatch.setattr(tvl1_cpu, "LARGE_IMAGE_PIXELS", 1)
     found.append(tvl1_cpu.compute_tvl1_flow(frames, TVL1_PRESETS["accurate"], backend="numba"))
@@ -99,7 +101,9 @@ def test_the_structure_of_rows_is_that_of_the_formula(size):
 
 @pytest.mark.parametrize(("preset", "most"), [("accurate", 1e-4), ("fast", 1e-4), ("opencv", 0.03)])
 def test_all_ways_agree_in_the_mean(preset, most):
-    frames = flows.window(flows.texture(60, 70), flows.texture(60, 70, dx=2.3, dy=1.1))
+    frames = flows.stack_window(
+        flows.make_texture(60, 70), flows.make_texture(60, 70, dx=2.3, dy=1.1)
+    )
     found = [
         tvl1_cpu.compute_tvl1_flow(frames, TVL1_PRESETS[preset], backend=backend)
         for backend in ("numba", "opencv", "torch")
@@ -109,7 +113,7 @@ def test_all_ways_agree_in_the_mean(preset, most):
 
 
 def test_rows_are_plain_python_that_runs_without_numba(monkeypatch):
-    frames = flows.window(flows.texture(16, 18), flows.texture(16, 18, dx=1))
+    frames = flows.stack_window(flows.make_texture(16, 18), flows.make_texture(16, 18, dx=1))
     rules = TVL1(warps=1, inner=3, texture_rounds=2).rules
     expected = tvl1_cpu.compute_tvl1_flow(frames, rules, backend="numba")
     monkeypatch.setattr(tvl1_rows, "compile_iterations", lambda: tvl1_rows._iterate_rows)
@@ -121,7 +125,9 @@ def test_rows_are_plain_python_that_runs_without_numba(monkeypatch):
 
 
 def test_other_devices_take_a_way_of_tensors_alone():
-    frames = flows.window(flows.texture(20, 24), flows.texture(20, 24, dx=1), flows.texture(20, 24))
+    frames = flows.stack_window(
+        flows.make_texture(20, 24), flows.make_texture(20, 24, dx=1), flows.make_texture(20, 24)
+    )
     rules = TVL1(inner=1, warps=1, texture_rounds=1).rules
     found = tvl1_cpu.compute_tvl1_flow(frames.to("meta"), rules, backend="numba")
     assert (found.shape, found.device.type, found.dtype) == ((1, 4, 20, 24), "meta", torch.float32)
@@ -136,10 +142,10 @@ def test_other_devices_take_a_way_of_tensors_alone():
         ("numba", False, 0.01, PlainLevel),
     ],
 )
-def test_triton_runs_where_it_can_and_is_not_forbidden(
+def test_triton_runs_where_it_is_supported_and_allowed(
     backend, there, epsilon, expected, monkeypatch
 ):
-    monkeypatch.setattr(tvl1_gpu, "supports_device", lambda frames: there)
+    monkeypatch.setattr(tvl1_launch, "supports_device", lambda frames: there)
     rules = TVL1(epsilon=epsilon).rules
     found = tvl1_cpu._choose_device_level(torch.empty(1), rules, backend, half=True)
     assert getattr(found, "func", found) is expected

@@ -7,7 +7,7 @@ from mrx.ops.rank_pool import frame_weights
 
 
 def windows(frames, starts, length):
-    """Bytes (T, H, W, 3) to windows (B, length, 3, H, W)."""
+    """Convert bytes (T, H, W, 3) to windows (B, length, 3, H, W)."""
     return torch.stack([frames[start : start + length] for start in starts]).permute(0, 1, 4, 2, 3)
 
 
@@ -46,7 +46,7 @@ def test_one_frame_is_its_own_dynamic_image():
     assert torch.equal(DynamicImage(length=1)(clip), clip[:, 0])
 
 
-def test_still_scenes_cancel_but_for_the_coefficients_of_the_port():
+def test_still_scenes_cancel_except_with_the_ports_coefficients():
     clip = (torch.rand(1, 1, 3, 4, 5, dtype=torch.float64) * 255).expand(1, 6, 3, 4, 5)
     assert DynamicImage()(clip).abs().max() < 1e-11
     torch.testing.assert_close(DynamicImage(coefficients="tcvrick")(clip), 6 * clip[:, 0])
@@ -78,14 +78,14 @@ def test_no_clip_passes_the_bound_of_approximate_pooling(coefficients):
     assert module(255 - worst).abs().max().item() <= module.bound * (1 + 1e-6)
 
 
-def test_exact_pooling_of_bytes_stays_below_its_bound_and_carries_no_gradient():
+def test_exact_pooling_stays_in_its_bound_and_has_no_gradient():
     clip = torch.randint(0, 256, (1, 6, 3, 64, 85), dtype=torch.uint8)
     module = DynamicImage(pooling="exact")
     assert 0 < module.extract(clip).abs().max().item() < module.bound
     assert not module(clip.float().requires_grad_()).requires_grad
 
 
-def test_the_step_stays_six_whatever_the_length():
+def test_the_step_is_six_for_every_length():
     assert [DynamicImage(length=n).step for n in (1, 6, 10)] == [6, 6, 6]
 
 
@@ -99,6 +99,6 @@ def test_the_step_stays_six_whatever_the_length():
         ({"strength": 0.0}, "strength=0.0: must be above 0"),
     ],
 )
-def test_parameters_that_cannot_be_meant_are_refused(parameters, message):
+def test_invalid_parameters_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
         DynamicImage(**parameters)

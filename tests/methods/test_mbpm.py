@@ -15,7 +15,7 @@ def with_weights(module, space, time):
 
 
 def as_windows(frames):
-    """(T, H, W, 3) bytes to (T / 3, 3, 3, H, W), channels last in memory."""
+    """Convert bytes (T, H, W, 3) to (T / 3, 3, 3, H, W), channels last in memory."""
     return frames.reshape(-1, 3, *frames.shape[1:]).permute(0, 1, 4, 2, 3)
 
 
@@ -29,7 +29,7 @@ def test_random_clips_are_filtered_as_by_the_released_code(case):
 
 
 @pytest.mark.parametrize("case", ["a", "b"])
-def test_given_weights_and_their_gradients_are_those_of_the_released_code(case):
+def test_given_weights_give_the_released_output_and_gradients(case):
     golden = load_golden(f"mbpm3_random_{case}")
     module = with_weights(MBPM(), golden["ws"], golden["wt"])
     found = module(golden["x"].flatten(0, 1))
@@ -56,14 +56,14 @@ def test_impulses_give_the_kernel_also_across_the_border(name):
     assert_within(MBPM()(clip), golden[f"out_{name}"], 2e-4)
 
 
-def test_still_brightness_gives_exactly_zero_and_a_linear_ramp_nearly():
+def test_still_frames_give_zero_and_a_linear_ramp_nearly_zero():
     golden = load_golden("mbpm3_special")
     still, ramp = (golden[f"x_{name}"].permute(0, 3, 1, 2)[None] for name in ("static", "ramp"))
     assert not MBPM()(still).any()
     assert MBPM()(ramp).abs().max() <= 2e-4
 
 
-def test_an_impulse_of_the_middle_frame_gives_two_thirds_of_the_kernel():
+def test_an_impulse_in_the_middle_frame_gives_2_3_of_the_kernel():
     clip = torch.zeros(1, 3, 3, 17, 17, dtype=torch.float64)
     clip[0, 1, :, 8, 8] = 1
     expected = 2 / 3 * laplacian_of_gaussian(9, 1.1).kernel.expand(3, 9, 9)
@@ -84,7 +84,7 @@ def test_time_before_space_is_space_before_time():
     assert_within(module(clip), expected, 2e-6)
 
 
-def test_the_bound_follows_the_kernel_the_normalisation_and_the_weights():
+def test_the_bound_follows_kernel_normalization_and_weights():
     module = MBPM()
     assert module.bound == pytest.approx(500, abs=2)
     assert MBPM(normalize="none").bound == pytest.approx(112, abs=1)
@@ -127,7 +127,7 @@ def test_making_a_module_leaves_the_random_generator_alone():
         ({"normalize": "mean"}, "normalize=mean: choose from imagenet, x3d, none"),
     ],
 )
-def test_parameters_that_cannot_be_meant_are_refused(parameters, message):
+def test_invalid_parameters_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
         MBPM(**parameters)
 

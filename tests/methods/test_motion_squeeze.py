@@ -8,13 +8,13 @@ from mrx.ops.matching import pair_up, soft_argmax
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 POINTS = {"separable": 33.668, "one-1x1": 33.443, "one-3x3": 33.520, "four-3x3": 35.761}
-"""GFLOPs of MSNet-R50 by the form of its transformation: what fits table 1 of the supplement."""
+"""GFLOPs of MSNet-R50 by transformation, as in table 1 of the supplement."""
 
 
 def load(name):
     return {
         key: torch.from_numpy(value)
-        for key, value in flows.golden(f"matching_{name}").items()
+        for key, value in flows.load_golden_arrays(f"matching_{name}").items()
         if value.dtype.kind in "fi"
     }
 
@@ -33,13 +33,13 @@ def released():
 
 
 def small(**others):
-    """A module that matches 4 channels as they are, softly enough for finite differences."""
+    """Return a module that matches 4 channels, softly enough for finite differences."""
     matching = FeatureMatching(patch=3, sigma=2.0, temperature=5.0)
     return MotionSqueeze(4, segments=3, reduced=None, matching=matching, **others)
 
 
 @pytest.mark.parametrize("name", ["known_shift", "random_p15_t100", "random_p15_t20"])
-def test_matching_gives_displacements_in_cells_and_the_confidence_of_the_released_code(name):
+def test_matching_gives_the_released_displacement_and_confidence(name):
     golden = load(name)
     module = FeatureMatching(temperature=float(golden["temperature"]))
     found = module(*pair_up(golden["feat"], int(golden["T"])))
@@ -47,7 +47,7 @@ def test_matching_gives_displacements_in_cells_and_the_confidence_of_the_release
     assert (found.confidence - golden["conf"]).abs().max() <= 1e-5
 
 
-def test_the_module_with_released_weights_gives_the_output_of_the_released_code():
+def test_released_weights_give_the_output_of_the_released_code():
     module, golden = released()
     features = golden["feat_f16"].float()
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_the_module_with_released_weights_gives_the_output_of_the_released_code(
     torch.testing.assert_close((out - features)[:, ::4], expected, rtol=1e-3, atol=1e-3)
 
 
-def test_the_state_dict_has_the_names_and_shapes_of_the_released_code():
+def test_the_state_dict_has_the_released_names_and_shapes():
     sizes = {"chnl_reduction.0": (64, 512, 1, 1)}
     norms = {"chnl_reduction.1": 64}
     for i, (a, b, k) in enumerate([(3, 16, 7), (16, 32, 3), (32, 64, 3), (64, 512, 3)], 1):
@@ -93,12 +93,12 @@ def test_the_other_transformations_have_these_names_and_shapes(form, kernels):
 
 
 def test_released_networks_hold_every_name_of_the_module():
-    keys = set(flows.golden("matching_net_R18_ms")["keys"].tolist())
+    keys = set(flows.load_golden_arrays("matching_net_R18_ms")["keys"].tolist())
     assert MotionSqueeze(128, segments=4).state_dict().keys() <= keys
 
 
 @pytest.mark.parametrize("form", POINTS)
-def test_a_transformation_costs_what_the_supplement_says(form):
+def test_transformations_cost_the_operations_of_the_supplement(form):
     def cost(form):
         module = MotionSqueeze(512, segments=8, transformation=form).flow_refinement
         convs = [m.weight.numel() for m in module.modules() if isinstance(m, torch.nn.Conv2d)]
@@ -109,7 +109,7 @@ def test_a_transformation_costs_what_the_supplement_says(form):
 
 
 @pytest.mark.parametrize("form", POINTS)
-def test_every_transformation_passes_gradients_to_all_its_weights(form):
+def test_every_transformation_trains_all_its_weights(form):
     module = MotionSqueeze(16, segments=2, reduced=8, transformation=form)
     features = seeded(4, 16, 9, 10).requires_grad_()
     module(features).square().sum().backward()
@@ -119,7 +119,7 @@ def test_every_transformation_passes_gradients_to_all_its_weights(form):
         assert parameter.grad.isfinite().all(), name
 
 
-def test_the_output_is_the_features_plus_the_transformed_maps_without_a_relu():
+def test_the_transformed_maps_are_added_without_a_relu():
     module, golden = released()
     features = golden["feat_f16"].float() - 3
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_dilated_matching_finds_shifts_beyond_the_patch_in_cells():
     torch.testing.assert_close(inside, expected, rtol=0, atol=1e-3)
 
 
-def test_a_flat_region_gives_no_displacement_where_ties_fall_to_the_smallest():
+def test_a_flat_region_does_not_move_where_the_smallest_tie_wins():
     features = seeded(1, 12, 40, 40)
     features[..., 8:, 8:] = features[..., :1, :1]
     found = FeatureMatching(tie="smallest")(features, features)
@@ -184,7 +184,7 @@ def test_flat_features_give_finite_outputs_and_gradients(features):
     assert features.grad.isfinite().all()
 
 
-def test_autocast_leaves_what_is_matched_as_it_is():
+def test_autocast_does_not_change_the_matching():
     pair = seeded(2, 32, 9, 10).split(1)
     expected = FeatureMatching()(*pair)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -215,14 +215,14 @@ def test_gradients_are_those_of_finite_differences(form):
     ("parameters", "message"),
     [
         ({"patch": 14}, "patch=14: must be odd"),
-        ({"patch": 1}, "patch=1: leaves nothing to choose from"),
+        ({"patch": 1}, "patch=1: must be at least 3"),
         ({"dilation": 0}, "dilation=0: must be at least 1"),
         ({"sigma": 0.0}, "sigma=0.0: must be above 0"),
         ({"temperature": -1.0}, "temperature=-1.0: must be above 0"),
         ({"tie": "last"}, "tie=last: choose from first, smallest"),
     ],
 )
-def test_parameters_of_the_matching_that_cannot_be_meant_are_refused(parameters, message):
+def test_invalid_parameters_of_the_matching_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
         FeatureMatching(**parameters)
 
@@ -230,16 +230,16 @@ def test_parameters_of_the_matching_that_cannot_be_meant_are_refused(parameters,
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"segments": 1}, "segments=1: a pair needs at least 2 frames"),
+        ({"segments": 1}, "segments=1: must be at least 2"),
         ({"segments": 4, "transformation": "wide"}, "transformation=wide: choose from separable"),
     ],
 )
-def test_parameters_that_cannot_be_meant_are_refused(parameters, message):
+def test_invalid_parameters_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
         MotionSqueeze(8, **parameters)
 
 
-def test_features_that_are_no_whole_clips_or_of_other_channels_are_refused():
+def test_features_of_partial_clips_or_other_channels_are_refused():
     module = MotionSqueeze(8, segments=4, reduced=None)
     with pytest.raises(ShapeError, match=r"matching takes features \(B \* 4, C, H, W\), got"):
         module(torch.zeros(6, 8, 5, 5))
@@ -274,7 +274,7 @@ def test_large_maps_are_matched_in_strips_with_the_same_bits(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_the_matching_says_how_it_is_set():
+def test_the_matching_shows_its_options():
     assert repr(FeatureMatching(patch=7)) == (
         "FeatureMatching(patch=7, sigma=5.0, temperature=100.0, dilation=1, tie=first)"
     )

@@ -1,4 +1,4 @@
-"""Displacement and confidence maps: of the paper, refined, and from networks' features."""
+"""Displacement and confidence maps: of the paper, refined, and from a network's features."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from mrx.methods.weights import load_weights
 
 
 def photograph(height, width, seed=0):
-    """Noise of all sizes, as in photographs, in colour: (3, H, W) bytes."""
+    """Return color noise of all sizes, as in photographs: (3, H, W) bytes."""
     random = torch.Generator().manual_seed(seed)
     total = torch.zeros(1, 3, height, width)
     for size in (2, 4, 8, 16, 32, 64):
@@ -22,7 +22,7 @@ def photograph(height, width, seed=0):
 
 
 def crops(dx, dy, seed=0, noise=0):
-    """Two crops of a picture whose content moves by whole pixels, as a window."""
+    """Return a window of two crops of a picture that moves by whole pixels."""
     big = photograph(288, 288, seed)
     first, second = big[:, 64:224, 64:224], big[:, 64 - dy : 224 - dy, 64 - dx : 224 - dx]
     pair = torch.stack([first, second])[None]
@@ -34,7 +34,7 @@ def crops(dx, dy, seed=0, noise=0):
 
 
 def textures(dx, dy, height=128, width=160):
-    frames = [flows.texture(height, width), flows.texture(height, width, dx=dx, dy=dy)]
+    frames = [flows.make_texture(height, width), flows.make_texture(height, width, dx=dx, dy=dy)]
     return torch.from_numpy(np.stack(frames))[None, :, None].expand(-1, -1, 3, -1, -1)
 
 
@@ -44,7 +44,7 @@ def found(module, frames):
 
 
 def errors(maps, dx, dy):
-    """End-point errors of cells that are not at the border and whose target is in the frame."""
+    """Return end-point errors of the inner cells whose target is in the frame."""
     stride = 160 // maps.shape[3]
     border = 2 * 8 // stride
     left, right = (max(border, -(-side // stride) + 1) for side in (-dx, dx))
@@ -61,33 +61,33 @@ def test_the_paper_finds_shifts_of_whole_cells(shift, noise):
 
 
 @pytest.mark.parametrize("shift", [(3, -2), (4, 4), (13, -6), (-27, 19), (40, 5)])
-def test_refinement_finds_shifts_that_are_none(shift):
+def test_refinement_finds_shifts_of_partial_cells(shift):
     frames = crops(*shift, noise=2)
     error, papers = (errors(found(MS(preset), frames), *shift) for preset in ("refined", "paper"))
     assert error.mean() < 0.3
     assert error.mean() < 0.2 * papers.mean()
 
 
-def test_the_paper_is_off_by_what_cells_cannot_say_where_refinement_is_not():
+def test_refinement_finds_shifts_between_the_cells_of_the_paper():
     frames = textures(5.4, -2.7)
     error = {p: errors(found(MS(p), frames), 5, -3).mean() for p in ("paper", "refined")}
     assert error["refined"] < 0.7 < 2 < error["paper"]  # errors() rounds the truth by up to 0.5
 
 
 @pytest.mark.parametrize("name", ["syn_large18px", "syn_rot2deg", "syn_brightness"])
-def test_refinement_is_off_by_less_than_a_tenth_of_a_pixel_on_pairs_with_true_flow(name):
-    before, after, truth = flows.pair(name)
+def test_refinement_is_within_a_tenth_of_a_pixel_of_true_flow(name):
+    before, after, truth = flows.load_pair(name)
     frames = torch.from_numpy(np.stack([before, after]))[None, :, None].expand(-1, -1, 3, -1, -1)
     maps = found(MS(stride=8), frames)[0].permute(1, 2, 0).numpy()
     height, width, _ = maps.shape
     means = truth[: 8 * height, : 8 * width].reshape(height, 8, width, 8, 2).mean((1, 3))
     inner = (slice(3, -3), slice(3, -3))
-    assert flows.error(maps[inner][..., :2], means[inner]) < 0.1
+    assert flows.measure_error(maps[inner][..., :2], means[inner]) < 0.1
 
 
 @pytest.mark.parametrize(("name", "most"), [("mb_Venus", 0.5), ("sintel_clean_easy", 0.5)])
 def test_the_confident_half_is_off_by_at_most_half_of_the_other(name, most):
-    before, after, truth = flows.pair(name)
+    before, after, truth = flows.load_pair(name)
     frames = torch.from_numpy(np.stack([before, after]))[None, :, None].expand(-1, -1, 3, -1, -1)
     maps = found(MS(stride=8), frames)[0].permute(1, 2, 0).numpy()
     height, width, _ = maps.shape
@@ -106,12 +106,12 @@ def test_a_still_picture_does_not_move():
 
 
 @pytest.mark.parametrize("preset", ["paper", "refined"])
-def test_a_constant_picture_does_not_move_and_is_not_sure_of_it(preset):
+def test_a_constant_picture_has_no_motion_and_no_confidence(preset):
     maps = found(MS(preset), torch.full((1, 2, 3, 64, 72), 90, dtype=torch.uint8))
     assert maps.abs().max() < 1e-4
 
 
-def test_flat_regions_of_a_still_picture_are_a_guess_of_the_paper_and_still_when_refined():
+def test_refinement_keeps_flat_regions_of_a_still_picture_still():
     frames = textures(0, 0).clone()
     frames[..., 80:] = 128
     paper, refined = (found(MS(preset), frames) for preset in ("paper", "refined"))
@@ -163,7 +163,7 @@ def test_a_stack_is_the_pairs_of_each_frame_with_the_next(features):
     assert (maps - expected).abs().max() < 1e-4
 
 
-def test_a_shift_lets_frames_of_a_window_meet_and_stands_in_the_facts():
+def test_a_shift_mixes_frames_of_a_window_and_is_in_the_facts():
     frames = torch.cat([crops(5, 3), crops(-9, 14, seed=1)], dim=1)
     plain, shifted = (
         MS("paper", "resnet18", seed=2, stack=3, shift=shift) for shift in ("none", "zero")
@@ -203,7 +203,7 @@ def test_a_network_needs_weights_or_a_seed(features):
     assert drawn.collect_facts()["trained"] is False
 
 
-def test_a_seed_draws_the_same_network_and_leaves_the_generator_alone():
+def test_a_seed_is_repeatable_and_keeps_the_random_generator():
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -215,7 +215,7 @@ def test_a_seed_draws_the_same_network_and_leaves_the_generator_alone():
 
 
 def saved(path, *, wrap="", shifted=False, reduction=False, counters=True):
-    """A checkpoint of a network with random weights, by the names of other code."""
+    """Save a network with random weights by the names of other code; return the network."""
     network = MS(features="resnet18", seed=1)
     state = {k.removeprefix("backbone."): v for k, v in network.state_dict().items()}
     if shifted:
@@ -239,7 +239,7 @@ def saved(path, *, wrap="", shifted=False, reduction=False, counters=True):
     [{}, {"wrap": "module.base_model.", "shifted": True}, {"counters": False}],
     ids=["torchvision", "TSM", "old torchvision"],
 )
-def test_weights_up_to_layer2_are_read_by_the_names_of_other_code(tmp_path, form):
+def test_weights_up_to_layer2_load_by_the_names_of_other_code(tmp_path, form):
     network = saved(tmp_path / "net.pt", **form)
     module, frames = MS(features="resnet18").eval(), textures(8, 0, height=64, width=64)
     load_weights(module, tmp_path / "net.pt")
@@ -276,7 +276,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
         ({"seed": 1}, "seed=1: features=hog has no weights to draw"),
         ({"features": "sift"}, "features=sift: choose from hog, resnet18, resnet50"),
         ({"refinement": "fine"}, "refinement=fine: choose from subpixel, none"),
-        ({"stack": 0}, "stack=0: a window has at least one pair"),
+        ({"stack": 0}, "stack=0: must be at least 1"),
         ({"shift": "zero"}, "shift=zero: features=hog has no network"),
         ({"shift": "left", "features": "resnet18"}, "shift=left: choose from none, zero, circ"),
         ({"tie": "last"}, "tie=last: choose from first, smallest"),
@@ -288,7 +288,7 @@ def test_parameters_that_make_no_sense_are_refused(given, message):
         METHOD.build_module(given)
 
 
-def test_what_is_given_goes_before_the_preset():
+def test_given_parameters_override_the_preset():
     facts = MS("paper", patch=9, stride=4).collect_facts()
     assert (facts["patch"], facts["stride"], facts["cell"], facts["tie"]) == (9, 4, 4, "first")
     assert MS("paper", patch=9, stride=4).bound == 16

@@ -16,14 +16,14 @@ def with_weights(module, golden):
 
 
 @pytest.mark.parametrize("n_length", [4, 6])
-def test_random_clips_give_the_maps_and_gradients_of_the_released_code(n_length):
+def test_random_clips_give_the_released_maps_and_gradients(n_length):
     golden = load_golden(f"pa_random_m{n_length}")
     module = with_weights(PA(n_length=n_length), golden)
     frames = golden["x"].requires_grad_()
     found = module(frames.unflatten(0, (-1, n_length)))
     assert (found - golden["out"]).abs().max() <= 1e-5 * golden["out"].max() + 1e-7
     found.backward(golden["g"])
-    # The gradient at the equal frames 0 and 1 hangs on how the released code rounds.
+    # The gradient at the equal frames 0 and 1 depends on the rounding of the released code.
     pairs = [(frames.grad[2:], golden["grad_x"][2:])]
     pairs.append((module.shallow_conv.weight.grad, golden["grad_w"]))
     for gradient, expected in pairs:
@@ -62,7 +62,7 @@ def test_the_bias_takes_part_in_training_with_a_gradient_of_zero():
     assert torch.equal(module.shallow_conv.bias.grad, torch.zeros(8))
 
 
-def test_a_seed_gives_the_same_weights_again_and_leaves_the_generator_alone():
+def test_a_seed_is_repeatable_and_keeps_the_random_generator():
     before = torch.get_rng_state()
     first, second, other = PA(seed=7), PA(seed=7), PA(seed=8)
     assert torch.equal(first.shallow_conv.weight, second.shallow_conv.weight)
@@ -79,7 +79,7 @@ def test_facts_tell_trained_from_seeded_weights():
     assert before["weights_sha256"] == PA(seed=1).collect_facts()["weights_sha256"]
 
 
-def test_the_bound_holds_for_stored_frames_and_follows_the_weights():
+def test_the_bound_covers_stored_frames_and_follows_the_weights():
     module = PA()
     bound = module.bound
     assert load_golden("pa_frames_b")["out"].max() < bound < 0.2
@@ -95,10 +95,10 @@ def test_channels_are_named_by_their_pair():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"n_length": 1}, "n_length=1: a difference needs at least 2 frames"),
+        ({"n_length": 1}, "n_length=1: must be at least 2"),
         ({"normalize": "mean"}, "normalize=mean: choose from"),
     ],
 )
-def test_parameters_that_cannot_be_meant_are_refused(parameters, message):
+def test_invalid_parameters_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
         PA(**parameters)

@@ -42,10 +42,21 @@ def test_every_name_finds_the_method_of_that_name(name):
     assert methods.find_method(name).name == name
 
 
-def test_a_name_that_does_not_exist_is_refused_with_those_that_do(offer):
+def test_an_unknown_name_is_refused_with_a_list_of_the_known(offer):
     offer("their-flow", METHOD)
     with pytest.raises(UsageError, match=r"no method flowz: choose from .*mbpm, .*their-flow"):
         methods.find_method("flowz")
+
+
+def test_chosen_names_keep_their_order_without_duplicates(offer):
+    offer("their-flow", METHOD)
+    assert methods.choose_methods(["tvl1", "their-flow", "tvl1"]) == ("tvl1", "their-flow")
+    assert methods.choose_methods(()) == ()
+
+
+def test_an_unknown_name_among_the_chosen_is_refused():
+    with pytest.raises(UsageError, match="no method flowz: choose from mbpm, dynamic-image"):
+        methods.choose_methods(["mbpm", "flowz"])
 
 
 def test_another_package_can_offer_a_method(offer):
@@ -53,7 +64,7 @@ def test_another_package_can_offer_a_method(offer):
     assert methods.find_method("their-flow") is METHOD
 
 
-def test_ours_go_before_what_others_offer_under_the_same_name(offer):
+def test_a_built_in_method_wins_over_one_of_the_same_name(offer):
     offer("mbpm", "theirs")
     assert methods.find_method("mbpm") is METHOD
 

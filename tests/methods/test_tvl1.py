@@ -46,17 +46,17 @@ def backend(request, monkeypatch):
 
 def extract(module, *frames):
     with torch.inference_mode():
-        return module.extract(flows.window(*frames))
+        return module.extract(flows.stack_window(*frames))
 
 
 def opencv_flow(golden, **parameters):
-    return flows.planes(extract(TVL1("opencv", **parameters), golden["I0"], golden["I1"]))
+    return flows.flow_to_planes(extract(TVL1("opencv", **parameters), golden["I0"], golden["I1"]))
 
 
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("crop", CROPS)
 def test_few_iterations_are_those_of_opencv(crop, name, backend):
-    golden = flows.golden(f"tvl1_opencv5_exact_{crop}")
+    golden = flows.load_golden_arrays(f"tvl1_opencv5_exact_{crop}")
     parameters, tolerance = EXACT[name]
     found = opencv_flow(golden, levels=1, outer=1, median=1, epsilon=0.0, **parameters)
     assert np.abs(found - golden[name]).max() < tolerance
@@ -65,41 +65,43 @@ def test_few_iterations_are_those_of_opencv(crop, name, backend):
 @pytest.mark.parametrize("name", FULL)
 @pytest.mark.parametrize("crop", CROPS)
 def test_whole_solutions_are_those_of_opencv_in_the_mean(crop, name, backend):
-    golden = flows.golden(f"tvl1_opencv5_full_{crop}")
+    golden = flows.load_golden_arrays(f"tvl1_opencv5_full_{crop}")
     parameters, tolerance = FULL[name]
     found = opencv_flow(golden, **parameters)
     distance = np.linalg.norm(found - golden[name], axis=-1)
     assert distance.mean() < tolerance
     assert np.median(distance) < 0.01
-    truths = [flows.error(flow, golden["gt"]) for flow in (found, golden[name])]
+    truths = [flows.measure_error(flow, golden["gt"]) for flow in (found, golden[name])]
     assert abs(truths[0] - truths[1]) < 0.01
 
 
 def test_the_default_of_opencv_is_met_by_most_pixels(backend):
     distances = []
     for crop in CROPS:
-        golden = flows.golden(f"tvl1_opencv5_full_{crop}")
+        golden = flows.load_golden_arrays(f"tvl1_opencv5_full_{crop}")
         distances.append(np.linalg.norm(opencv_flow(golden) - golden["flow_default"], axis=-1))
     assert np.mean(distances) < 0.03
     assert np.median(distances) < 0.005
 
 
 def test_the_formulas_in_float64_are_those_of_opencv():
-    golden = flows.golden("tvl1_opencv5_exact_syn_smallobj")
+    golden = flows.load_golden_arrays("tvl1_opencv5_exact_syn_smallobj")
     module = TVL1("opencv", levels=1, outer=1, median=1, epsilon=0.0, warps=1, inner=5).double()
-    clip = flows.window(golden["I0"], golden["I1"]).double()
+    clip = flows.stack_window(golden["I0"], golden["I1"]).double()
     with torch.no_grad():
-        found = flows.planes(module(clip))
+        found = flows.flow_to_planes(module(clip))
     assert np.abs(found - golden["flow_five_iter"]).max() < 1e-5
 
 
 @pytest.mark.slow
-def test_the_default_is_more_accurate_than_dis_on_the_pairs_with_truth():
+def test_the_default_is_more_accurate_than_dis_on_true_flow():
     pytest.importorskip("numba", reason="numba is not installed")
     errors = {}
     for name in flows.PAIRS:
-        before, after, truth = flows.pair(name)
-        errors[name] = flows.error(flows.planes(extract(TVL1(), before, after)), truth)
+        before, after, truth = flows.load_pair(name)
+        errors[name] = flows.measure_error(
+            flows.flow_to_planes(extract(TVL1(), before, after)), truth
+        )
     assert np.mean(list(errors.values())) <= 0.29
     assert errors["syn_brightness"] <= 0.62
     assert sum(errors[name] < dis for name, dis in flows.PAIRS.items()) >= 12
@@ -110,14 +112,16 @@ def test_the_fast_preset_keeps_most_of_the_accuracy():
     pytest.importorskip("numba", reason="numba is not installed")
     errors = []
     for name in flows.PAIRS:
-        before, after, truth = flows.pair(name)
-        errors.append(flows.error(flows.planes(extract(TVL1("fast"), before, after)), truth))
+        before, after, truth = flows.load_pair(name)
+        errors.append(
+            flows.measure_error(flows.flow_to_planes(extract(TVL1("fast"), before, after)), truth)
+        )
     assert np.mean(errors) <= 0.34
 
 
 @pytest.mark.parametrize("preset", ["accurate", "fast", "opencv"])
 def test_a_known_shift_is_found(preset, backend):
-    before, after = flows.texture(64, 80), flows.texture(64, 80, dx=1.3, dy=-0.6)
+    before, after = flows.make_texture(64, 80), flows.make_texture(64, 80, dx=1.3, dy=-0.6)
     found = extract(TVL1(preset), before, after)[0, :, 8:-8, 8:-8]
     assert found[0].median() == pytest.approx(1.3, abs=0.05)
     assert found[1].median() == pytest.approx(-0.6, abs=0.05)
@@ -126,7 +130,7 @@ def test_a_known_shift_is_found(preset, backend):
 
 @pytest.mark.parametrize("preset", TVL1_PRESETS)
 def test_equal_frames_do_not_move_at_all(preset, backend):
-    frame = flows.texture(40, 50)
+    frame = flows.make_texture(40, 50)
     assert torch.equal(extract(TVL1(preset), frame, frame), torch.zeros(1, 2, 40, 50))
 
 
@@ -139,33 +143,33 @@ def test_plain_frames_of_any_gray_do_not_move(preset, first, second, backend):
 
 @pytest.mark.parametrize("size", [(16, 16), (5, 7), (3, 200), (1, 9), (33, 47)])
 @pytest.mark.parametrize("preset", ["accurate", "opencv"])
-def test_any_size_is_taken_in_any_order(preset, size, backend):
+def test_frames_of_any_size_are_accepted_in_any_order(preset, size, backend):
     module = TVL1(preset)
-    frames = flows.texture(*size), flows.texture(*size, dx=0.5)
+    frames = flows.make_texture(*size), flows.make_texture(*size, dx=0.5)
     first = extract(module, *frames)
-    extract(module, flows.texture(30, 20), flows.texture(30, 20, dx=1))
+    extract(module, flows.make_texture(30, 20), flows.make_texture(30, 20, dx=1))
     assert first.isfinite().all()
     assert torch.equal(extract(module, *frames), first)
 
 
 @pytest.mark.slow
-def test_4k_is_taken():
+def test_frames_in_4k_are_accepted():
     pytest.importorskip("numba", reason="numba is not installed")
-    frames = (np.tile(flows.texture(240, 256, dx=dx), (9, 15)) for dx in (0, 2))
+    frames = (np.tile(flows.make_texture(240, 256, dx=dx), (9, 15)) for dx in (0, 2))
     found = extract(TVL1("fast", warps=1, inner=3), *frames)
     assert found.shape == (1, 2, 2160, 3840)
     assert found[:, 0].median() == pytest.approx(2, abs=0.1)
 
 
 def test_turning_the_frames_turns_the_flow(backend):
-    before, after = flows.texture(48, 60), flows.texture(48, 60, dx=1.2, dy=0.4)
+    before, after = flows.make_texture(48, 60), flows.make_texture(48, 60, dx=1.2, dy=0.4)
     found = extract(TVL1(), before, after)
     turned = extract(TVL1(), before.T.copy(), after.T.copy())
     assert (found - turned.flip(1).transpose(2, 3)).abs().mean() < 1e-4
 
 
 def test_bytes_and_floats_of_any_declared_white_agree():
-    frames = flows.window(flows.texture(32, 40), flows.texture(32, 40, dx=1))
+    frames = flows.stack_window(flows.make_texture(32, 40), flows.make_texture(32, 40, dx=1))
     with torch.no_grad():
         expected = TVL1()(frames.float())
         found = TVL1(white=1.0)(frames.float() / 255)
@@ -176,7 +180,7 @@ def test_bytes_and_floats_of_any_declared_white_agree():
 
 
 def test_a_stack_has_the_pairs_in_turn(backend):
-    frames = [flows.texture(32, 40, dx=0.4 * i**2) for i in range(6)]
+    frames = [flows.make_texture(32, 40, dx=0.4 * i**2) for i in range(6)]
     module = TVL1(stack=5)
     assert module.channels == ("x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5")
     found = extract(module, *frames)
@@ -184,18 +188,20 @@ def test_a_stack_has_the_pairs_in_turn(backend):
     assert torch.equal(found, torch.cat(pairs, dim=1))
 
 
-def test_pairs_of_a_batch_stop_each_for_itself():
+def test_pairs_of_a_batch_stop_independently():
     module = TVL1("opencv", levels=2, warps=2)
-    easy = flows.window(flows.texture(24, 30), flows.texture(24, 30, dx=0.1))
-    hard = flows.window(flows.texture(24, 30, seed=1), flows.texture(24, 30, dx=4, dy=3, seed=2))
+    easy = flows.stack_window(flows.make_texture(24, 30), flows.make_texture(24, 30, dx=0.1))
+    hard = flows.stack_window(
+        flows.make_texture(24, 30, seed=1), flows.make_texture(24, 30, dx=4, dy=3, seed=2)
+    )
     with torch.no_grad():
         both = module(torch.cat([easy, hard]).float())
         for found, clip in zip(both, (easy, hard), strict=True):
             assert (found - module(clip.float())[0]).abs().max() < 1e-5
 
 
-def test_windows_that_share_frames_give_what_single_pairs_give(backend):
-    video = torch.from_numpy(np.stack([flows.texture(24, 30, dx=i) for i in range(4)]))
+def test_windows_that_share_frames_equal_single_pairs(backend):
+    video = torch.from_numpy(np.stack([flows.make_texture(24, 30, dx=i) for i in range(4)]))
     windows = video.unfold(0, 2, 1).permute(0, 3, 1, 2)[:, :, None]
     module = TVL1()
     with torch.inference_mode():
@@ -207,19 +213,19 @@ def test_windows_that_share_frames_give_what_single_pairs_give(backend):
 @pytest.mark.parametrize("case", ["moving", "equal", "plain", "white noise"])
 def test_gradients_are_finite(preset, case):
     frames = {
-        "moving": (flows.texture(17, 20), flows.texture(17, 20, dx=1)),
-        "equal": (flows.texture(17, 20), flows.texture(17, 20)),
+        "moving": (flows.make_texture(17, 20), flows.make_texture(17, 20, dx=1)),
+        "equal": (flows.make_texture(17, 20), flows.make_texture(17, 20)),
         "plain": (np.full((17, 20), 7, np.uint8), np.full((17, 20), 90, np.uint8)),
         "white noise": np.random.default_rng(0).integers(0, 256, (2, 17, 20), np.uint8),
     }[case]
     module = TVL1(preset, inner=3, outer=1, warps=2, texture_rounds=4)
-    clip = flows.window(*frames).float().requires_grad_()
+    clip = flows.stack_window(*frames).float().requires_grad_()
     module(clip).square().sum().backward()
     assert clip.grad.isfinite().all()
 
 
 def test_texture_keeps_flow_through_a_change_of_light():
-    before, after = flows.texture(64, 80), flows.texture(64, 80, dx=1)
+    before, after = flows.make_texture(64, 80), flows.make_texture(64, 80, dx=1)
     brighter = np.clip(after * 1.08 + 6, 0, 255).astype(np.uint8)
     errors = {}
     for texture in (0.0, 0.85):
@@ -243,7 +249,7 @@ def test_presets_differ_as_documented():
     assert fast.warps * fast.inner < accurate.warps * accurate.inner
 
 
-def test_a_parameter_goes_before_its_preset_and_all_stand_in_the_facts():
+def test_a_parameter_overrides_its_preset_and_facts_list_all():
     facts = methods.find_method("tvl1").build_module({"preset": "fast", "warps": 7}).collect_facts()
     assert (facts["preset"], facts["warps"], facts["inner"]) == ("fast", 7, 10)
     assert set(facts) == {"preset", *(f.name for f in dataclasses.fields(TVL1_PRESETS["fast"]))}
@@ -263,6 +269,6 @@ def test_a_parameter_goes_before_its_preset_and_all_stand_in_the_facts():
         ({"border": "mirror"}, "border=mirror: must be zero or clamp"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(parameters, message):
+def test_invalid_parameters_are_refused(parameters, message):
     with pytest.raises(UsageError, match=f"tvl1: {message}"):
         methods.find_method("tvl1").build_module(parameters)

@@ -13,17 +13,17 @@ PORT = {"floor_grey": False, "normalize_pair": False, "outside": "clamp", "short
 
 
 def load(name):
-    golden = flows.golden(f"tvnet_{name}")
+    golden = flows.load_golden_arrays(f"tvnet_{name}")
     return {key: torch.from_numpy(value) for key, value in golden.items()}
 
 
 def as_window(*images):
-    """Images (H, W, 3) in B, G, R as one window in R, G, B."""
+    """Stack images (H, W, 3) in B, G, R as one window in R, G, B."""
     return torch.stack(images).flip(-1).permute(0, 3, 1, 2)[None]
 
 
 def both_ways(module, frames):
-    """The maps by `forward`, and from bytes."""
+    """Return the maps of `forward` and of `extract`."""
     with torch.inference_mode():
         return module(module.prepare(frames)), module.extract(frames)
 
@@ -41,7 +41,7 @@ def random_weights(module):
 
 
 def textures(count, height=24, width=32):
-    """Windows of smooth noise, moved by a pixel or so from frame to frame."""
+    """Return windows of smooth noise that moves by about a pixel from frame to frame."""
     noise = 255 * torch.rand(count, 3, height // 4, width // 4)
     wide = F.interpolate(noise, (height + 2, width + 2), mode="bicubic").clamp(0, 255)
     return torch.stack([wide[..., 1:-1, 1:-1], wide[..., 2:, :-2]], 1)
@@ -58,14 +58,14 @@ def test_untrained_flow_is_that_of_the_official_code(pair, iterations):
 
 
 @pytest.mark.parametrize("pair", ["syn_rot2deg", "mb_RubberWhale"])
-def test_three_scales_and_two_warps_are_those_of_the_official_code(pair):
+def test_three_scales_and_two_warps_match_the_official_code(pair):
     golden = load(f"official_ms_{pair}")
     module = TVNet(scales=3, warps=2, iterations=10)
     for found in both_ways(module, as_window(golden["bgr1"], golden["bgr2"])):
         assert (found[0].permute(1, 2, 0) - golden["flow_s3_w2_i10"]).abs().max() <= 1e-3
 
 
-def test_a_stack_holds_the_flows_in_turn_as_a_batch_of_pairs_does():
+def test_a_stack_holds_the_flows_of_the_official_code_in_order():
     golden, module = load("official_clip6_rubberwhale"), TVNet(stack=5)
     assert module.channels == ("x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4", "x5", "y5")
     for found in both_ways(module, as_window(*golden["bgr"])):
@@ -97,7 +97,7 @@ def test_identical_frames_give_next_to_no_flow():
 
 
 @pytest.mark.parametrize("grays", [(0, 0), (90, 90), (255, 0), (40, 180)])
-def test_constant_frames_give_no_flow_but_from_the_dark_border_of_the_official_code(grays):
+def test_constant_frames_give_flow_only_from_the_dark_border(grays):
     frames = torch.tensor(grays, dtype=torch.uint8).view(1, 2, 1, 1, 1).expand(1, 2, 3, 20, 26)
     assert both_ways(TVNet(pad="reflect"), frames)[1].abs().max() < 1e-4
     found = both_ways(TVNet(), frames)[0]
@@ -119,7 +119,7 @@ def test_gradients_are_finite_also_where_nothing_moves(kind, depth):
     assert all(value.grad.isfinite().all() for value in (clip, *module.parameters()))
 
 
-def test_derivatives_reach_the_images_the_taps_the_field_and_the_constants():
+def test_gradients_reach_images_taps_field_and_constants():
     module = TVNet(
         scales=2, warps=2, iterations=4, train_constants=True, field_height=5, field_width=6
     )
@@ -129,7 +129,7 @@ def test_derivatives_reach_the_images_the_taps_the_field_and_the_constants():
     assert all(value.grad.abs().max() > 0 for value in (clip, *module.parameters()))
 
 
-def test_gradients_through_scales_warps_and_constants_are_those_of_finite_differences():
+def test_gradients_of_all_parameters_equal_finite_differences():
     torch.manual_seed(0)
     module = TVNet(
         *("tvnet50", 1, 2, 2, 2),
@@ -187,7 +187,7 @@ def test_autocast_changes_neither_flow_nor_gradient(dtype):
     torch.testing.assert_close(module.gradient.grad, expected)
 
 
-def test_trained_constants_stay_above_zero_and_start_where_fixed_ones_are():
+def test_trained_constants_start_at_fixed_ones_and_stay_positive():
     clip, module = textures(1), TVNet(iterations=5, train_constants=True)
     torch.testing.assert_close(module(clip), TVNet(iterations=5)(clip), rtol=0, atol=1e-5)
     module.log_tau.data.sub_(50)
@@ -223,10 +223,10 @@ def test_a_batch_of_different_pairs_is_one_by_one(change):
         ({"iterations": 0}, "iterations=0: must be at least 1"),
         ({"zoom": 1.0}, r"zoom=1\.0: must be above 0 and below 1"),
         ({"theta": 0.0}, r"theta=0\.0: must be above 0"),
-        ({"field_height": 3}, "field_height=3, field_width=0: both above 0, or both 0"),
+        ({"field_height": 3}, "field_height=3, field_width=0: give both above 0, or both 0"),
     ],
 )
-def test_parameters_that_cannot_be_meant_are_refused(parameters, message):
+def test_invalid_parameters_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
         TVNet(**parameters)
 
@@ -243,7 +243,7 @@ def test_no_windows_give_no_maps():
         assert found.shape == (0, 4, 24, 31)
 
 
-def test_presets_are_what_parameters_change():
+def test_parameters_override_the_preset():
     assert TVNet().depth == (1, 1, 50, 0.5)
     assert TVNet("multiscale", warps=2, zoom=0.7).depth == (5, 2, 50, 0.7)
     assert METHOD.build_module({"preset": "multiscale"}).divergence.shape == (5, 5, 50, 2, 2, 2)

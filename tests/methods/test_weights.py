@@ -96,7 +96,7 @@ def test_the_bias_of_a_convolution_must_be_there(tmp_path):
     assert "missing shallow_conv.bias" in refused(PA(), state, tmp_path / "a.pth")
 
 
-def test_what_is_no_state_dict_is_refused(tmp_path):
+def test_a_file_without_a_state_dict_is_refused(tmp_path):
     assert "holds a list, not a state dict" in refused(PA(), [1, 2], tmp_path / "a.pth")
 
 
@@ -107,14 +107,14 @@ class Harmful:
 
 def test_a_file_that_would_run_code_is_refused(tmp_path, capsys):
     message = refused(PA(), {"state_dict": Harmful()}, tmp_path / "a.pth")
-    assert "not a file of weights that torch can load safely" in message
+    assert "not a weights file that torch can load safely" in message
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 broken", b"\x80\x02 text", b"hello"])
 def test_a_file_that_holds_no_weights_is_refused(tmp_path, content):
     (tmp_path / "a.pth").write_bytes(content)
-    with pytest.raises(UsageError, match=r"a\.pth: not a file of weights that torch can load"):
+    with pytest.raises(UsageError, match=r"a\.pth: not a weights file that torch can load"):
         load_weights(PA(), tmp_path / "a.pth")
 
 
@@ -135,7 +135,7 @@ def random_weights(module):
 
 
 def official_state(module, suffix):
-    """The module's weights as the official code names and shapes them."""
+    """Return the module's weights as the official code names and shapes them."""
     scales, warps, iterations = (range(count) for count in module.depth[:3])
     state, shapes = {}, {"x": (1, 2, 1, 1), "y": (2, 1, 1, 1)}
     for s, w, i, c, (a, axis) in itertools.product(
@@ -164,7 +164,7 @@ def official_state(module, suffix):
 
 
 def port_state(module):
-    """The module's weights as the PyTorch port names and shapes them."""
+    """Return the module's weights as the PyTorch port names and shapes them."""
     state, shapes = {}, {"x": (1, 1, 1, 2), "y": (1, 1, 2, 1)}
     for i, (c, part), (a, axis) in itertools.product(
         range(module.depth.iterations), enumerate("xy"), enumerate("xy")
@@ -228,7 +228,7 @@ def test_weights_are_saved_and_loaded_by_their_own_names(tmp_path):
     assert torch.equal(module(clip := clip_of(24, 32)), trained(clip))
 
 
-def test_names_that_miss_and_names_that_nobody_knows_are_listed(tmp_path):
+def test_missing_and_unexpected_names_are_listed(tmp_path):
     state = official_state(TVNet(iterations=2), ":0") | {"tvl1_flow/extra": torch.zeros(1)}
     message = refused(TVNet(iterations=3), state, tmp_path / "a.pth")
     assert (
@@ -247,18 +247,18 @@ def test_kernels_of_another_shape_are_refused(tmp_path):
     assert f"{name} is (1, 1, 1, 2), needs (1, 1, 2, 1)" in message
 
 
-def test_a_trained_centred_gradient_is_refused(tmp_path):
+def test_a_trained_centered_gradient_is_refused(tmp_path):
     state = port_state(TVNet(iterations=2))
     name = "warpblock.centered_gradient.center_conv_x.weight"
     state[name] = state[name] * 1.01
     message = refused(TVNet(iterations=2), state, tmp_path / "a.pth")
-    assert f"not as they are fixed here: {name}" in message
+    assert f"other values than the fixed ones in {name}" in message
 
 
 def test_a_trained_field_asks_for_a_module_that_has_one(tmp_path):
     trained = random_weights(TVNet(iterations=2, field_height=6, field_width=8))
     message = refused(TVNet(iterations=2), official_state(trained, ""), tmp_path / "a.pth")
-    assert message.endswith("make the module with field_height=6, field_width=8")
+    assert message.endswith("trained initial field: use field_height=6, field_width=8")
     other = TVNet(iterations=2, field_height=3, field_width=8)
     message = refused(other, official_state(trained, ""), tmp_path / "a.pth")
     assert "initial_field is (2, 6, 8), needs (2, 3, 8)" in message

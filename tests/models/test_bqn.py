@@ -27,13 +27,13 @@ def test_features_are_filtered_as_by_the_released_block(case, segments, share):
     assert_within(features.grad, golden["grad_x"], share)
 
 
-def test_features_of_clips_in_a_batch_do_not_leak_into_each_other():
+def test_features_of_clips_in_a_batch_do_not_mix():
     module, features = MBPMFeatures(2, 4), torch.randn(8, 2, 9, 9)
     one_by_one = torch.cat([module(clip) for clip in features.split(4)])
     torch.testing.assert_close(module(features), one_by_one, rtol=0, atol=1e-4)
 
 
-def test_features_pass_gradcheck_and_keep_their_precision_under_autocast():
+def test_features_pass_gradcheck_and_stay_float32_under_autocast():
     module = MBPMFeatures(2, 2, size=3)
     features = torch.randn(4, 2, 4, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):

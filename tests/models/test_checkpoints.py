@@ -3,7 +3,7 @@ import re
 
 import pytest
 import torch
-from support.flows import golden
+from support.flows import load_golden_arrays
 from support.official import clip_of, motion_squeeze_state, save_official, wrapped_by_tsm
 from torch import nn
 
@@ -18,7 +18,7 @@ from mrx.models.msnet import MSNet
 
 
 def trained(kind=ResNet, **options):
-    """A small network with other weights than it was made with."""
+    """Return a small network with weights other than its initial ones."""
     net = kind(classes=5, segments=2, **options)
     with torch.no_grad():
         for value in net.state_dict().values():
@@ -98,7 +98,7 @@ FLAT_FIRST = {"0.0": "0", "0.1": "1", "1": "3", "2": "4"}
 
 
 def flat_names(state):
-    """MobileNet's weights as TSM's code names them, whose blocks have no units in them."""
+    """Return MobileNet's weights as TSM's code names them: its blocks have no units."""
     renamed = {}
     for key, value in state.items():
         found = re.fullmatch(r"features\.(\d+)\.conv\.([\d.]+)\.(\w+)", key)
@@ -146,8 +146,8 @@ def test_a_layer_of_an_inserted_module_is_not_the_head(tmp_path):
 
 
 @pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
-def test_motion_squeeze_alone_is_filled_from_a_file_of_the_released_network(tmp_path, depth):
-    file = golden(f"matching_net_R{depth}_ms")
+def test_motion_squeeze_loads_from_a_released_whole_network(tmp_path, depth):
+    file = load_golden_arrays(f"matching_net_R{depth}_ms")
     net = MSNet(depth, 11, segments=4).eval()
     save_official(motion_squeeze_state(net, file), tmp_path / "a.pth.tar")
     module = MotionSqueeze(128 if depth == 18 else 512, segments=4).eval()
@@ -176,7 +176,7 @@ def test_a_module_is_found_where_a_network_keeps_it(tmp_path):
         ({"reduced": 32}, r"chnl_reduction\.0\.weight is \(64, 128, 1, 1\), needs \(32, 128"),
     ],
 )
-def test_a_module_that_is_built_otherwise_is_refused(tmp_path, options, message):
+def test_weights_for_other_module_options_are_refused(tmp_path, options, message):
     torch.save(MSNet(18, 5, segments=2).state_dict(), tmp_path / "a.pth")
     with pytest.raises(UsageError, match=f"does not fit MotionSqueeze: .*{message}"):
         load_part(MotionSqueeze(128, 2, **options), tmp_path / "a.pth")
@@ -193,7 +193,7 @@ def refused(net, state, path):
     return str(caught.value)
 
 
-def test_a_refused_file_names_what_differs(tmp_path):
+def test_a_refused_file_names_the_differences(tmp_path):
     state = ResNet(18, 7).state_dict() | {f"extra{i}": torch.zeros(1) for i in range(7)}
     del state["layer1.0.conv1.weight"]
     message = refused(ResNet(18, 5), state, tmp_path / "a.pth")
@@ -211,7 +211,7 @@ def test_weights_of_another_network_are_refused_in_one_line(tmp_path, other):
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"hello")
-    with pytest.raises(UsageError, match="not a file of weights that torch can load safely"):
+    with pytest.raises(UsageError, match="not a weights file that torch can load safely"):
         load_checkpoint(ResNet(18, 5), tmp_path / "a.pth")
     with pytest.raises(UsageError, match="cannot read weights: No such file"):
         load_checkpoint(ResNet(18, 5), tmp_path / "none.pth")

@@ -18,7 +18,7 @@ COUNTED = {
     "CP on TSM-R18": (20.222, None),
     "MS on TSM-R18": (14.883, 11.287),
 }
-"""GFLOPs and millions of parameters as the specification counts them, apart from this code."""
+"""GFLOPs and millions of parameters as the specification counts them, independent of this code."""
 
 
 @pytest.mark.slow
@@ -33,12 +33,12 @@ def test_the_table_is_the_supplements_but_for_two_rows():
     assert missed == ["CP on TSM-R18", "MS on TSM-R18"]
 
 
-def test_rows_name_what_the_supplement_prints():
+def test_rows_have_the_columns_of_the_supplement():
     assert FlopsRow._fields == ("model", "printed", "counted", "parameters", "reproduced")
     assert CONVENTION == "MotionSqueeze"
 
 
-def test_layers_cost_what_the_convention_says():
+def test_layers_cost_the_operations_of_the_convention():
     conv = nn.Conv2d(4, 6, 3, padding=1, groups=2)
     assert count_operations(conv, (2, 4, 5, 7))[:2] == (2 * 6 * 35 * (18 + 1), 2 * 6 * 35 * 18)
     assert count_operations(nn.Linear(10, 3), (2, 10))[:2] == (6 * 19, 60)

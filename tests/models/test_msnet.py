@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from support.flows import golden
+from support.flows import load_golden_arrays
 from support.official import clip_of, motion_squeeze_state, save_official
 
 from mrx.backbones.resnet import ResNet
@@ -15,8 +15,8 @@ from mrx.models.msnet import MSNet
 
 
 def load_golden(depth, path):
-    """An MSNet with the weights of a golden file, read from a checkpoint as the authors save it."""
-    file = golden(f"matching_net_R{depth}_ms")
+    """Load an MSNet from the weights of a golden file, saved as the authors save them."""
+    file = load_golden_arrays(f"matching_net_R{depth}_ms")
     net = MSNet(depth, 11, segments=4).eval()
     save_official(motion_squeeze_state(net, file), path)
     return net, file, load_checkpoint(net, path)
@@ -38,7 +38,7 @@ def test_msnet_gives_the_official_logits_and_flow(tmp_path, depth):
 
 @pytest.mark.parametrize("depth", [18, 50])
 def test_names_are_the_official_ones_but_for_the_head(depth):
-    keys = {str(key) for key in golden(f"matching_net_R{depth}_ms")["keys"]}
+    keys = {str(key) for key in load_golden_arrays(f"matching_net_R{depth}_ms")["keys"]}
     with torch.device("meta"):
         names = set(MSNet(depth, 11).state_dict())
     assert {key for key in keys if not key.startswith(("bn2.", "fc1."))} == names - {
@@ -57,7 +57,7 @@ def test_it_is_motion_squeeze_with_the_networks_own_layers():
         assert torch.equal(copy.deepcopy(net).add_motion(maps), module(maps))
 
 
-def test_features_of_layer2_do_not_know_of_the_motion():
+def test_features_of_layer2_do_not_contain_the_motion():
     net, plain = MSNet(18, 5, segments=2).eval(), ResNet(18, 5, segments=2, shift="zero").eval()
     plain.load_state_dict(net.state_dict(), strict=False)
     clip = torch.rand(1, 2, 3, 64, 64)
@@ -78,7 +78,7 @@ def test_every_parameter_learns_in_every_form(form):
     assert net.chnl_reduction[0].weight.grad.abs().max() > 0
 
 
-def test_weights_of_images_start_msnet_where_its_own_layers_are_skipped(tmp_path):
+def test_image_weights_load_into_msnet_if_its_layers_are_skipped(tmp_path):
     images, net = ResNet(18, 1000), MSNet(18, 5, segments=2)
     torch.save(images.state_dict(), tmp_path / "a.pth")
     with pytest.raises(UsageError, match=r"does not fit MSNet: missing chnl_reduction\.0\.weight"):
@@ -88,7 +88,7 @@ def test_weights_of_images_start_msnet_where_its_own_layers_are_skipped(tmp_path
     assert torch.equal(net.layer3[0].conv1.weight, images.layer3[0].conv1.weight)
 
 
-def test_a_plain_resnet_takes_an_ms_checkpoint_without_its_motion(tmp_path):
+def test_a_plain_resnet_loads_an_ms_checkpoint_without_motion(tmp_path):
     net, _, _ = load_golden(18, tmp_path / "a.pth")
     plain = ResNet(18, 11, segments=4, shift="zero")
     with pytest.raises(UsageError, match="does not fit ResNet: unexpected flow_refinement"):
@@ -115,7 +115,7 @@ def test_mobilenet_matches_32_channels_without_reduction():
     assert state["motion_squeeze.flow_refinement.conv4.3.weight"].shape == (32, 64, 1, 1)
 
 
-def test_proposals_are_made_of_maps_before_the_relu_and_change_nothing_at_first():
+def test_new_proposals_take_maps_before_relu_and_change_nothing():
     net, plain = CPNet(18, 5, segments=2).eval(), ResNet(18, 5, segments=2, shift="zero").eval()
     plain.load_state_dict(net.state_dict(), strict=False)
     clip = torch.rand(1, 2, 3, 64, 64)

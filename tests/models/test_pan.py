@@ -15,7 +15,7 @@ def test_clips_are_pooled_and_classified_as_by_the_released_head():
     assert (module(golden["x"]) - golden["out"]).abs().max() <= 1e-5
 
 
-def test_a_row_of_the_head_is_the_largest_of_frames_at_its_stride():
+def test_a_row_of_the_head_is_the_maximum_over_strided_frames():
     module = VAP(n_segment=4, feature_dim=3, classes=3).eval()
     features = torch.randn(4, 3)
     rows = torch.stack([features[picked].amax(0) for picked in ([0, 1, 2, 3], [0, 2], [1, 3])])

@@ -22,7 +22,7 @@ def seeded(*shape, seed=0):
 
 
 def trained(block, seed=0):
-    """The block with weights that let everything through."""
+    """Return the block with weights that let everything through."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in block.parameters():
         parameter.data.uniform_(0.1, 1, generator=generator)
@@ -30,7 +30,7 @@ def trained(block, seed=0):
 
 
 def truths():
-    golden = flows.golden("matching_nce_cam_ref")
+    golden = flows.load_golden_arrays("matching_nce_cam_ref")
     return golden, torch.from_numpy(golden["pred"]), torch.from_numpy(golden["gt"])
 
 
@@ -119,13 +119,13 @@ def test_a_block_runs_under_autocast_and_in_half_precision():
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"segments": 1}, "segments=1: a pair needs at least 2 frames"),
-        ({"displacement": 5}, "displacement=5, stride=2: whole strides must lead to it"),
-        ({"stride": 0}, "displacement=6, stride=0: whole strides"),
+        ({"segments": 1}, "segments=1: must be at least 2"),
+        ({"displacement": 5}, "displacement=5, stride=2: must be a multiple of the stride"),
+        ({"stride": 0}, "displacement=6, stride=0: must be a multiple"),
         ({"similarity": "l2"}, "similarity=l2: choose from cosine, dot"),
     ],
 )
-def test_parameters_that_cannot_be_meant_are_refused(parameters, message):
+def test_invalid_parameters_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
         PrimeMotionBlock(8, **({"segments": 2} | parameters))
 
@@ -145,7 +145,7 @@ def test_the_loss_is_that_of_the_reference():
     assert abs(float(contrastive_loss(predicted, truth)) - golden["loss_cos_t007"]) <= 1e-8
 
 
-def test_negatives_are_counted_as_a_look_at_every_truth_counts_them():
+def test_negative_counts_equal_a_count_over_all_positions():
     golden, predicted, _ = truths()
     sizes = predicted.shape[:3]
     others = [p for p in itertools.product(*map(range, sizes)) if p != (0, 0, 0)]
@@ -185,7 +185,9 @@ def test_autocast_leaves_the_loss_as_it_is():
 
 
 def test_predictions_without_their_truths_are_refused():
-    with pytest.raises(ShapeError, match=r"needs its truth, got \(2, 3\) and \(2, 4\)"):
+    with pytest.raises(
+        ShapeError, match=r"two non-empty tensors of one shape, got \(2, 3\) and \(2, 4\)"
+    ):
         contrastive_loss(torch.zeros(2, 3), torch.zeros(2, 4))
-    with pytest.raises(ShapeError, match=r"at least one, needs its truth, got \(0, 3\)"):
+    with pytest.raises(ShapeError, match=r"two non-empty tensors of one shape, got \(0, 3\)"):
         contrastive_loss(torch.zeros(0, 3), torch.zeros(0, 3))

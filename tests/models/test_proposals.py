@@ -1,13 +1,13 @@
 import pytest
 import torch
-from support.flows import golden
+from support.flows import load_golden_arrays
 
 from mrx.errors import ShapeError
 from mrx.models.proposals import CorrespondenceProposal, find_nearest_points, resize_maps
 
 
 def reference(file):
-    """The module with a golden file's parameters, in float64."""
+    """Return the module with a golden file's parameters, in float64."""
     frames, channels = file["x"].shape[1], file["x"].shape[4]
     widths = len(file["b0"]), len(file["b1"])
     module = CorrespondenceProposal(channels, frames, k=int(file["k"]), widths=widths)
@@ -23,32 +23,32 @@ def reference(file):
 
 
 def frames_of(array):
-    """(B, T, H, W, C) as (B * T, C, H, W)."""
+    """Reshape (B, T, H, W, C) to (B * T, C, H, W)."""
     return torch.from_numpy(array).flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def small(**options):
-    """A module whose last batch norm lets something through."""
+    """Return a module whose last batch norm lets something through."""
     module = CorrespondenceProposal(8, 3, k=4, **options).double().eval()
     torch.nn.init.normal_(module.project[1].weight)
     return module
 
 
 def test_it_agrees_with_the_independent_reference():
-    file = golden("matching_cp_ref")
+    file = load_golden_arrays("matching_cp_ref")
     found = reference(file)(frames_of(file["x"]))
     assert (found - frames_of(file["out"])).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("most", [1, 200, 10**6])
-def test_neighbours_are_the_references_in_blocks_of_any_size(most):
-    file = golden("matching_cp_ref")
+def test_neighbors_are_the_references_in_blocks_of_any_size(most):
+    file = load_golden_arrays("matching_cp_ref")
     clips = torch.from_numpy(file["x"]).permute(0, 1, 4, 2, 3)
     found = find_nearest_points(clips, int(file["k"]), max_distances=most)
     assert torch.equal(found.sort(2).values, torch.from_numpy(file["idx"]).long())
 
 
-def test_neighbours_are_never_of_the_own_frame():
+def test_neighbors_are_never_in_the_same_frame():
     clips = torch.zeros(2, 3, 4, 2, 5)
     found = find_nearest_points(clips, 20)
     own = torch.arange(30) // 10
@@ -68,12 +68,12 @@ def test_the_state_dict_has_these_names_and_shapes():
     assert {key: tuple(value.shape) for key, value in found.items()} == expected
 
 
-def test_at_first_it_changes_nothing():
+def test_a_new_module_changes_nothing():
     maps = torch.randn(6, 8, 4, 4)
     assert torch.equal(CorrespondenceProposal(8, 3)(maps), maps)
 
 
-def test_clips_of_a_batch_do_not_meet():
+def test_clips_of_a_batch_do_not_mix():
     maps = torch.randn(6, 8, 4, 5).double()
     module = small()
     alone = torch.cat([module(clip) for clip in maps.split(3)])
@@ -106,7 +106,7 @@ def test_a_shrunken_clip_keeps_its_size():
 
 
 @pytest.mark.parametrize(("shape", "fits"), [((3, 8, 1, 2), True), ((3, 8, 1, 1), False)])
-def test_more_neighbours_than_points_in_other_frames_are_refused(shape, fits):
+def test_more_neighbors_than_points_in_other_frames_are_refused(shape, fits):
     module = CorrespondenceProposal(8, 3, k=4)
     if fits:
         assert module(torch.rand(shape)).shape == shape
@@ -115,14 +115,14 @@ def test_more_neighbours_than_points_in_other_frames_are_refused(shape, fits):
             module(torch.rand(shape))
 
 
-def test_what_cannot_be_meant_is_refused():
+def test_invalid_options_and_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="k=0, shrink=1: both must be at least 1"):
         CorrespondenceProposal(8, 3, k=0)
     with pytest.raises(ShapeError, match=r"takes 8 channels .* got \(3, 4, 5, 5\) at 1/2 the size"):
         CorrespondenceProposal(8, 3, shrink=2)(torch.rand(3, 4, 5, 5))
 
 
-def test_an_offset_of_all_features_does_not_blur_who_is_near():
+def test_an_offset_of_all_features_keeps_their_neighbors():
     clips = torch.rand(1, 3, 8, 4, 4)
     far = clips.double() + 1e4
     expected = find_nearest_points(far, 4)
@@ -131,7 +131,7 @@ def test_an_offset_of_all_features_does_not_blur_who_is_near():
     assert same > 0.95
 
 
-def test_neighbours_are_found_in_full_precision_under_autocast():
+def test_neighbors_are_found_in_full_precision_under_autocast():
     maps = 10 * torch.rand(3, 8, 4, 4)
     expected = find_nearest_points(maps.view(1, 3, 8, 4, 4), 4)
     with torch.autocast("cpu", torch.bfloat16):

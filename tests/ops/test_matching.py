@@ -24,7 +24,7 @@ RANDOM = ["random_p15_t100", "random_p15_t20", "random_p5_t100"]
 def load(name):
     return {
         key: torch.from_numpy(value)
-        for key, value in flows.golden(f"matching_{name}").items()
+        for key, value in flows.load_golden_arrays(f"matching_{name}").items()
         if value.dtype.kind in "fi"
     }
 
@@ -43,8 +43,8 @@ def settings(golden):
 
 
 def released_flow(golden):
-    found = soft_argmax(cosines(golden), **settings(golden))
-    return found / max_displacement(patch=int(golden["patch"]))
+    result = soft_argmax(cosines(golden), **settings(golden))
+    return result / max_displacement(patch=int(golden["patch"]))
 
 
 def random_pair(*shape, seed=0, dtype=torch.float64):
@@ -54,12 +54,12 @@ def random_pair(*shape, seed=0, dtype=torch.float64):
 
 def by_loops(first, second, patch, dilation):
     n, _, h, w = first.shape
-    radius, found = patch // 2, first.new_zeros(n, patch, patch, h, w)
+    radius, result = patch // 2, first.new_zeros(n, patch, patch, h, w)
     for i, j, y, x in itertools.product(range(patch), range(patch), range(h), range(w)):
         row, column = y + (i - radius) * dilation, x + (j - radius) * dilation
         if 0 <= row < h and 0 <= column < w:
-            found[:, i, j, y, x] = (first[:, :, y, x] * second[:, :, row, column]).sum(1)
-    return found.flatten(1, 2)
+            result[:, i, j, y, x] = (first[:, :, y, x] * second[:, :, row, column]).sum(1)
+    return result.flatten(1, 2)
 
 
 def by_unfolding(first, second, patch):
@@ -69,59 +69,59 @@ def by_unfolding(first, second, patch):
 
 
 class Sizes(TorchDispatchMode):
-    """The bytes of the largest tensor that each operation gave, other than views of the input."""
+    """Records the bytes of the largest tensor of each operation, except for views of the input."""
 
     def __init__(self, given):
         super().__init__()
         self.given, self.of = given.untyped_storage().data_ptr(), {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        found = func(*args, **(kwargs or {}))
-        values = found if isinstance(found, list | tuple) else [found]
+        result = func(*args, **(kwargs or {}))
+        values = result if isinstance(result, list | tuple) else [result]
         for value in (v for v in values if isinstance(v, torch.Tensor)):
             storage, name = value.untyped_storage(), func.overloadpacket.__name__
             if storage.data_ptr() != self.given:
                 self.of[name] = max(storage.nbytes(), self.of.get(name, 0))
-        return found
+        return result
 
 
 def test_features_have_length_one_and_zeros_stay_zeros():
     features = torch.randn(2, 16, 3, 4) * 5
     features[1] = 0
-    found = normalize_features(features)
-    torch.testing.assert_close(found[0].norm(dim=0), torch.ones(3, 4))
-    assert torch.equal(found[1], features[1])
+    result = normalize_features(features)
+    torch.testing.assert_close(result[0].norm(dim=0), torch.ones(3, 4))
+    assert torch.equal(result[1], features[1])
     expected = features / (features.square().sum(1, keepdim=True) + 1e-6).sqrt()
-    assert torch.equal(found, expected)
+    assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_unrelated_features_correlate_and_move_as_in_the_released_code(name):
+def test_unrelated_features_correlate_as_in_the_released_code(name):
     golden = load(name)
-    found = cosines(golden)
-    assert (found.flatten(2) - golden["corr"]).abs().max() <= 2e-6
+    result = cosines(golden)
+    assert (result.flatten(2) - golden["corr"]).abs().max() <= 2e-6
     assert (released_flow(golden) - golden["flow"]).abs().max() <= 1e-5
-    assert (peak_confidence(found) - golden["conf"]).abs().max() <= 2e-6
+    assert (peak_confidence(result) - golden["conf"]).abs().max() <= 2e-6
 
 
 def test_known_shifts_are_found_wherever_the_target_is_inside():
     golden = load("known_shift")
-    found, (h, w) = cosines(golden), golden["feat"].shape[2:]
-    assert (found[1].flatten(1) - golden["corr_first"]).abs().max() <= 2e-6
+    result, (h, w) = cosines(golden), golden["feat"].shape[2:]
+    assert (result[1].flatten(1) - golden["corr_first"]).abs().max() <= 2e-6
     assert (released_flow(golden) - golden["flow"]).abs().max() <= 1e-5
-    assert (peak_confidence(found) - golden["conf"]).abs().max() <= 1e-5
-    cells = soft_argmax(found, **settings(golden))
+    assert (peak_confidence(result) - golden["conf"]).abs().max() <= 1e-5
+    cells = soft_argmax(result, **settings(golden))
     for i, (dx, dy) in enumerate(golden["shifts"].tolist()):
         y, x = slice(max(0, -dy), min(h, h - dy)), slice(max(0, -dx), min(w, w - dx))
         expected = torch.tensor([dx, dy], dtype=torch.float32).view(2, 1, 1)
         assert (cells[i, :, y, x] - expected).abs().max() <= 1e-6
-        assert peak_confidence(found)[i, :, y, x].min() >= 0.99999
+        assert peak_confidence(result)[i, :, y, x].min() >= 0.99999
 
 
-def test_nothing_to_match_gives_no_displacement_and_no_confidence():
+def test_featureless_maps_give_no_displacement_or_confidence():
     golden = load("degenerate")
-    found = cosines(golden)
-    flow, height = released_flow(golden), peak_confidence(found)
+    result = cosines(golden)
+    flow, height = released_flow(golden), peak_confidence(result)
     for case in (0, 2, 3):
         assert flow[case].abs().max() < 1e-6
         assert height[case].eq(0).all()
@@ -142,8 +142,8 @@ def test_both_forms_are_the_loop_over_cells_and_displacements(
         matching, "_shifting_is_faster", lambda *_: form is matching._correlate_by_shifts
     )
     first, second = random_pair(2, 3, *size)
-    found = correlate(first, second, patch=patch, dilation=dilation)
-    torch.testing.assert_close(found, by_loops(first, second, patch, dilation))
+    result = correlate(first, second, patch=patch, dilation=dilation)
+    torch.testing.assert_close(result, by_loops(first, second, patch, dilation))
 
 
 @pytest.mark.parametrize("size", [(28, 28), (41, 67), (3, 2)])
@@ -162,12 +162,12 @@ def test_blocks_and_shifts_are_the_unfolded_form_in_float32(size):
         *((3, 14, False), (3, 15, True), (1, 4, True)),
     ],
 )
-def test_shifting_is_taken_for_patches_that_are_small_beside_the_map(patch, size, shifted):
+def test_shifting_is_chosen_for_patches_small_against_the_map(patch, size, shifted):
     assert matching._shifting_is_faster(torch.zeros(1, 1, size, size), patch) == shifted
 
 
 @pytest.mark.parametrize(("high", "wide", "most"), [(1, 1, 1), (2, 9, 500), (99, 99, 2**30)])
-def test_blocks_make_the_whole_whatever_their_size(high, wide, most, monkeypatch):
+def test_blocks_of_any_size_give_the_unfolded_form(high, wide, most, monkeypatch):
     first, second = random_pair(3, 4, 11, 13)
     expected = by_unfolding(first, second, 5)
     for name, value in {"_BLOCK_ROWS": high, "_BLOCK_COLUMNS": wide, "_MAX_VALUES": most}.items():
@@ -176,12 +176,12 @@ def test_blocks_make_the_whole_whatever_their_size(high, wide, most, monkeypatch
 
 
 @pytest.mark.parametrize("shape", [(24, 512, 28, 28), (3, 512, 72, 72)])
-def test_blocks_stay_within_the_bound_and_nothing_is_larger_than_the_output(shape):
+def test_blocks_stay_in_the_bound_and_below_the_output_size(shape):
     features = torch.zeros(shape)
     with Sizes(features) as sizes:
-        found = correlate(features, features, patch=15)
+        result = correlate(features, features, patch=15)
     assert sizes.of["bmm"] <= 4 * matching._MAX_VALUES
-    assert max(sizes.of.values()) == 4 * found.numel() < 4 * features.numel()
+    assert max(sizes.of.values()) == 4 * result.numel() < 4 * features.numel()
 
 
 @pytest.mark.parametrize(
@@ -198,10 +198,10 @@ def test_strips_of_rows_have_the_bits_of_all_rows_at_once(shape, patch, dilation
     assert len(parts) > 1
     assert [y for rows in parts for y in rows] == list(range(shape[2]))
     whole = correlate(*pair, patch=patch, dilation=dilation).relu()
-    found = [correlate(*pair, patch=patch, dilation=dilation, rows=rows).relu() for rows in parts]
-    assert torch.equal(torch.cat(found, 2), whole)
+    result = [correlate(*pair, patch=patch, dilation=dilation, rows=rows).relu() for rows in parts]
+    assert torch.equal(torch.cat(result, 2), whole)
     rules = {"patch": patch, "dilation": dilation, "sigma": 5, "temperature": 100}
-    moved = torch.cat([soft_argmax(part, **rules) for part in found], 2)
+    moved = torch.cat([soft_argmax(part, **rules) for part in result], 2)
     assert torch.equal(moved, soft_argmax(whole, **rules))
 
 
@@ -231,7 +231,7 @@ def test_the_layout_in_memory_does_not_matter():
 
 
 @pytest.mark.parametrize(("patch", "dilation"), [(5, 1), (3, 1), (3, 2)])
-def test_gradients_of_the_correlation_are_those_of_finite_differences(patch, dilation):
+def test_correlation_gradients_equal_finite_differences(patch, dilation):
     pair = [maps.requires_grad_() for maps in random_pair(2, 2, 4, 5)]
     assert torch.autograd.gradcheck(
         lambda *maps: correlate(*maps, patch=patch, dilation=dilation), pair
@@ -242,8 +242,8 @@ def test_gradients_of_the_correlation_are_those_of_finite_differences(patch, dil
 
 
 @pytest.mark.parametrize("tie", ["first", "smallest"])
-def test_gradients_of_the_soft_argmax_are_those_of_finite_differences(tie):
-    # Distinct values 0.01 apart: no step of the check moves the peak.
+def test_soft_argmax_gradients_equal_finite_differences(tie):
+    # The values are distinct, 0.01 apart, so no step of the check moves the peak.
     values = torch.randperm(2 * 25 * 6).to(torch.float64).view(2, 25, 2, 3) / 300
     assert torch.autograd.gradcheck(
         lambda maps: soft_argmax(maps, patch=5, sigma=2.0, temperature=8.0, tie=tie),
@@ -266,7 +266,7 @@ def test_the_soft_argmax_is_its_formula():
     torch.testing.assert_close(soft_argmax(maps, **settings, dilation=3).flatten(), 3 * expected)
 
 
-def test_the_first_of_equal_peaks_wins_unless_the_smallest_shall():
+def test_the_first_of_equal_peaks_wins_unless_tie_is_smallest():
     peaks = torch.zeros(1, 5, 5, 1, 1)
     peaks[0, 0, 1] = peaks[0, 4, 4] = peaks[0, 2, 3] = 1
     peaks[0, 0, 1] += 5e-6  # rounding
@@ -279,10 +279,10 @@ def test_the_first_of_equal_peaks_wins_unless_the_smallest_shall():
 
 def test_half_precision_is_computed_in_float32_and_float64_kept():
     first, second = (maps.half() for maps in random_pair(1, 8, 6, 7))
-    found = correlate(first, second, patch=5)
-    assert torch.equal(found, correlate(first.float(), second.float(), patch=5))
+    result = correlate(first, second, patch=5)
+    assert torch.equal(result, correlate(first.float(), second.float(), patch=5))
     assert normalize_features(first).dtype == torch.float32
-    assert soft_argmax(found.half(), patch=5, sigma=5, temperature=9).dtype == torch.float32
+    assert soft_argmax(result.half(), patch=5, sigma=5, temperature=9).dtype == torch.float32
     assert correlate(first.double(), second, patch=5).dtype == torch.float64
 
 
@@ -295,8 +295,8 @@ def test_autocast_leaves_the_numbers_as_they_are():
 
     expected = compute()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = compute()
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        result = compute()
+    assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
 
 
 def test_frames_are_paired_within_their_clips_only():
@@ -309,9 +309,13 @@ def test_frames_are_paired_within_their_clips_only():
 
 @pytest.mark.parametrize(
     ("patch", "dilation", "message"),
-    [(4, 1, "patch=4: must be odd"), (0, 1, "patch=0: must be odd"), (3, 0, "dilation=0: must")],
+    [
+        (4, 1, "patch=4: must be odd and at least 1"),
+        (0, 1, "patch=0: must be odd"),
+        (3, 0, "dilation=0: must"),
+    ],
 )
-def test_patches_and_dilations_that_cannot_be_meant_are_refused(patch, dilation, message):
+def test_invalid_patches_and_dilations_are_refused(patch, dilation, message):
     maps = torch.zeros(1, patch**2, 5, 5)
     with pytest.raises(ValueError, match=message):
         correlate(maps, maps, patch=patch, dilation=dilation)
@@ -343,11 +347,11 @@ def test_clips_without_a_pair_are_refused(segments):
 
 
 @pytest.mark.gpu
-def test_a_gpu_gives_what_the_cpu_gives(device, monkeypatch):
+def test_a_gpu_gives_the_values_of_the_cpu(device, monkeypatch):
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
     first, second = random_pair(3, 64, 41, 67, dtype=torch.float32)
     first, second = normalize_features(first), normalize_features(second)
     for patch in (3, 15):
         expected = correlate(first, second, patch=patch)
-        found = correlate(first.to(device), second.to(device), patch=patch)
-        assert (found.cpu() - expected).abs().max() <= 1e-5
+        result = correlate(first.to(device), second.to(device), patch=patch)
+        assert (result.cpu() - expected).abs().max() <= 1e-5

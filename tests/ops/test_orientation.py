@@ -1,4 +1,4 @@
-"""Histograms of orientation against their formula, one step at a time, and what follows from it."""
+"""Orientation histograms against a step-by-step form of their formula."""
 
 import math
 
@@ -16,7 +16,7 @@ from mrx.ops.orientation import (
 
 
 def blur_plainly(image, sigma):
-    """A Gaussian of radius int(3 sigma + 0.5), the edge repeated, as two convolutions."""
+    """Blur by a Gaussian of radius int(3 sigma + 0.5) with two convolutions, repeating the edge."""
     radius, channels = int(3 * sigma + 0.5), image.shape[1]
     taps = torch.exp(-(torch.arange(-radius, radius + 1).double() ** 2) / (2 * sigma**2))
     taps = (taps / taps.sum()).expand(channels, 1, 1, -1)
@@ -26,7 +26,7 @@ def blur_plainly(image, sigma):
 
 
 def histograms_plainly(gray, cells):
-    """The definition: angles, shifted pictures, and the four pixels at the centre of a cell."""
+    """Follow the definition: angles, shifted pictures, and the center four pixels of a cell."""
     image = F.pad(blur_plainly(gray, 1.0), [1] * 4, mode="replicate")
     across = (image[..., 1:-1, 2:] - image[..., 1:-1, :-2]) / 2
     down = (image[..., 2:, 1:-1] - image[..., :-2, 1:-1]) / 2
@@ -52,28 +52,28 @@ def gray():
 @pytest.mark.parametrize("stride", [8, 4])
 def test_histograms_are_those_of_the_definition(gray, stride):
     expected = histograms_plainly(gray, CELL_LAYOUTS[stride])
-    found = orientation_histograms(gray, CELL_LAYOUTS[stride])
-    assert found.shape == (2, {8: 72, 4: 200}[stride], 45 // stride, 54 // stride)
-    assert (found - expected).abs().max() < 1e-7  # the definition has |g| of 1e-6 where g is 0
+    result = orientation_histograms(gray, CELL_LAYOUTS[stride])
+    assert result.shape == (2, {8: 72, 4: 200}[stride], 45 // stride, 54 // stride)
+    assert (result - expected).abs().max() < 1e-7  # the definition has |g| of 1e-6 where g is 0
     assert (
         orientation_histograms(gray.float(), CELL_LAYOUTS[stride]) - expected
     ).abs().max() < 1e-6
 
 
-def test_a_ramp_has_one_orientation_and_some_of_its_neighbours():
+def test_a_ramp_has_one_orientation_and_some_of_its_neighbors():
     ramp = (0.01 * torch.arange(80.0, dtype=torch.float64)).expand(1, 1, 80, 80)
     middle = orientation_histograms(ramp, CELL_LAYOUTS[8])[0, :, 5, 5].view(9, 8)
     expected = 0.01 * torch.tensor([1, 0.25, 0, 0, 0, 0, 0, 0.25], dtype=torch.float64)
     assert torch.allclose(middle, expected.expand(9, 8), atol=1e-9)
 
 
-def test_a_turned_picture_has_the_orientations_two_further(gray):
+def test_a_turn_by_90_degrees_shifts_orientations_by_two(gray):
     square = gray[..., :40, :40]
-    found = orientation_histograms(square, CELL_LAYOUTS[8]).view(2, 9, 8, 5, 5)[:, 4]
+    result = orientation_histograms(square, CELL_LAYOUTS[8]).view(2, 9, 8, 5, 5)[:, 4]
     turned = orientation_histograms(square.rot90(-1, (2, 3)), CELL_LAYOUTS[8]).view(2, 9, 8, 5, 5)[
         :, 4
     ]
-    assert torch.allclose(turned, found.roll(2, 1).rot90(-1, (2, 3)), atol=1e-7)
+    assert torch.allclose(turned, result.roll(2, 1).rot90(-1, (2, 3)), atol=1e-7)
 
 
 def test_histograms_are_the_same_bytes_twice(gray):
@@ -81,7 +81,7 @@ def test_histograms_are_the_same_bytes_twice(gray):
     assert torch.equal(first, second)
 
 
-def test_standardized_channels_have_mean_0_and_deviation_1_over_all_frames(gray):
+def test_standardized_channels_have_mean_0_and_deviation_1(gray):
     flat = (
         standardize_features(orientation_histograms(gray, CELL_LAYOUTS[8]))
         .transpose(0, 1)
@@ -110,5 +110,5 @@ def test_luma_weighs_red_green_and_blue():
     assert torch.allclose(compute_luma(frames).flatten(), torch.tensor([0.299, 0.587, 0.114]))
 
 
-def test_smoothing_keeps_what_is_constant():
+def test_smoothing_keeps_constant_maps():
     assert torch.allclose(blur_by_matrix(torch.full((1, 2, 3, 5), 7.0), 4.0), torch.tensor(7.0))

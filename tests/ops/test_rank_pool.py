@@ -23,7 +23,7 @@ def test_weights_are_those_of_the_named_code(kind, length):
 
 
 @given(length=integers(2, 60))
-def test_original_weights_sum_to_zero_and_those_of_the_port_to_the_length(length):
+def test_original_weights_sum_to_0_and_ported_ones_to_the_length(length):
     assert frame_weights(length, "original").sum().item() == pytest.approx(0, abs=1e-9)
     assert frame_weights(length, "tcvrick").sum().item() == pytest.approx(length)
 
@@ -45,19 +45,19 @@ def test_weighted_sum_of_bytes_is_that_of_their_floats():
 def test_exact_pooling_ranks_stored_frames(case):
     golden = load("rankpool_exact")
     frames, expected = golden[f"frames_{case}"], golden[f"w_{case}"]
-    found = exact_rank_pool(torch.from_numpy(frames)[None], float(golden[f"C_{case}"]))[0].numpy()
-    assert np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max()
+    result = exact_rank_pool(torch.from_numpy(frames)[None], float(golden[f"C_{case}"]))[0].numpy()
+    assert np.abs(result - expected).max() <= 1e-6 * np.abs(expected).max()
 
 
 def test_exact_pooling_ranks_stored_vectors():
     golden = load("rankpool_exact")
-    found = exact_rank_pool(torch.from_numpy(golden["feat_c"])[None], float(golden["C_c"]))[0]
-    assert np.abs(found.numpy() - golden["w_c"]).max() <= 1e-6 * np.abs(golden["w_c"]).max()
+    result = exact_rank_pool(torch.from_numpy(golden["feat_c"])[None], float(golden["C_c"]))[0]
+    assert np.abs(result.numpy() - golden["w_c"]).max() <= 1e-6 * np.abs(golden["w_c"]).max()
 
 
-def test_exact_pooling_minimises_its_loss():
+def test_exact_pooling_minimizes_its_loss():
     frames, strength = torch.rand(1, 7, 40).double() * 255, 10.0
-    found = exact_rank_pool(frames, strength)[0]
+    result = exact_rank_pool(frames, strength)[0]
     means = frames[0].cumsum(0) / torch.arange(1, 8)[:, None]
     units = torch.nn.functional.normalize(means.sqrt(), dim=1)
 
@@ -65,7 +65,7 @@ def test_exact_pooling_minimises_its_loss():
         errors = (units @ w - torch.arange(1, 8)).abs().sub(0.1).clamp(min=0)
         return w.square().sum() / 2 + strength * errors.square().sum()
 
-    assert torch.autograd.functional.jacobian(loss, found).abs().max() < 1e-9
+    assert torch.autograd.functional.jacobian(loss, result).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("value", [0, 255])

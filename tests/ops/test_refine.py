@@ -1,4 +1,4 @@
-"""Refining displacements: from coarse ones, right and wrong, to those of the picture."""
+"""Refinement of coarse displacements, right and wrong, to those of the picture."""
 
 import pytest
 import torch
@@ -16,10 +16,10 @@ HEIGHT, WIDTH = 96, 120
 
 
 def picture(dx=0.0, dy=0.0):
-    return torch.from_numpy(flows.texture(HEIGHT, WIDTH, dx=dx, dy=dy)).float()[None, None]
+    return torch.from_numpy(flows.make_texture(HEIGHT, WIDTH, dx=dx, dy=dy)).float()[None, None]
 
 
-def found(dx, dy):
+def uniform_matches(dx, dy):
     flow = torch.tensor([dx, dy]).view(1, 2, 1, 1).expand(1, 2, HEIGHT // 8, WIDTH // 8)
     return MatchedMotion(flow.clone(), torch.ones(1, 1, HEIGHT // 8, WIDTH // 8))
 
@@ -29,26 +29,32 @@ def inner(maps, border=6):
 
 
 def test_half_a_cell_off_becomes_a_small_part_of_a_pixel_off():
-    maps = refine_motion(picture(), picture(5.3, -2.6), found(8.0, 0.0), found(-8.0, 0.0))
+    maps = refine_motion(
+        picture(), picture(5.3, -2.6), uniform_matches(8.0, 0.0), uniform_matches(-8.0, 0.0)
+    )
     error = (maps.displacement - torch.tensor([5.3, -2.6]).view(2, 1, 1)).norm(dim=1)
     assert inner(error).mean() < 0.1
     assert maps.displacement.shape == (1, 2, HEIGHT // 4, WIDTH // 4)
 
 
-def test_what_one_direction_alone_says_gives_way_to_what_is_around_it():
-    there = found(8.0, 8.0)
-    there.displacement[..., 4:6, 4:6] = -40.0
-    maps = refine_motion(picture(), picture(8, 8), there, found(-8.0, -8.0))
+def test_displacements_of_one_direction_only_are_replaced():
+    forward = uniform_matches(8.0, 8.0)
+    forward.displacement[..., 4:6, 4:6] = -40.0
+    maps = refine_motion(picture(), picture(8, 8), forward, uniform_matches(-8.0, -8.0))
     assert (inner(maps.displacement) - 8).abs().max() < 0.2
 
 
-def test_a_search_that_begins_wrong_is_begun_again_from_no_motion():
-    maps = refine_motion(picture(), picture(1, 0), found(40.0, -32.0), found(-40.0, 32.0))
+def test_a_wrong_start_loses_to_no_motion():
+    maps = refine_motion(
+        picture(), picture(1, 0), uniform_matches(40.0, -32.0), uniform_matches(-40.0, 32.0)
+    )
     assert inner(maps.displacement).square().sum(1).sqrt().mean() < 1.2
 
 
-def test_a_search_that_begins_wrong_is_begun_again_from_what_all_pixels_have_in_common():
-    maps = refine_motion(picture(), picture(-21, 26), found(40.0, -32.0), found(-40.0, 32.0))
+def test_a_wrong_start_loses_to_the_common_shift():
+    maps = refine_motion(
+        picture(), picture(-21, 26), uniform_matches(40.0, -32.0), uniform_matches(-40.0, 32.0)
+    )
     inside = maps.displacement[..., 2:-9, 8:-2]
     assert (inside - torch.tensor([-21.0, 26.0]).view(2, 1, 1)).abs().mean() < 0.3
 
@@ -65,31 +71,35 @@ def test_the_common_shift_is_found_in_images_of_noise(shift):
 @pytest.mark.parametrize("size", [(2, 2), (2, 9), (1, 3)])
 def test_a_shift_of_small_images_is_at_most_half_of_their_side(size):
     images = torch.randn(3, 1, *size)
-    found = find_common_shift(images, images, max_shift=14).abs()
-    assert (found <= torch.tensor(size[::-1]) // 2).all()
+    shift = find_common_shift(images, images, max_shift=14).abs()
+    assert (shift <= torch.tensor(size[::-1]) // 2).all()
 
 
-def test_confidence_is_high_on_what_moved_and_none_where_it_is_flat():
+def test_confidence_is_high_on_texture_and_0_on_flat_areas():
     before, after = picture(), picture(4, 0)
     before[..., 64:], after[..., 64:] = 128, 128
-    confidence = refine_motion(before, after, found(4.0, 0.0), found(-4.0, 0.0)).confidence
+    confidence = refine_motion(
+        before, after, uniform_matches(4.0, 0.0), uniform_matches(-4.0, 0.0)
+    ).confidence
     assert confidence.min() >= 0
     assert confidence.max() <= 1
     assert confidence[..., 4:-4, 4:12].mean() > 0.5
     assert confidence[..., 20:].max() < 0.05
 
 
-def test_confidence_is_low_where_the_later_frame_is_another():
+def test_confidence_is_low_where_the_later_frame_differs():
     after = picture(4, 0)
     after[..., 64:] = picture(0, 0).flip(2)[..., 64:]
-    confidence = refine_motion(picture(), after, found(4.0, 0.0), found(-4.0, 0.0)).confidence
+    confidence = refine_motion(
+        picture(), after, uniform_matches(4.0, 0.0), uniform_matches(-4.0, 0.0)
+    ).confidence
     assert confidence[..., 20:].mean() < 0.3 * confidence[..., 4:12].mean()
 
 
 def test_frames_of_one_cell_are_refined():
     image = picture()[..., :8, :8]
-    one = MatchedMotion(torch.zeros(1, 2, 1, 1), torch.ones(1, 1, 1, 1))
-    assert refine_motion(image, image, one, one).displacement.abs().max() < 1e-5
+    match = MatchedMotion(torch.zeros(1, 2, 1, 1), torch.ones(1, 1, 1, 1))
+    assert refine_motion(image, image, match, match).displacement.abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(("height", "width"), [(15, 33), (16, 17), (41, 9)])
@@ -106,7 +116,7 @@ def test_every_whole_cell_of_4_pixels_gets_a_displacement(height, width):
 
 def test_gradients_pass_through_the_refinement():
     before = picture().double().requires_grad_()
-    still = MatchedMotion(*(maps.double() for maps in found(0.0, 0.0)))
+    still = MatchedMotion(*(maps.double() for maps in uniform_matches(0.0, 0.0)))
     maps = refine_motion(before, picture(3, 1).double(), still, still)
     maps.displacement.sum().backward()
     assert before.grad.isfinite().all()
@@ -114,17 +124,20 @@ def test_gradients_pass_through_the_refinement():
 
 
 def test_directions_agree_where_one_undoes_the_other():
-    there, back = found(8.0, 0.0).displacement, found(-8.0, 0.0).displacement
-    share = measure_agreement(there, back, cell=8, tolerance=1.0)
+    forward, backward = (
+        uniform_matches(8.0, 0.0).displacement,
+        uniform_matches(-8.0, 0.0).displacement,
+    )
+    share = measure_agreement(forward, backward, cell=8, tolerance=1.0)
     assert (share[..., :-1] == 1).all()
-    assert (share[..., -1] == 0).all()  # it leads out of the frame
+    assert (share[..., -1] == 0).all()  # the target is outside the frame
     assert torch.allclose(
-        measure_agreement(there, back + 1.0, cell=8, tolerance=2**0.5)[..., :-1],
+        measure_agreement(forward, backward + 1.0, cell=8, tolerance=2**0.5)[..., :-1],
         0.5 * share[..., :-1],
     )
 
 
-def test_an_affine_motion_is_found_again_where_cells_say_nothing():
+def test_an_affine_motion_is_recovered_at_cells_without_weight():
     y, x = torch.meshgrid(torch.arange(12.0), torch.arange(15.0), indexing="ij")
     true = torch.stack([3 + 0.1 * x - 0.2 * y, 0.05 * y - 1])[None]
     weight = torch.ones(1, 1, 12, 15)

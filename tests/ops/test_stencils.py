@@ -28,7 +28,7 @@ def test_kernels_are_the_stored_ones_in_float64(scale, prefix):
         assert np.abs(kernel - expected).max() <= 1e-12 * np.abs(expected).max(), key
 
 
-def test_kernels_of_the_released_float32_code_differ_by_their_rounding_only():
+def test_kernels_equal_the_released_float32_ones_up_to_rounding():
     for key, expected in stored("official32_").items():
         kernel = laplacian_of_gaussian(*parameters(key)).kernel.numpy()
         tolerance = WITH_FLOAT32_SUM.get(key, 3e-6)
@@ -57,7 +57,7 @@ def test_paper_scale_is_the_released_kernel_times_its_sum():
 
 
 @pytest.mark.parametrize("size", [13, 15, 31])
-def test_a_sum_that_is_rounding_is_refused_in_released_scale_only(size):
+def test_a_kernel_sum_of_rounding_is_refused_in_released_scale(size):
     with pytest.raises(ValueError, match=f"sigma=1.1, size={size}: .* rounding"):
         laplacian_of_gaussian(size, 1.1)
     assert laplacian_of_gaussian(size, 1.1, scale="paper").kernel.shape == (size, size)

@@ -64,7 +64,7 @@ def test_sampling_with_zeros_outside_is_the_bicubic_of_torch():
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
-def test_sampling_with_the_edge_outside_is_that_of_a_padded_image():
+def test_sampling_with_a_repeated_edge_equals_a_padded_image():
     image, flow = random(1, 1, 9, 11), random(1, 2, 9, 11, seed=1) / 16 - 8
     padded = F.pad(image, [30] * 4, mode="replicate")
     wide = F.pad(flow, [30] * 4)
@@ -122,7 +122,7 @@ def test_shrinking_and_blurring_are_opencvs(zoom, shape):
 
 
 @given(integers(1, 300), integers(1, 300), sampled_from([0.5, 0.7, 0.97]), integers(1, 99))
-def test_levels_end_before_they_are_too_small(height, width, zoom, most):
+def test_the_pyramid_ends_before_levels_are_too_small(height, width, zoom, most):
     found = pyramid_sizes(height, width, zoom=zoom, max_levels=most)
     assert found[0] == (height, width)
     assert len(found) <= most
@@ -157,7 +157,7 @@ def test_differences_of_a_slope_are_the_slope():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 6)])
-def test_differences_of_what_is_plain_are_exactly_nothing(shape):
+def test_differences_of_a_constant_image_are_exactly_0(shape):
     image = torch.full((1, 1, *shape), 93.7)
     for difference in (stencils.central_difference, stencils.five_point_difference):
         assert torch.equal(difference(image), torch.zeros(1, 2, *shape))
@@ -193,7 +193,7 @@ def test_the_dual_step_has_the_gradient_of_finite_differences():
     assert torch.autograd.gradcheck(lambda f: take_dual_step(dual, f, rate=0.8333), flow)
 
 
-def test_structure_is_smoother_and_keeps_what_is_plain():
+def test_structure_is_smoother_and_keeps_a_constant_image():
     image = random(1, 1, 20, 24) / 127.5 - 1
     smooth = extract_structure(image, rounds=40)
     variation = [forward_difference(i).abs().sum() for i in (image, smooth)]
@@ -218,7 +218,7 @@ def test_pairs_that_windows_share_are_computed_once():
 
 def test_windows_that_share_frames_solve_each_pair_once():
     rules = TVL1(warps=1, inner=3, texture_rounds=2).rules
-    video = torch.from_numpy(np.stack([flows.texture(20, 24, dx=i) for i in range(6)]))
+    video = torch.from_numpy(np.stack([flows.make_texture(20, 24, dx=i) for i in range(6)]))
     windows = video.unfold(0, 3, 1).permute(0, 3, 1, 2)[:, :, None]
     batches = []
 

@@ -11,7 +11,7 @@ OFFICIAL = ops.WarpSampling("extrapolate", shorten=True)
 
 
 def load(name):
-    golden = flows.golden(f"tvnet_{name}")
+    golden = flows.load_golden_arrays(f"tvnet_{name}")
     return {key: torch.from_numpy(value) for key, value in golden.items()}
 
 
@@ -47,7 +47,7 @@ def test_the_dual_step_is_eq_1_of_the_supplement(dtype, most):
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float64, 1e-14), (torch.float32, 1e-6)])
-def test_the_derivative_of_the_dual_step_is_eq_2_of_the_supplement(dtype, most):
+def test_the_dual_step_has_the_derivative_of_eq_2(dtype, most):
     golden = load("dual_step_eq11")
     ratio = (golden["tau"] / golden["theta"]).to(dtype)
     dual, slope = tuple(golden["p"].to(dtype)), golden["grad_u"].to(dtype).requires_grad_()
@@ -56,7 +56,7 @@ def test_the_derivative_of_the_dual_step_is_eq_2_of_the_supplement(dtype, most):
         assert (found - golden["jac"][i]).abs().max() <= most
 
 
-def test_the_dual_step_passes_gradcheck_also_where_nothing_changes():
+def test_the_dual_step_passes_gradcheck_also_at_zero():
     torch.manual_seed(0)
     values = [torch.randn(6, dtype=torch.float64, requires_grad=True) for _ in range(4)]
     ratio = torch.tensor(5 / 6, dtype=torch.float64, requires_grad=True)
@@ -88,7 +88,7 @@ def test_an_iteration_passes_gradcheck():
 
 
 def masked_step(flow, data, limit):
-    """The three-way threshold of the papers, as masks."""
+    """Apply the three-way threshold of the papers with masks."""
     error = data.error + (data.slope * flow).sum(1, keepdim=True)
     square = data.slope.square().sum(1, keepdim=True) + 1e-12
     low, high = error < -limit * square, error > limit * square
@@ -166,20 +166,20 @@ def test_a_flow_of_whole_pixels_takes_them_x_first():
     assert torch.equal(found[..., 1:, 4:], maps[..., :-1, -1:].expand(1, 1, 4, 2))
 
 
-def test_official_sampling_goes_on_linearly_right_of_the_frame_and_is_0_left_of_it():
+def test_official_sampling_extrapolates_right_and_is_0_at_left():
     maps = torch.tensor([3.0, 4.0, 6.0]).expand(1, 1, 3, 3)
     flow, sampling = torch.zeros(1, 2, 3, 3), ops.WarpSampling("extrapolate", shorten=False)
     flow[:, 0] = torch.tensor([-0.5, 3.0, 5.0])
     assert ops.warp(maps, flow, sampling)[0, 0, 1].tolist() == [0, 10, 16]
 
 
-def test_official_sampling_shortens_the_flow_by_the_share_of_a_pixel_in_the_side():
+def test_official_sampling_scales_flow_by_the_side_minus_one():
     ramp, flow = torch.arange(4.0).expand(1, 1, 4, 4), torch.ones(1, 2, 4, 4)
     found = ops.warp(ramp, flow, OFFICIAL)
     torch.testing.assert_close(found[0, 0, 0], torch.arange(4.0) + 0.75)
 
 
-def test_a_flow_that_is_no_number_is_not_an_index():
+def test_a_flow_of_nan_does_not_become_an_index():
     flow = torch.tensor([float("nan"), float("inf"), -1e30]).expand(1, 2, 3, 3)
     assert ops.warp(torch.ones(1, 1, 3, 3), flow, CLAMP)[0, 0, 2].isnan().tolist()[0]
 
@@ -193,7 +193,7 @@ def test_sampling_passes_gradcheck(sampling):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gray_of_gray_is_itself_and_of_colors_the_floor_of_the_exact_sum(dtype):
+def test_gray_is_the_floor_of_the_exact_weighted_sum(dtype):
     levels = torch.arange(256, dtype=dtype).view(-1, 1, 1, 1)
     assert torch.equal(ops.convert_to_gray(levels.expand(-1, 3, 1, 1), round_down=True), levels)
     colors = torch.randint(0, 256, (3, 200, 1))
@@ -209,7 +209,7 @@ def test_rounding_down_lets_derivatives_through():
     torch.testing.assert_close(frames.grad[:, 0, 0], torch.tensor([0.299, 0.587, 0.114]))
 
 
-def test_each_pair_is_stretched_by_itself_and_a_constant_one_stays():
+def test_each_pair_is_stretched_alone_and_constant_pairs_stay():
     first = torch.tensor([[10.0, 20.0], [7.0, 7.0]]).view(2, 1, 1, 2).requires_grad_()
     second = torch.tensor([[15.0, 60.0], [7.0, 7.0]]).view(2, 1, 1, 2)
     found = ops.normalize_pair(first, second)
@@ -219,7 +219,7 @@ def test_each_pair_is_stretched_by_itself_and_a_constant_one_stays():
     assert first.grad.isfinite().all()
 
 
-def test_smoothing_darkens_two_pixels_of_the_border_unless_it_reflects():
+def test_smoothing_darkens_the_border_unless_it_reflects():
     image, kernel = torch.ones(1, 1, 6, 7), ops.smoothing_kernel().float()
     dark, kept = (ops.smooth_by_kernel(image, kernel, pad)[0, 0] for pad in ("zero", "reflect"))
     torch.testing.assert_close(kept, torch.ones(6, 7), rtol=0, atol=1e-5)
@@ -237,7 +237,7 @@ def test_a_field_to_start_from_is_resized_with_its_displacements():
     torch.testing.assert_close(flow[:, 1], torch.full((2, 8, 12), 2.0))
 
 
-def test_a_coarser_flow_is_divided_by_the_zoom_and_not_by_the_ratio_of_sizes():
+def test_a_coarser_flow_is_divided_by_the_zoom():
     gray, field = torch.full((1, 1, 9, 13), 9.0), torch.ones(2, 5, 7)
     flow, _ = ops.unroll_flow(
         gray, gray, untrained(2, 1, 1), constants(), zoom=0.5, sampling=CLAMP, initial_field=field

@@ -19,5 +19,5 @@ def test_windows_keep_their_values_when_they_move(monkeypatch):
     assert torch.equal(move_windows(windows, elsewhere), windows)
 
 
-def test_no_windows_can_be_moved():
+def test_an_empty_batch_of_windows_can_be_moved():
     assert move_windows(torch.zeros(0, 2, 3, 4), torch.device("meta")).shape == (0, 2, 3, 4)

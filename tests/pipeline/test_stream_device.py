@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from support.stages import CPU, FakeStages, assert_whole, counts, feed
+from support.stages import CPU, FakeStages, assert_whole, make_plans, run_stages
 
 from mrx.pipeline import threaded as threads_module
 from mrx.pipeline.compute import BatchComputer
@@ -62,13 +62,13 @@ def lazy(stages):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_maps_are_waited_for(threads):
-    stages = FakeStages(counts(8, windows=3, pieces=3))
-    assert_whole(stages, feed(stages, threads=threads, most=6, device=lazy(stages)))
+def test_maps_are_written_only_when_they_are_finished(threads):
+    stages = FakeStages(make_plans(8, windows=3, pieces=3))
+    assert_whole(stages, run_stages(stages, threads=threads, most=6, device=lazy(stages)))
 
 
-def test_the_next_batch_is_under_way_before_the_last_is_waited_for():
-    stages = FakeStages(counts(1, windows=2, pieces=3))
+def test_the_next_batch_starts_before_the_last_is_collected():
+    stages = FakeStages(make_plans(1, windows=2, pieces=3))
     device = lazy(stages)
     pieces = list(stages.decode_windows(stages.begin_video(stages.sources()[0])))
     computer = BatchComputer(device, None)
@@ -81,7 +81,7 @@ def test_the_next_batch_is_under_way_before_the_last_is_waited_for():
 
 
 def test_windows_share_frames_in_pinned_memory_too():
-    stages = FakeStages(counts(1, windows=2))
+    stages = FakeStages(make_plans(1, windows=2))
     (batch,) = stages.decode_windows(stages.begin_video(stages.sources()[0]))
     frames = torch.arange(5 * 16, dtype=torch.uint8).view(5, 1, 4, 4)
     windows = frames.unfold(0, 2, 1).permute(0, 4, 1, 2, 3)
@@ -92,16 +92,16 @@ def test_windows_share_frames_in_pinned_memory_too():
     assert held.data.data_ptr() != windows.data_ptr()
 
 
-def test_the_devices_own_clock_tells_how_busy_it_was():
-    stages = FakeStages(counts(1))
-    feed(stages, device=lazy(stages))
+def test_stage_times_come_from_the_clock_of_the_device():
+    stages = FakeStages(make_plans(1))
+    run_stages(stages, device=lazy(stages))
     assert (stages.busy.seconds["transfer"], stages.busy.seconds["compute"]) == (0.5, 0.25)
 
 
 def test_a_failure_on_the_device_is_its_videos_alone():
-    stages = FakeStages(counts(4))
+    stages = FakeStages(make_plans(4))
     stages.plans["001"].fails = "compute"
-    rows = feed(stages, device=lazy(stages))
+    rows = run_stages(stages, device=lazy(stages))
     assert rows["001"].reason == "internal error in compute: ValueError: injected"
     assert [row.status for row in rows.values()].count("ok") == 3
 
@@ -124,14 +124,14 @@ class LoggingDevice(StreamDevice):
 
 def test_pieces_that_do_not_fill_a_batch_do_not_end_the_overlap(monkeypatch):
     monkeypatch.setattr(threads_module, "FLUSH_SECONDS", 60)
-    stages = FakeStages(counts(1, windows=2, pieces=12))
+    stages = FakeStages(make_plans(1, windows=2, pieces=12))
     device = LoggingDevice(CPU, stages.busy, LazyStreams())
-    assert_whole(stages, feed(stages, threads=1, most=6, device=device))
+    assert_whole(stages, run_stages(stages, threads=1, most=6, device=device))
     assert device.order == ["launch", *["launch", "finish"] * 3, "finish"]
 
 
 def test_memory_that_cannot_be_pinned_fails_its_video_alone():
-    stages = FakeStages(counts(4))
+    stages = FakeStages(make_plans(4))
     streams = LazyStreams()
     asked = []
 
@@ -142,7 +142,7 @@ def test_memory_that_cannot_be_pinned_fails_its_video_alone():
         return LazyStreams.allocate_pinned(streams, count, dtype)
 
     streams.allocate_pinned = pinned
-    rows = feed(stages, threads=1, device=StreamDevice(CPU, stages.busy, streams))
+    rows = run_stages(stages, threads=1, device=StreamDevice(CPU, stages.busy, streams))
     assert rows["000"].reason == "internal error in transfer: RuntimeError: cannot pin"
     assert [row.status for row in rows.values()].count("ok") == 3
 
@@ -168,8 +168,8 @@ class FullDevice(StreamDevice):
 
 @pytest.mark.parametrize(("most", "halved"), [(4, False), (8, True)])
 def test_a_batch_is_halved_only_where_it_alone_is_too_large(most, halved):
-    stages = FakeStages(counts(6, windows=most))
+    stages = FakeStages(make_plans(6, windows=most))
     assert_whole(
-        stages, feed(stages, most=most, device=FullDevice(CPU, stages.busy, LazyStreams()))
+        stages, run_stages(stages, most=most, device=FullDevice(CPU, stages.busy, LazyStreams()))
     )
     assert (max(map(len, stages.batches)) < most) == halved

@@ -5,7 +5,15 @@ import time
 
 import pytest
 import torch
-from support.stages import CPU, FakeStages, VideoPlan, assert_whole, counts, doubled, feed
+from support.stages import (
+    CPU,
+    FakeStages,
+    VideoPlan,
+    assert_whole,
+    expected_maps,
+    make_plans,
+    run_stages,
+)
 
 from mrx.errors import DeviceFault, OutputError, RunCancelled
 from mrx.pipeline import sync_device as device_module
@@ -17,62 +25,60 @@ from mrx.pipeline.sync_device import SyncDevice
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_every_video_ends_with_its_maps_in_order(threads):
-    stages = FakeStages(counts(9, windows=3, pieces=4))
-    assert_whole(stages, feed(stages, threads=threads))
+    stages = FakeStages(make_plans(9, windows=3, pieces=4))
+    assert_whole(stages, run_stages(stages, threads=threads))
 
 
 def test_windows_of_several_videos_fill_a_batch():
-    stages = FakeStages(counts(8))
-    assert_whole(stages, feed(stages, most=4))
+    stages = FakeStages(make_plans(8))
+    assert_whole(stages, run_stages(stages, most=4))
     assert max(map(len, stages.batches)) == 4
 
 
-def test_a_batch_that_does_not_fill_goes_all_the_same():
-    stages = FakeStages(counts(3))
-    assert_whole(stages, feed(stages, most=100))
+def test_a_batch_that_does_not_fill_is_computed_at_the_end():
+    stages = FakeStages(make_plans(3))
+    assert_whole(stages, run_stages(stages, most=100))
     assert sum(map(len, stages.batches)) == 3
 
 
 def test_sizes_are_never_mixed():
-    plans = counts(6, windows=2)
+    plans = make_plans(6, windows=2)
     for plan in list(plans.values())[::2]:
         plan.size = 6
     stages = FakeStages(plans)
-    assert_whole(stages, feed(stages, most=8))
+    assert_whole(stages, run_stages(stages, most=8))
     large = {value for plan in list(plans.values())[::2] for value in plan.pieces[0]}
     assert all(set(batch) <= large or not set(batch) & large for batch in stages.batches)
 
 
 def test_one_long_video_does_not_hold_up_many_short_ones():
-    plans = {"long": VideoPlan([[1]] * 60, pause=0.005)} | counts(20)
+    plans = {"long": VideoPlan([[1]] * 60, pause=0.005)} | make_plans(20)
     stages = FakeStages(plans)
-    rows = feed(stages, threads=2, most=8)
+    rows = run_stages(stages, threads=2, most=8)
     assert_whole(stages, rows)
     assert list(rows)[-1] == "long"
 
 
 @pytest.mark.parametrize("most", [1, 2, 100, None])
 def test_the_batch_size_changes_no_map(most):
-    stages = FakeStages(counts(5, windows=3, pieces=3))
-    assert_whole(stages, feed(stages, most=most))
+    stages = FakeStages(make_plans(5, windows=3, pieces=3))
+    assert_whole(stages, run_stages(stages, most=most))
 
 
 @pytest.mark.parametrize("stage", ["decode", "compute", "write"])
-def test_a_video_that_fails_in_a_stage_says_which_and_the_others_go_on(stage):
-    stages = FakeStages(counts(6, windows=2, pieces=2))
+def test_a_failed_video_names_its_stage_and_the_others_finish(stage):
+    stages = FakeStages(make_plans(6, windows=2, pieces=2))
     stages.plans["002"].fails = stage
-    rows = feed(stages, most=100)
+    rows = run_stages(stages, most=100)
     assert rows["002"].reason == f"internal error in {stage}: ValueError: injected"
     assert "ValueError: injected" in rows["002"].traceback
     assert [row.status for row in rows.values()].count("ok") == 5
-    assert all(stages.written[k] == doubled(stages.plans[k]) for k in rows if k != "002")
+    assert all(stages.written[k] == expected_maps(stages.plans[k]) for k in rows if k != "002")
 
 
 @pytest.mark.parametrize(("stage", "work"), [("transfer", "move_windows"), ("pack", "pack_motion")])
-def test_a_video_that_fails_on_its_way_to_or_from_the_device_does_so_alone(
-    stage, work, monkeypatch
-):
-    stages = FakeStages(counts(4))
+def test_a_video_that_fails_in_a_transfer_fails_alone(stage, work, monkeypatch):
+    stages = FakeStages(make_plans(4))
     bad = stages.plans["001"].pieces[0][0]
     whole = getattr(device_module, work)
 
@@ -83,13 +89,13 @@ def test_a_video_that_fails_on_its_way_to_or_from_the_device_does_so_alone(
         return whole(given, *rest)
 
     monkeypatch.setattr(device_module, work, fail)
-    rows = feed(stages)
+    rows = run_stages(stages)
     assert rows["001"].reason == f"internal error in {stage}: ValueError: injected"
     assert [row.status for row in rows.values()].count("ok") == 3
 
 
-def test_a_device_that_fails_for_good_ends_the_run_and_blames_no_video():
-    stages = FakeStages(counts(20))
+def test_a_permanent_device_fault_ends_the_run_without_rows():
+    stages = FakeStages(make_plans(20))
     stages.extract = _failing
     stages.method_run.module.extract = _failing
     told = []
@@ -103,11 +109,11 @@ def _failing(windows):
 
 
 @pytest.mark.parametrize("stage", ["decode", "compute", "write"])
-def test_a_thread_that_dies_ends_the_run_soon_and_leaves_no_thread(stage):
-    stages = FakeStages(counts(30, windows=2, pieces=3), broken=stage)
+def test_a_thread_that_dies_ends_the_run_and_all_threads(stage):
+    stages = FakeStages(make_plans(30, windows=2, pieces=3), broken=stage)
     began = time.monotonic()
     with pytest.raises(OutputError, match=f"no more {stage}"):
-        feed(stages)
+        run_stages(stages)
     assert time.monotonic() - began < 5
     assert stages.forgotten
     until_alone()
@@ -128,25 +134,25 @@ def _ours():
 def test_a_slow_writer_stops_the_decoders_before_memory_grows(monkeypatch):
     monkeypatch.setattr(threads_module, "PIECES_BYTES", 4000)
     monkeypatch.setattr(threads_module, "RESULTS_BYTES", 1000)
-    stages = FakeStages(counts(40, windows=3, pieces=2, size=8), slow_write=0.002)
-    assert_whole(stages, feed(stages, most=6))
+    stages = FakeStages(make_plans(40, windows=3, pieces=2, size=8), slow_write=0.002)
+    assert_whole(stages, run_stages(stages, most=6))
     assert 0 < stages.most_held <= 4000
 
 
-def test_a_piece_that_is_larger_than_all_room_goes_alone(monkeypatch):
+def test_a_piece_larger_than_the_queue_passes_alone(monkeypatch):
     monkeypatch.setattr(threads_module, "PIECES_BYTES", 10)
     monkeypatch.setattr(threads_module, "RESULTS_BYTES", 10)
-    stages = FakeStages(counts(5, windows=4, pieces=3))
-    assert_whole(stages, feed(stages, most=100))
+    stages = FakeStages(make_plans(5, windows=4, pieces=3))
+    assert_whole(stages, run_stages(stages, most=100))
 
 
 def test_a_slow_decoder_is_waited_for():
-    stages = FakeStages(counts(3, pieces=3, pause=0.08))
-    assert_whole(stages, feed(stages, most=100))
+    stages = FakeStages(make_plans(3, pieces=3, pause=0.08))
+    assert_whole(stages, run_stages(stages, most=100))
 
 
-def test_a_run_that_is_stopped_drops_what_is_in_flight():
-    stages = FakeStages(counts(50, pieces=4), cancel_at=3)
+def test_a_stopped_run_drops_the_videos_in_flight():
+    stages = FakeStages(make_plans(50, pieces=4), cancel_at=3)
     told = []
     with pytest.raises(RunCancelled):
         told.extend(_feeder(stages).run(stages.sources()))
@@ -155,8 +161,8 @@ def test_a_run_that_is_stopped_drops_what_is_in_flight():
     until_alone()
 
 
-def test_rows_that_nobody_takes_end_the_run():
-    stages = FakeStages(counts(20))
+def test_closing_the_iterator_of_rows_ends_the_run():
+    stages = FakeStages(make_plans(20))
     rows = _feeder(stages).run(stages.sources())
     next(rows)
     rows.close()
@@ -180,9 +186,11 @@ class SmallDevice(SyncDevice):
         return super().compute_group(pieces)
 
 
-def test_a_batch_too_large_for_the_device_is_halved_until_it_fits():
-    stages = FakeStages(counts(4, windows=8))
-    assert_whole(stages, feed(stages, most=8, threads=1, device=SmallDevice(CPU, stages.busy)))
+def test_a_batch_too_large_for_memory_is_halved_until_it_fits():
+    stages = FakeStages(make_plans(4, windows=8))
+    assert_whole(
+        stages, run_stages(stages, most=8, threads=1, device=SmallDevice(CPU, stages.busy))
+    )
     assert max(map(len, stages.batches)) <= 3
     assert stages.warnings == [
         "not enough memory on the device for 8 windows of twice at once: from here on 4 or fewer"
@@ -190,17 +198,17 @@ def test_a_batch_too_large_for_the_device_is_halved_until_it_fits():
 
 
 def test_a_window_too_large_for_the_device_fails_its_video():
-    stages = FakeStages(counts(2))
+    stages = FakeStages(make_plans(2))
     small = SmallDevice(CPU, stages.busy)
     small.room = 0
-    rows = feed(stages, device=small, most=1)
+    rows = run_stages(stages, device=small, most=1)
     assert {row.reason for row in rows.values()} == {
         "internal error in compute: OutOfMemoryError: no room"
     }
 
 
 def test_one_stage_after_another_keeps_to_the_halved_size():
-    stages = FakeStages(counts(4, windows=8))
+    stages = FakeStages(make_plans(4, windows=8))
     small = SmallDevice(CPU, stages.busy)
     tries = []
     small.compute_group = lambda pieces: (

@@ -13,7 +13,7 @@ def filled(*maps, **options):
     return scale
 
 
-def test_the_bound_is_the_percentile_to_its_accuracy_and_never_below_it():
+def test_the_bound_is_within_1_256_above_the_percentile():
     values = np.random.default_rng(0).lognormal(size=(6, 90, 110))
     scale = filled(*values, share=0.97)
     exact = np.quantile(values, 0.97, method="inverted_cdf")
@@ -44,7 +44,7 @@ def test_constant_motion_is_its_own_bound():
     assert filled(np.full((5, 5), 3.7, np.float32), headroom=1.2).bound == np.float32(3.7)
 
 
-def test_a_constant_motion_keeps_one_color_over_a_clip_in_which_others_come_and_go():
+def test_constant_motion_keeps_its_color_beside_changing_motion():
     clip = np.zeros((12, 2, 20, 30), np.float32)
     clip[:, 0, :, 10:] = np.linspace(0, 8, 12)[:, None, None]
     clip[:, :, 5:15, 2:8] = np.float32([2, -1])[:, None, None]
@@ -63,7 +63,7 @@ def test_a_small_object_over_a_still_ground_is_not_noise():
     assert filled(values).bound > 5.9
 
 
-def test_a_few_wild_values_are():
+def test_a_few_wild_values_are_noise():
     values = np.full((100, 100), 2.0)
     values[:3, :3] = 500
     assert filled(values).bound == pytest.approx(2, rel=1 / 256)
@@ -74,7 +74,7 @@ def test_unknown_values_do_not_count():
 
 
 @pytest.mark.parametrize("values", [np.zeros((3, 3)), np.empty(0), np.array([np.nan])])
-def test_where_nothing_moves_the_bound_is_the_least_and_still_above_0(values):
+def test_without_motion_the_bound_is_the_least_one_above_0(values):
     assert filled(values, least=0.1).bound == 0.1
     assert filled(values).bound == 1
     assert render.Scale().bound == 1
@@ -85,7 +85,7 @@ def test_very_small_and_very_large_values_count(value):
     assert filled(np.float32([value])).bound == np.float32(value)
 
 
-def test_more_is_a_higher_bound_and_headroom_lifts_it():
+def test_larger_values_and_headroom_raise_the_bound():
     values = np.random.default_rng(0).exponential(size=(50, 50))
     plain, roomy = filled(values), filled(values, headroom=1.2)
     assert roomy.bound == pytest.approx(1.2 * plain.bound)
@@ -94,6 +94,6 @@ def test_more_is_a_higher_bound_and_headroom_lifts_it():
 
 
 @pytest.mark.parametrize("options", [{"share": 0}, {"share": 2}, {"least": -1}, {"headroom": 0.5}])
-def test_options_that_cannot_be_meant_are_refused(options):
+def test_invalid_options_are_refused(options):
     with pytest.raises(UsageError, match=f"{next(iter(options))}="):
         render.Scale(**options)

@@ -1,4 +1,4 @@
-"""Filters of convolutions as grids."""
+"""Test grids and pages of convolution filters."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_time_goes_to_the_right():
     assert (drawn[:, :10] == 128).all()
 
 
-def test_other_inputs_have_a_map_each():
+def test_filters_of_other_inputs_have_a_map_per_input():
     weights = torch.zeros(6, 2, 5, 5)
     weights[0, 1] = -1
     drawn = render.filters_to_rgb(weights, cell=3, gap=2)
@@ -55,12 +55,12 @@ def test_other_inputs_have_a_map_each():
     assert deep.shape == (2 * 17 + 2 + 12, 4 * 17 + 3 * 2 + 12, 3)
 
 
-def test_what_is_no_convolution_is_refused():
-    with pytest.raises(ShapeError, match="filters are"):
+def test_weights_of_a_wrong_shape_are_refused():
+    with pytest.raises(ShapeError, match="filters must be"):
         render.filters_to_rgb(np.ones((3, 3)))
 
 
-def test_a_page_of_filters_has_a_bar_for_each_panel_or_one_for_all():
+def test_panels_have_a_bar_each_unless_they_share_a_scale():
     panels = [FilterPanel("a", torch.randn(4, 3, 7, 7)), FilterPanel("b", torch.randn(4, 1, 7, 7))]
     one = draw_filters_page(panels, PageSize(), each=False, same_scale=True).shape[1]
     two = draw_filters_page(panels, PageSize(), each=False, same_scale=False).shape[1]
@@ -69,7 +69,7 @@ def test_a_page_of_filters_has_a_bar_for_each_panel_or_one_for_all():
 
 def test_a_page_that_would_take_gigabytes_is_refused():
     deep = FilterPanel("deep", torch.zeros(1).expand(512, 512, 3, 3))
-    with pytest.raises(UsageError, match="million pixels; draw one input"):
+    with pytest.raises(UsageError, match=r"million pixels\. Draw one input"):
         draw_filters_page([deep], PageSize(), each=False, same_scale=False)
 
 

@@ -1,4 +1,4 @@
-"""Frames under motion, words, legends and grids."""
+"""Test arrows, overlays, text, legends and grids."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def drawn_at(picture, under=90):
     return np.argwhere((picture != under).any(2))
 
 
-def test_an_arrow_starts_in_the_middle_and_points_where_the_flow_goes():
+def test_an_arrow_starts_in_the_middle_and_points_along_the_flow():
     picture = render.quiver(FRAME[:20, :60], right(3.0, 20, 60), max_flow=3, spacing=60)
     _, columns = drawn_at(picture).T
     assert 28 <= columns.min() <= 30
@@ -28,14 +28,14 @@ def test_an_arrow_starts_in_the_middle_and_points_where_the_flow_goes():
     assert abs((rows.min() + rows.max()) / 2 - 10) <= 1
 
 
-def test_an_arrow_at_the_bound_is_as_long_as_the_spacing_and_never_longer_than_two():
+def test_an_arrow_is_a_spacing_long_at_the_bound_and_two_at_most():
     def length(size):
         flow = np.full((2, 60, 80), np.nan, np.float32)
         flow[:, :20, :20] = right(size, 20, 20)
         columns = drawn_at(render.quiver(FRAME, flow, max_flow=2, spacing=20))[:, 1]
         return np.ptp(columns)
 
-    assert abs(length(2) - 20) <= 5  # of an outline and its soft edges
+    assert abs(length(2) - 20) <= 5  # for the outline and its soft edges
     assert abs(length(200) - 40) <= 5
 
 
@@ -52,7 +52,7 @@ def test_arrows_without_a_frame_are_on_white():
 
 
 def test_quiver_refuses_a_frame_of_another_size():
-    with pytest.raises(ShapeError, match="they must be equal"):
+    with pytest.raises(ShapeError, match="heights and widths must be equal"):
         render.quiver(FRAME[:10], right(1))
     with pytest.raises(UsageError, match="spacing=2"):
         render.quiver(FRAME, right(1), spacing=2)
@@ -87,7 +87,7 @@ def test_a_frame_of_any_layout_is_a_picture(shape):
 
 
 def test_a_frame_of_floats_is_refused():
-    with pytest.raises(ShapeError, match="a frame is uint8"):
+    with pytest.raises(ShapeError, match="a frame must be uint8"):
         render.frame_to_rgb(np.zeros((5, 7, 3)))
 
 
@@ -102,7 +102,7 @@ def test_a_frame_of_floats_is_refused():
         ("a\tb", "a?b"),
     ],
 )
-def test_names_that_the_font_cannot_draw_become_ascii(text, expected):
+def test_text_that_the_font_cannot_draw_becomes_ascii(text, expected):
     assert render.to_ascii(text) == expected
 
 
@@ -119,7 +119,7 @@ def test_text_is_drawn_within_its_box_in_soft_ink():
 
 
 @pytest.mark.parametrize("other", ["0px", "0_", "0"])
-def test_all_words_stand_on_one_line(other):
+def test_all_text_has_the_same_baseline(other):
     def zero(text):
         page = np.full((20, 80, 3), 255, np.uint8)
         render.draw_text(page, text, (0, 0), height=20)
@@ -140,7 +140,7 @@ def test_text_that_hangs_over_the_edge_is_cut():
         render.draw_text(page, "tiny", (0, 0), height=3)
 
 
-def test_a_label_darkens_its_corner_of_a_copy():
+def test_a_label_darkens_the_corner_of_a_copy():
     named = render.label(FRAME, "tvl1")
     assert (named[:4, :4] < 90).all()
     assert named.max() > 200
@@ -149,7 +149,7 @@ def test_a_label_darkens_its_corner_of_a_copy():
     np.testing.assert_array_equal(render.label(FRAME, ""), FRAME)
 
 
-def test_the_wheels_legend_has_its_directions():
+def test_the_legend_of_the_wheel_has_its_directions():
     legend = render.wheel_legend(8.37, size=71)
     y, x = 4 + 35, (legend.shape[1] - 71) // 2 + 35
     assert legend[y - 4, x + 30, 0] == 255
@@ -200,7 +200,7 @@ def test_a_grid_has_its_pictures_in_place():
     assert (page[15:20] == 255).all()
 
 
-def test_a_grid_of_odd_sizes_gaps_and_ragged_rows_keeps_everything_in_the_middle():
+def test_a_ragged_grid_with_gaps_centers_its_pictures():
     large, small = np.zeros((11, 13, 3), np.uint8), np.zeros((5, 3, 3), np.uint8)
     page = render.grid([[large, None, small], [small]], margin=1)
     assert page.shape == (1 + 12 + 6, 1 + 14 + 1 + 4, 3)
@@ -223,10 +223,10 @@ def test_a_long_title_widens_its_column():
     assert render.grid([[FRAME]], titles=["t = 12.34 s, and much more"]).shape[1] > 100
 
 
-def test_grids_that_cannot_be_meant_are_refused():
+def test_invalid_grids_are_refused():
     with pytest.raises(ShapeError, match="at least one picture"):
         render.grid([])
-    with pytest.raises(ShapeError, match="a picture is uint8"):
+    with pytest.raises(ShapeError, match="a picture must be uint8"):
         render.grid([[FRAME.astype(float)]])
     with pytest.raises(UsageError, match="names: 2 for 1 rows"):
         render.grid([[FRAME]], names=["a", "b"])

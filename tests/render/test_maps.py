@@ -1,4 +1,4 @@
-"""One number, or signed colors, for each pixel."""
+"""Test heat, gray, magnitudes and signed maps."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from mrx.render.heat import heat_table
 
 
 def lightness(colors):
-    """L* of sRGB colors ``(N, 3)``."""
+    """Return L* of sRGB colors ``(N, 3)``."""
     shares = colors / 255
     linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
     y = linear @ [0.2126, 0.7152, 0.0722]
@@ -41,13 +41,13 @@ def test_heat_has_its_own_maximum_for_each_map():
     assert drawn[0].max() == drawn[1].max()
 
 
-def test_heat_of_nothing_is_dark():
+def test_heat_of_zeros_is_dark():
     assert (render.heat_to_rgb(np.zeros((3, 4))) == heat_table()[0]).all()
     assert (render.heat_to_rgb(np.zeros((3, 4)), low=7) == heat_table()[0]).all()
 
 
 @pytest.mark.parametrize("bounds", [(1, 1), (2, 1), (0, np.nan)])
-def test_ends_of_heat_that_cannot_be_meant_are_refused(bounds):
+def test_invalid_ends_of_heat_are_refused(bounds):
     with pytest.raises(UsageError, match="low below high"):
         render.heat_to_rgb(np.ones((2, 2)), low=bounds[0], high=bounds[1])
 
@@ -63,7 +63,7 @@ def test_signed_of_one_channel_is_gray():
     assert drawn.tolist() == [[[255] * 3, [1] * 3, [128] * 3]]
 
 
-def test_signed_draws_the_bytes_of_a_shard_as_they_lie_there():
+def test_signed_draws_the_stored_bytes_of_a_shard():
     raw = np.random.default_rng(0).integers(1, 256, (3, 9, 8), np.uint8)
     values = raw.astype(np.float32) * np.float32(501.4 / 127) - np.float32(128 * 501.4 / 127)
     np.testing.assert_array_equal(render.signed_to_rgb(values, bound=501.4), raw.transpose(1, 2, 0))
@@ -84,7 +84,7 @@ def test_unknown_values_are_gray_in_every_view(value):
         assert drawn[1, 1].tolist() == drawn[0, 0].tolist() != list(render.UNKNOWN)
 
 
-def test_no_view_changes_what_it_is_given():
+def test_drawing_does_not_change_its_input():
     maps = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
     maps[0, 0, 0] = np.nan
     before = maps.copy()

@@ -41,7 +41,7 @@ def test_displacements_are_drawn_by_the_wheel():
     np.testing.assert_array_equal(own, render.flow_to_rgb(flow))
 
 
-def test_a_stack_of_pairs_shows_the_first_and_each_other_one_when_asked():
+def test_a_stack_draws_its_first_pair_unless_asked_for_another():
     channels, stack = ("x1", "y1", "x2", "y2"), maps(4)
     first, second = render.parts(channels, units="px")
     drawn = render.picture(stack, channels, units="px", scale=3)
@@ -66,7 +66,7 @@ def test_change_is_drawn_as_heat_one_map_at_a_time():
     np.testing.assert_array_equal(drawn, render.heat_to_rgb(change[0], high=2))
 
 
-def test_matching_makes_a_wheel_and_below_it_confidence_from_0_to_1():
+def test_matching_draws_a_wheel_and_confidence_from_0_to_1():
     found = maps(3, shape=(4, 4))
     top, below = render.parts(MATCH, units="px")
     drawn = render.picture(found[below], MATCH[below], units="px", scale=7)
@@ -75,7 +75,7 @@ def test_matching_makes_a_wheel_and_below_it_confidence_from_0_to_1():
     np.testing.assert_array_equal(
         drawn[:32, :32], render.displacement_to_rgb(found[top], stride=8, max_flow=7)
     )
-    np.testing.assert_array_equal(drawn[32], drawn[31])  # the last cells reach to the edge
+    np.testing.assert_array_equal(drawn[32], drawn[31])  # the last cells extend to the edge
 
 
 def test_confidence_does_not_count_for_the_scale():
@@ -94,14 +94,14 @@ def test_confidence_does_not_count_for_the_scale():
         (("pa0", "pa1"), "a.u.", "auto", 2),
     ],
 )
-def test_a_measure_is_of_each_picture(channels, units, style, count):
+def test_each_picture_has_its_own_measure(channels, units, style, count):
     given = np.stack([maps(len(channels), seed) for seed in range(3)])
     measured = render.measure(given, channels, units=units, style=style)
     assert measured.shape == (3, count, 33, 35)
     assert (measured >= 0).all()
 
 
-def test_the_components_of_displacements_are_drawn_signed_one_by_one():
+def test_signed_style_draws_each_displacement_component():
     assert len(render.parts(MATCH, units="px", style="signed")) == 3
     flow = maps(2)
     drawn = render.picture(flow, FLOW, units="px", style="signed", scale=2)
@@ -127,12 +127,12 @@ def test_a_batch_is_drawn_one_by_one():
         np.testing.assert_array_equal(drawn[1], one)
 
 
-def test_confidence_is_laid_over_no_frame_where_it_could_not_be_read():
+def test_confidence_has_no_overlay():
     with pytest.raises(UsageError, match="overlay does not fit confidence: choose from auto, mag"):
         render.picture(maps(1), ("confidence",), units="px", style="overlay", frame=FRAME)
 
 
-def test_styles_that_do_not_fit_are_refused_with_those_that_do():
+def test_an_unfit_style_is_refused_and_the_fitting_ones_listed():
     with pytest.raises(UsageError, match="hsv does not fit color: choose from auto, wheel"):
         render.picture(maps(3), COLORS, units="a.u.", style="hsv")
     with pytest.raises(UsageError, match="style=plaid: choose from auto, wheel, hsv"):
@@ -145,7 +145,7 @@ def test_maps_of_other_channels_are_refused():
 
 
 @pytest.mark.parametrize("channels", [FLOW, COLORS])
-def test_stored_as_bytes_or_half_floats_maps_look_the_same_to_the_quantisation(channels):
+def test_maps_of_bytes_or_half_floats_look_like_those_of_floats(channels):
     units = "px" if channels == FLOW else "a.u."
     given, bound = maps(len(channels)).clip(-2, 2), 4.0
     step = np.float32(bound / 127)

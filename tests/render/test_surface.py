@@ -1,4 +1,4 @@
-"""Kernels as surfaces, and the colors and numbers that go with them."""
+"""Test surfaces of kernels, their colors and their axes."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def bump(row, column, height, size=9):
 
 
 def where(picture, channel):
-    """Rows and columns that are far more of a color than of the others."""
+    """Find the pixels in which one channel far exceeds the others."""
     others = np.delete(picture.astype(int), channel, axis=2).max(2)
     return np.argwhere(picture[..., channel] - others > 40)
 
@@ -35,7 +35,7 @@ def test_a_higher_peak_is_drawn_higher():
     assert np.ptp([column for _, column in tops]) <= 2
 
 
-def test_the_first_row_is_at_the_back_and_the_first_column_at_the_left():
+def test_the_first_row_is_at_the_back_and_first_column_at_left():
     def top(row, column):
         return where(render.surface(bump(row, column, 1), **BOX), RED)[0]
 
@@ -43,7 +43,7 @@ def test_the_first_row_is_at_the_back_and_the_first_column_at_the_left():
     assert top(4, 1)[1] < top(4, 4)[1] < top(4, 7)[1]
 
 
-def test_a_ridge_hides_what_lies_behind_it_and_not_what_lies_before():
+def test_a_ridge_hides_a_hole_behind_it_but_not_one_in_front():
     hole = bump(4, 4, -0.4)
     behind, before = hole.copy(), hole.copy()
     behind[2], before[6] = 1, 1
@@ -57,11 +57,12 @@ def test_a_ridge_hides_what_lies_behind_it_and_not_what_lies_before():
 
 
 @pytest.mark.parametrize("height", [0.0, 1.0])
-def test_flat_is_flat(height):
+def test_a_flat_surface_has_one_color(height):
     picture = render.surface(np.full((5, 7), height), limits=(-1, 1), bound=4)
     inside = picture[:, 60:-60].reshape(-1, 3)
     colors, counts = np.unique(inside, axis=0, return_counts=True)
-    face = colors[np.argsort(counts)[-3:]]  # beside white and the walls
+    # The three most frequent colors are the face, white and the walls.
+    face = colors[np.argsort(counts)[-3:]]
     shade = render.diverging_to_rgb(np.array([[height]]), bound=4)[0, 0] / 255
     share = face / 255 / shade
     assert min(np.ptp(share, axis=1)) < 0.02
@@ -84,14 +85,14 @@ def test_a_surface_takes_tensors_and_is_as_wide_as_asked():
     np.testing.assert_array_equal(picture, same)
 
 
-def test_surfaces_that_cannot_be_are_refused():
+def test_invalid_surfaces_are_refused():
     with pytest.raises(ShapeError, match="2x2 known values"):
         render.surface(np.ones((1, 4)))
     with pytest.raises(ShapeError, match="2x2 known values"):
         render.surface(np.full((3, 3), np.nan))
     with pytest.raises(ShapeError, match="one map"):
         render.surface(np.ones((3, 4, 4)))
-    with pytest.raises(UsageError, match="first must be below"):
+    with pytest.raises(UsageError, match="first value must be below"):
         render.surface(np.ones((3, 3)), limits=(1, 1))
     with pytest.raises(UsageError, match="too small"):
         render.surface(np.ones((3, 3)), size=60)
@@ -108,7 +109,7 @@ def test_zero_is_white_and_signs_are_mirrored_in_lightness():
     assert (table[128:, 0] > table[128:, 2]).all()
 
 
-def test_diverging_colors_end_at_the_bound_and_tell_what_is_unknown():
+def test_diverging_colors_end_at_the_bound_and_unknown_is_gray():
     drawn = render.diverging_to_rgb(np.array([[-9.0, -2, 0, 2, 9, np.nan]]), bound=2)[0]
     table = diverging_table()
     np.testing.assert_array_equal(drawn[:5], table[[0, 0, 127, 254, 254]])
@@ -118,7 +119,7 @@ def test_diverging_colors_end_at_the_bound_and_tell_what_is_unknown():
         render.diverging_to_rgb(np.ones((2, 2)), bound=0)
 
 
-def test_a_kernels_map_has_a_cell_for_each_tap_between_its_axes():
+def test_a_kernel_map_has_a_cell_per_tap_and_axes():
     drawn = render.kernel_map(bump(1, 2, 3.0, 5), bound=3, cell=20)
     rows, columns = np.nonzero((drawn == diverging_table()[254]).all(2))
     assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (20, 20)
@@ -141,7 +142,7 @@ def test_weights_in_a_row_have_their_number_and_color():
     first, second, third = np.split(row, 3, axis=1)
     np.testing.assert_array_equal(second[3, 3], diverging_table()[254])
     assert (third[3, 3] == 255).all()
-    assert second.max() == 255  # white words on dark
+    assert second.max() == 255  # white text on dark
     assert first.min() < 20
     with pytest.raises(ShapeError, match="weights_row takes"):
         render.weights_row(np.ones((2, 2)))

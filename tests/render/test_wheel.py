@@ -20,8 +20,11 @@ def color(x, y, max_flow=1.0):
 
 
 def by_baker(x, y):
-    """The color of one vector, of length in bounds, by the C code of Baker et al."""
-    wheel, radius = flows.golden("appearance_flowvis3")["colorwheel"] / 255, np.hypot(x, y)
+    """Compute the color of one vector as the C code of Baker et al. does."""
+    wheel, radius = (
+        flows.load_golden_arrays("appearance_flowvis3")["colorwheel"] / 255,
+        np.hypot(x, y),
+    )
     place = (np.arctan2(-y, -x) / np.pi + 1) / 2 * 54
     before = int(place)
     hue = wheel[before] + (place - before) * (wheel[(before + 1) % 55] - wheel[before])
@@ -33,11 +36,11 @@ def planes(golden, name):
 
 
 def test_the_wheel_has_the_colors_of_baker():
-    expected = flows.golden("appearance_flowvis3")["colorwheel"]
+    expected = flows.load_golden_arrays("appearance_flowvis3")["colorwheel"]
     np.testing.assert_array_equal(render.color_wheel(), expected)
 
 
-def test_right_is_red_down_yellow_left_cyan_to_blue_up_violet_and_still_white():
+def test_each_direction_has_its_color_and_still_is_white():
     assert color(1, 0) == RED
     assert color(0, 0) == color(-0.0, -0.0) == WHITE
     red, green, blue = color(0, 1)
@@ -51,7 +54,7 @@ def test_right_is_red_down_yellow_left_cyan_to_blue_up_violet_and_still_white():
     assert green == 0
 
 
-def test_every_direction_and_strength_is_within_two_levels_of_the_code_of_baker():
+def test_every_vector_is_within_two_levels_of_bakers_code():
     x, y = np.random.default_rng(0).uniform(-0.9, 0.9, (2, 20, 30))
     picture = render.flow_to_rgb(np.stack([x, y]), max_flow=1)
     inside = np.abs(np.hypot(x, y) - 1) > 0.01
@@ -63,7 +66,7 @@ def test_half_the_bound_is_half_as_strong():
     assert color(1, 0, max_flow=2) == [255, 127, 127]
 
 
-def test_beyond_the_bound_colors_are_darker_and_no_more_than_that():
+def test_colors_beyond_the_bound_are_equally_dark():
     assert color(1.001, 0) == RED
     assert color(1.1, 0) == color(50, 0) == color(9e8, 0) == [191, 0, 0]
 
@@ -117,7 +120,7 @@ def test_a_strided_view_is_drawn_as_its_copy_is():
     np.testing.assert_array_equal(render.flow_to_rgb(view), render.flow_to_rgb(view.copy()))
 
 
-def test_stored_as_bytes_or_half_floats_a_flow_looks_the_same_to_the_quantisation():
+def test_flow_of_bytes_or_half_floats_looks_like_that_of_floats():
     flow = np.random.default_rng(0).uniform(-4, 4, (2, 40, 50)).astype(np.float32)
     flow *= 0.95 * np.minimum(1, 4 / np.hypot(*flow))  # no color beyond the bound
     step = 4 / 127
@@ -140,18 +143,18 @@ def test_odd_sizes_are_drawn(shape):
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (5, 7, 2), (5, 7), (2, 0, 7)])
-def test_what_is_no_flow_is_refused_with_its_shape(shape):
+def test_maps_of_a_wrong_shape_are_refused_with_their_shape(shape):
     with pytest.raises(ShapeError, match=r"flow_to_rgb takes maps \(\.\.\., 2, H, W\), got "):
         render.flow_to_rgb(np.ones(shape))
 
 
 @pytest.mark.parametrize("bound", [0, -1, np.nan, np.inf])
-def test_a_bound_that_is_no_length_is_refused(bound):
+def test_an_invalid_bound_is_refused(bound):
     with pytest.raises(UsageError, match=r"max_flow=.*above 0"):
         render.flow_to_rgb(constant(1, 0), max_flow=bound)
 
 
-def test_hsv_is_black_where_still_and_bright_in_the_directions_hue():
+def test_hsv_is_black_where_still_and_has_the_hue_of_motion():
     def one(x, y):
         return render.flow_to_hsv(constant(x, y), max_flow=1)[0, 0].tolist()
 
@@ -167,22 +170,22 @@ def test_hsv_is_black_where_still_and_bright_in_the_directions_hue():
     [("in0", "rgb0"), ("in1", "rgb1"), ("in_zero", "rgb_zero"), ("in_axes", "rgb_axes")],
 )
 def test_three_channels_have_the_hue_of_the_released_code(given, expected):
-    golden = flows.golden("appearance_flowvis3")
+    golden = flows.load_golden_arrays("appearance_flowvis3")
     maps = planes(golden, given)
     off = np.abs(render.hue_to_rgb(maps).astype(int) - golden[expected])
     assert off.max() <= (maps.dtype == np.float32)
     assert (off > 0).mean() <= 0.001
 
 
-def test_three_channels_clipped_have_the_hue_of_the_released_code():
-    golden = flows.golden("appearance_flowvis3")
+def test_three_clipped_channels_have_the_hue_of_released_code():
+    golden = flows.load_golden_arrays("appearance_flowvis3")
     for number, clip in ((0, 1), (1, 300)):
         drawn = render.hue_to_rgb(planes(golden, f"in{number}"), clip=clip)
         np.testing.assert_array_equal(drawn, golden[f"clip{number}"])
 
 
 def test_blue_first_is_the_picture_backwards():
-    golden = flows.golden("appearance_flowvis3")
+    golden = flows.load_golden_arrays("appearance_flowvis3")
     np.testing.assert_array_equal(
         render.hue_to_rgb(planes(golden, "in0"))[..., ::-1], golden["bgr0"]
     )

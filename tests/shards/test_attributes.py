@@ -23,7 +23,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_an_attribute_is_what_h5py_would_write(name):
+def test_an_attribute_equals_one_written_by_h5py(name):
     with h5py.File.in_memory() as file:
         ours, theirs = file.create_group("ours"), file.create_group("theirs")
         write_attributes(ours, {name: VALUES[name]})

@@ -53,7 +53,7 @@ def test_zero_is_exact_in_every_type(dtype):
     assert (round_trip(np.zeros((1, 1, 2, 2), np.float32), dtype=dtype)[0] == 0).all()
 
 
-def test_what_is_clipped_is_counted():
+def test_clipped_values_are_counted():
     values = np.array([0, 5, 25, -40], np.float32).reshape(1, 1, 2, 2)
     back, _, statistics = round_trip(values, dtype="uint8")
     assert statistics.to_attributes()["clipped_fraction"] == 0.5

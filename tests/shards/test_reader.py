@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 from support import shards
-from support.shards import add, make, motion
+from support.shards import add_video, make_motion, make_shard
 
 import mrx
 from mrx.errors import NoInputError
@@ -14,24 +14,24 @@ from mrx.shards.encoding import Encoding
 from mrx.shards.writer import ShardWriter
 
 
-def test_values_come_back_as_floats_whatever_the_type(tmp_path):
+def test_values_of_every_type_are_read_as_floats(tmp_path):
     writer = ShardWriter(Job(output=str(tmp_path)), shards.SETTINGS)
     for dtype in ("float16", "float32", "q16", "uint8"):
         entry = writer.begin_entry(dtype)
         encoding = Encoding.from_storage(Storage(dtype=dtype, bound=5.0), units="px", bound=5.0)
         entry.create_dataset("mbpm", shape=(1, 4, 5), encoding=encoding, filters={})
-        entry.append_maps("mbpm", pack_motion(motion(9), encoding, {}))
+        entry.append_maps("mbpm", pack_motion(make_motion(9), encoding, {}))
         entry.commit_video(shards.ATTRIBUTES, {"mbpm": shards.METHOD})
     writer.seal_shard()
     with mrx.open(tmp_path) as found:
         for dtype in found:
             values = found[dtype]["mbpm"][3:9]
             assert values.dtype == np.float32
-            assert np.allclose(values, motion(9).data[3:9], atol=5 / 127)
+            assert np.allclose(values, make_motion(9).data[3:9], atol=5 / 127)
 
 
-def test_a_recording_lists_its_methods_and_tells_where_its_items_come_from(tmp_path):
-    make(tmp_path, ["a/b.mp4"])
+def test_a_recording_has_methods_items_and_attributes(tmp_path):
+    make_shard(tmp_path, ["a/b.mp4"])
     with mrx.open(tmp_path) as found:
         recording = found["a/b.mp4"]
         assert list(recording) == ["mbpm"]
@@ -40,18 +40,18 @@ def test_a_recording_lists_its_methods_and_tells_where_its_items_come_from(tmp_p
         assert recording.attrs["avg_fps"] == 25.0
 
 
-def test_a_method_that_is_not_there_says_which_are(tmp_path):
-    make(tmp_path, ["a"])
+def test_an_absent_method_is_refused_with_a_list_of_the_stored(tmp_path):
+    make_shard(tmp_path, ["a"])
     with mrx.open(tmp_path) as found, pytest.raises(KeyError, match="a has no pa; it has mbpm"):
         found["a"]["pa"]
 
 
-def test_of_a_key_written_twice_the_newer_counts(tmp_path):
-    make(tmp_path, ["a"], seed=1, share=(7, 8))
-    make(tmp_path, ["a"], seed=2)
+def test_the_newer_entry_of_a_key_written_twice_is_read(tmp_path):
+    make_shard(tmp_path, ["a"], seed=1, share=(7, 8))
+    make_shard(tmp_path, ["a"], seed=2)
     with mrx.open(tmp_path) as found:
         assert len(list(found.rows())) == len(found) == 1
-        assert np.allclose(found["a"]["mbpm"][:], motion(seed=2).data, atol=1e-2)
+        assert np.allclose(found["a"]["mbpm"][:], make_motion(seed=2).data, atol=1e-2)
 
 
 def test_an_empty_folder_is_no_output(tmp_path):
@@ -69,7 +69,7 @@ def _sum(found, key):
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork.*:DeprecationWarning")
 def test_other_processes_open_their_own_files(tmp_path, method):
-    make(tmp_path, ["a"])
+    make_shard(tmp_path, ["a"])
     with mrx.open(tmp_path) as found:
         expected = float(found["a"]["mbpm"][:].sum())
         with multiprocessing.get_context(method).Pool(2) as pool:
@@ -77,7 +77,7 @@ def test_other_processes_open_their_own_files(tmp_path, method):
 
 
 def test_it_can_be_pickled_while_open(tmp_path):
-    make(tmp_path, ["a"])
+    make_shard(tmp_path, ["a"])
     with mrx.open(tmp_path) as found:
         found["a"]["mbpm"][0]
         with pickle.loads(pickle.dumps(found)) as again:  # noqa: S301 - our own bytes
@@ -86,7 +86,7 @@ def test_it_can_be_pickled_while_open(tmp_path):
 
 def test_few_files_stay_open(tmp_path):
     for i in range(40):
-        make(tmp_path, [f"v{i}"])
+        make_shard(tmp_path, [f"v{i}"])
     with mrx.open(tmp_path) as found:
         for key in found:
             found[key]["mbpm"][0]
@@ -95,8 +95,8 @@ def test_few_files_stay_open(tmp_path):
 
 def test_added_videos_are_found(tmp_path):
     writer = ShardWriter(Job(output=str(tmp_path)), shards.SETTINGS)
-    add(writer, "a")
-    add(writer, "b", label="7")
+    add_video(writer, "a")
+    add_video(writer, "b", label="7")
     writer.seal_shard()
     with mrx.open(tmp_path) as found:
         assert {row["key"]: row["label"] for row in found.rows()} == {"a": -1, "b": 7}

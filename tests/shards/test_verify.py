@@ -3,7 +3,7 @@ import os
 import h5py
 import numpy as np
 import pytest
-from support.shards import SETTINGS, make
+from support.shards import SETTINGS, make_shard
 
 import mrx
 from mrx.errors import FormatError, OutputError, UsageError
@@ -22,12 +22,12 @@ def texts(path):
 
 
 def test_a_good_folder_has_no_problem(tmp_path):
-    make(tmp_path, ["a", "b"])
+    make_shard(tmp_path, ["a", "b"])
     assert texts(tmp_path) == []
 
 
 def test_one_flipped_bit_is_found_and_named(tmp_path):
-    path = make(tmp_path, ["a", "b"])
+    path = make_shard(tmp_path, ["a", "b"])
     with h5py.File(path) as file:
         place = file["videos/b/mbpm"].id.get_chunk_info(1).byte_offset
     data = bytearray(path.read_bytes())
@@ -38,52 +38,52 @@ def test_one_flipped_bit_is_found_and_named(tmp_path):
 
 
 def test_nan_is_found(tmp_path):
-    path = make(tmp_path, ["a"])
+    path = make_shard(tmp_path, ["a"])
     with h5py.File(path, "r+") as file:
         file["videos/a/mbpm"][2, 0, 1, 1:3] = np.nan
     assert "a: mbpm[2]: 2 values are NaN or infinite" in texts(tmp_path)[0]
 
 
 def test_a_missing_video_of_the_manifest_is_found(tmp_path):
-    make(tmp_path, ["a"])
+    make_shard(tmp_path, ["a"])
     manifest = Manifest(tmp_path, "", SETTINGS)
     for key in "ab":
         manifest.append_row(ManifestRow(key, "ok", path=f"/videos/{key}"))
     manifest.close()
-    assert "::b: the manifest says ok (/videos/b), no shard holds it" in texts(tmp_path)[0]
+    assert "::b: the manifest says ok (/videos/b), but no shard holds it" in texts(tmp_path)[0]
 
 
-def test_an_index_that_lies_is_found(tmp_path):
-    path = make(tmp_path, ["a", "b"])
+def test_an_index_that_differs_from_the_videos_is_found(tmp_path):
+    path = make_shard(tmp_path, ["a", "b"])
     with h5py.File(path, "r+") as file:
         del file["videos/b"]
     assert "the index does not list what the shard holds" in texts(tmp_path)[0]
 
 
 def test_items_that_do_not_fit_and_lost_attributes_are_found(tmp_path):
-    path = make(tmp_path, ["a"])
+    path = make_shard(tmp_path, ["a"])
     with h5py.File(path, "r+") as file:
         file["videos/a/mbpm"].resize(2, 0)
         del file["videos/a/mbpm"].attrs["units"]
     found = " ".join(texts(path))
     assert "list of items does not fit its 2 maps" in found
-    assert "attributes are missing: units" in found
+    assert "missing attributes: units" in found
 
 
 def test_a_truncated_shard_is_a_problem_not_a_crash(tmp_path):
-    path = make(tmp_path, ["a"])
+    path = make_shard(tmp_path, ["a"])
     os.truncate(path, 1000)
     assert "truncated" in texts(tmp_path)[0]
 
 
-def test_what_a_killed_run_left_is_told(tmp_path):
-    make(tmp_path, ["a"])
+def test_leftovers_of_a_killed_run_are_reported(tmp_path):
+    make_shard(tmp_path, ["a"])
     (tmp_path / ".tmp-all-host-1-aa.h5").write_bytes(b"")
     assert "was left by a killed run" in texts(tmp_path)[0]
 
 
-def test_repair_keeps_what_is_whole(tmp_path):
-    path = make(tmp_path, ["a", "b", "c"])
+def test_repair_keeps_whole_videos(tmp_path):
+    path = make_shard(tmp_path, ["a", "b", "c"])
     with h5py.File(path, "r+") as file:
         file["videos/b/mbpm"][0] = np.inf
     assert repair_shard(path) == (["a", "c"], ["b"])
@@ -94,14 +94,14 @@ def test_repair_keeps_what_is_whole(tmp_path):
 
 
 def test_repair_sets_a_file_aside_that_cannot_be_opened(tmp_path):
-    path = make(tmp_path, ["a"])
+    path = make_shard(tmp_path, ["a"])
     os.truncate(path, 1000)
     assert repair_shard(path) == ([], [])
     assert names(tmp_path) == ["shard-00000.h5.broken"]
 
 
 def test_repair_does_not_touch_a_newer_format(tmp_path):
-    path = make(tmp_path, ["a"])
+    path = make_shard(tmp_path, ["a"])
     with h5py.File(path, "r+") as file:
         file.attrs["mrx_format"] = 9
     with pytest.raises(FormatError, match="format 9"):
@@ -109,8 +109,8 @@ def test_repair_does_not_touch_a_newer_format(tmp_path):
     assert path.exists()
 
 
-def test_a_link_that_leads_nowhere_is_a_problem_and_repair_keeps_the_rest(tmp_path):
-    path = make(tmp_path, ["a", "b"])
+def test_a_dangling_link_is_reported_and_repair_keeps_the_rest(tmp_path):
+    path = make_shard(tmp_path, ["a", "b"])
     with h5py.File(path, "r+") as file:
         del file["videos/b"]
         file["videos/b"] = h5py.SoftLink("/nowhere")
@@ -119,9 +119,9 @@ def test_a_link_that_leads_nowhere_is_a_problem_and_repair_keeps_the_rest(tmp_pa
     assert texts(tmp_path) == []
 
 
-def test_a_second_broken_shard_of_one_name_does_not_replace_the_first(tmp_path):
+def test_a_second_broken_shard_does_not_replace_the_first(tmp_path):
     for _ in range(2):
-        os.truncate(make(tmp_path, ["a"]), 1000)
+        os.truncate(make_shard(tmp_path, ["a"]), 1000)
         repair_shard(tmp_path / "shard-00000.h5")
     assert names(tmp_path) == ["shard-00000.h5.broken", "shard-00000.h5.broken1"]
 
@@ -132,20 +132,20 @@ def test_repair_touches_shards_only(tmp_path):
         repair_shard(tmp_path / "manifest.jsonl")
 
 
-def test_repair_waits_for_no_run(tmp_path):
-    path = make(tmp_path, ["a"])
+def test_repair_is_refused_while_a_run_writes(tmp_path):
+    path = make_shard(tmp_path, ["a"])
     with lock_output(tmp_path, "0of2"), pytest.raises(OutputError, match="being written"):
         repair_shard(path)
 
 
 def test_a_key_in_two_shards_is_found(tmp_path):
-    make(tmp_path, ["a"])
-    make(tmp_path, ["a"])
-    assert "shard-00001.h5::a: stands in another shard too" in texts(tmp_path)[0]
+    make_shard(tmp_path, ["a"])
+    make_shard(tmp_path, ["a"])
+    assert "shard-00001.h5::a: is also in another shard" in texts(tmp_path)[0]
 
 
 def test_damage_of_the_items_is_found(tmp_path):
-    path = make(tmp_path, ["a"])
+    path = make_shard(tmp_path, ["a"])
     with h5py.File(path) as file:
         place = file["videos/a/mbpm.items"].id.get_chunk_info(0).byte_offset
     data = bytearray(path.read_bytes())
@@ -155,7 +155,7 @@ def test_damage_of_the_items_is_found(tmp_path):
 
 
 def test_a_shard_without_its_index_is_broken_not_a_traceback(tmp_path):
-    path = make(tmp_path, ["a"])
+    path = make_shard(tmp_path, ["a"])
     with h5py.File(path, "r+") as file:
         del file["index"]
     with pytest.raises(FormatError, match="broken shard"):

@@ -43,7 +43,7 @@ def test_natural_order_is_total(names):
 
 
 @given(lists(text(min_size=1), unique=True), integers(1, 9))
-def test_the_shares_of_all_jobs_are_the_whole_and_do_not_depend_on_the_others(names, count):
+def test_shares_cover_all_videos_and_do_not_depend_on_the_list(names, count):
     sources = [Source(escape_key(name), "x") for name in names]
     shares = [select_share(sources, index, count) for index in range(count)]
     assert Counter(s.key for share in shares for s in share) == Counter(s.key for s in sources)
@@ -57,12 +57,12 @@ def test_a_share_is_part_of_the_format():
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("8/8", r"bad shard \(8/8\): the index counts from 0. Use 0/8 … 7/8"),
         ("1/1", r"Use 0/1$"),
         ("-1/2", "counts from 0"),
-        ("1/0", "at least one shard"),
+        ("1/0", "N must be at least 1"),
         ("a/b", r"bad shard \(a/b\): not i/N"),
         ("1.5/2", "not i/N"),
         (
@@ -71,8 +71,8 @@ def test_a_share_is_part_of_the_format():
         ),
     ],
 )
-def test_a_bad_shard_says_what_was_meant(text, says):
-    with pytest.raises(UsageError, match=says):
+def test_a_bad_shard_is_refused_with_an_explanation(text, message):
+    with pytest.raises(UsageError, match=message):
         parse_shard(text, {})
 
 

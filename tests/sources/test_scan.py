@@ -1,4 +1,4 @@
-"""What the user names becomes an ordered list of videos with stable keys."""
+"""The inputs that a user names become an ordered list of videos with stable keys."""
 
 import io
 import os
@@ -11,7 +11,7 @@ import pytest
 from mrx.errors import NoInputError, UsageError
 from mrx.sources.keys import escape_key
 from mrx.sources.numbered import list_numbered_images
-from mrx.sources.scan import find_sources, why_unreadable
+from mrx.sources.scan import find_sources, make_path_source, why_unreadable
 
 ODD = Path(__file__).parents[3] / "shared" / "data" / "odd.tar"
 
@@ -45,14 +45,14 @@ def from_stdin(data, **options):
 # Scans
 
 
-def test_a_scan_takes_videos_in_natural_order_and_counts_what_it_passes_over(here):
+def test_a_scan_sorts_videos_naturally_and_counts_skipped_files(here):
     make(here, "v/10.mp4", "v/9.MKV", "v/b/1.webm", "v/a.txt", "v/noextension", "v/.x.mp4")
-    found = find_sources(["v"])
-    assert [source.key for source in found.sources] == ["9.MKV", "10.mp4", "b/1.webm"]
-    assert found.passed_over == {"hidden": 1, "other extension": 2}
+    result = find_sources(["v"])
+    assert [source.key for source in result.sources] == ["9.MKV", "10.mp4", "b/1.webm"]
+    assert result.passed_over == {"hidden": 1, "other extension": 2}
 
 
-def test_a_scan_knows_what_stat_knows(here):
+def test_a_scan_records_path_size_and_time_of_a_file(here):
     make(here, "a.mp4")
     source = only(".")
     assert (source.path, source.size, source.kind) == (str(here / "a.mp4"), 5, "file")
@@ -85,13 +85,13 @@ def test_a_linked_folder_elsewhere_is_entered_once(here):
     assert keys("v") == ["a/x.mp4", "y.mp4"]
 
 
-def test_a_scan_keeps_videos_that_cannot_be_opened_with_their_problem(here):
+def test_a_scan_lists_unreadable_videos_with_their_problem(here):
     os.mkfifo(here / "fifo.mp4")
     (here / "loop.mp4").symlink_to("loop.mp4")
     (here / "nowhere.mp4").symlink_to("gone.mp4")
     (here / "zero.mp4").touch()
-    found = {source.key: source.problem for source in find_sources(["."]).sources}
-    assert found == {
+    result = {source.key: source.problem for source in find_sources(["."]).sources}
+    assert result == {
         "fifo.mp4": "not a regular file",
         "loop.mp4": "too many levels of symbolic links",
         "nowhere.mp4": "no such file (a link that leads nowhere)",
@@ -99,7 +99,7 @@ def test_a_scan_keeps_videos_that_cannot_be_opened_with_their_problem(here):
     }
 
 
-def test_a_folder_that_cannot_be_read_is_not_passed_over_in_silence(here, monkeypatch):
+def test_an_unreadable_folder_is_reported(here, monkeypatch):
     make(here, "v/x.mp4", "v/locked/y.mp4")
     scandir = os.scandir
 
@@ -118,10 +118,10 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over_in_silence(here, monkey
 
 def test_a_folder_of_numbered_images_is_one_video(here):
     make(here, "v/f/2.jpg", "v/f/10.jpg", "v/f/Thumbs.db", "v/x.mp4")
-    found = find_sources(["v"])
-    kinds = [(source.key, source.kind, source.size) for source in found.sources]
+    result = find_sources(["v"])
+    kinds = [(source.key, source.kind, source.size) for source in result.sources]
     assert kinds == [("f", "frames", None), ("x.mp4", "file", 5)]
-    assert found.passed_over == {"other extension": 1}
+    assert result.passed_over == {"other extension": 1}
 
 
 def test_images_beside_a_video_are_not_a_video(here):
@@ -150,12 +150,12 @@ def test_a_named_folder_of_images_is_called_by_its_name(here):
         (["._1.jpg", "cover.jpg", "flow_x_1.jpg"], []),
     ],
 )
-def test_frames_are_of_one_prefix_in_natural_order(tmp_path, names, chosen):
+def test_frames_have_one_prefix_and_natural_order(tmp_path, names, chosen):
     make(tmp_path, *names)
     assert list_numbered_images(str(tmp_path)).paths == [str(tmp_path / name) for name in chosen]
 
 
-def test_gaps_in_the_numbers_are_told_but_never_spelt_out_without_end(tmp_path):
+def test_missing_numbers_are_counted_but_only_100_are_listed(tmp_path):
     make(tmp_path, "3.jpg", "6.jpg", "99999999999999999999.jpg")
     images = list_numbered_images(str(tmp_path))
     assert images.missing_numbers[:3] == [4, 5, 7]
@@ -168,7 +168,7 @@ def test_gaps_in_the_numbers_are_told_but_never_spelt_out_without_end(tmp_path):
 # Named paths, globs and URLs
 
 
-def test_a_named_file_is_taken_whatever_its_name(here):
+def test_a_named_file_is_taken_under_any_name(here):
     names = ["noextension", ".hidden.mp4", "trailing.mp4 "]
     make(here, *names)
     assert keys(*names) == names
@@ -177,8 +177,8 @@ def test_a_named_file_is_taken_whatever_its_name(here):
 def test_named_paths_that_cannot_be_opened_stay_in_the_list(here):
     make(here, "x.mp4", "text/readme.txt")
     (here / "up").symlink_to(here)
-    found = find_sources(["x.mp4", "gone.mp4", "text", "up"]).sources
-    assert [(s.key, s.problem, s.missing) for s in found] == [
+    result = find_sources(["x.mp4", "gone.mp4", "text", "up"]).sources
+    assert [(s.key, s.problem, s.missing) for s in result] == [
         ("x.mp4", None, False),
         ("gone.mp4", "no such file", True),
         ("text", "is a directory without frames", False),
@@ -192,7 +192,7 @@ def test_a_file_without_permission_is_a_problem(here, monkeypatch):
     assert why_unreadable(str(here / "x.mp4")) == only("x.mp4").problem == "permission denied"
 
 
-def test_problem_says_why_a_path_cannot_be_opened(here):
+def test_an_unreadable_path_has_a_reason(here):
     make(here, "x.mp4", "f/1.jpg", "text/readme.txt")
     reasons = [why_unreadable(str(here / name)) for name in ("x.mp4", "f", "text", "gone")]
     assert reasons == [None, None, "is a directory without frames", "no such file"]
@@ -233,7 +233,7 @@ def test_a_url_is_called_by_host_and_path_without_its_secrets():
         find_sources(["http://[x/y"])
 
 
-def test_an_empty_name_never_means_the_current_folder(here):
+def test_an_empty_name_is_refused(here):
     make(here, "x.mp4")
     with pytest.raises(UsageError, match=r"bad input \(\): the name is empty"):
         find_sources([""])
@@ -242,7 +242,7 @@ def test_an_empty_name_never_means_the_current_folder(here):
 # Lists
 
 
-def test_a_text_list_may_have_a_mark_comments_blank_lines_and_windows_line_ends(here):
+def test_a_text_list_may_have_comments_blank_lines_and_crlf(here):
     make(here, "a b.mp4", "#x.mp4", "[1] .mp4", "a.b.mp4", "end ")
     data = b"\xef\xbb\xbfa b.mp4\r\n# comment\r\n\r\n  \n./#x.mp4\n[1] .mp4\na.b.mp4\nend "
     (here / "list.txt").write_bytes(data)
@@ -253,9 +253,9 @@ def test_a_text_list_may_have_a_mark_comments_blank_lines_and_windows_line_ends(
 def test_lines_are_literal_but_folders_frames_and_urls_work(here):
     make(here, "v/1.mp4", "f/1.jpg", "@x", "x.csv")
     (here / "list").write_text("v\nf\nhttp://h/x.mp4\n*.mp4\n@x\nx.csv\n-\n")
-    found = find_sources(["@list"]).sources
-    assert [s.key for s in found] == ["v/1.mp4", "f", "h/x.mp4", "*.mp4", "@x", "x.csv", "-"]
-    assert [s.key for s in found if s.missing] == ["*.mp4", "-"]
+    result = find_sources(["@list"]).sources
+    assert [s.key for s in result] == ["v/1.mp4", "f", "h/x.mp4", "*.mp4", "@x", "x.csv", "-"]
+    assert [s.key for s in result if s.missing] == ["*.mp4", "-"]
 
 
 def test_a_list_separated_by_nul_is_taken_as_it_is(here):
@@ -272,7 +272,7 @@ def test_a_nul_byte_in_a_list_of_lines_is_refused():
         from_stdin(b"a.mp4\0b.mp4\0")
 
 
-def test_names_that_are_not_utf8_survive(here):
+def test_names_that_are_not_utf8_are_kept(here):
     make(here, os.fsdecode(b"\xff.mp4"), "x.mp4")
     assert from_stdin(b"\xff.mp4\nx.mp4\n") == keys("*.mp4")[::-1] == ["%FF.mp4", "x.mp4"]
     assert only(os.fsdecode(b"\xff.mp4")).problem is None
@@ -289,7 +289,7 @@ def test_a_csv_gives_keys_ranges_and_labels(here):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ("file,label\nx,1", r"no column path.*which has file, label"),
         ("", r"no column path.*which has nothing"),
@@ -298,13 +298,13 @@ def test_a_csv_gives_keys_ranges_and_labels(here):
         ("path,start\nx,-1", r"line 2\): start is -1. Give seconds"),
         ("path,start,end\nx,2,2", r"line 2\): start 2 is not before end 2"),
         ("path,key\n,k", r"line 2\): the path is empty"),
-        ("path\na,b.mp4", r"line 2\): 2 cells under 1 columns"),
+        ("path\na,b.mp4", r"line 2\): 2 cells for 1 columns"),
         (f"path\n{'x' * 200_000}", r"line 2\): field larger than field limit"),
     ],
 )
-def test_a_bad_csv_says_where_and_what(here, content, says):
+def test_an_error_in_a_csv_names_its_place(here, content, message):
     (here / "x.csv").write_text(content)
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=message):
         find_sources(["x.csv"])
 
 
@@ -316,7 +316,7 @@ def test_a_list_that_is_not_there_is_wrong_usage(here):
 # Keys
 
 
-def test_keys_are_relative_to_the_deepest_folder_that_holds_everything(here):
+def test_keys_are_relative_to_the_deepest_common_folder(here):
     make(here, "v/a/x.mp4", "v/b/x.mp4", "v/b/f/1.jpg")
     assert keys("v/a/x.mp4") == ["x.mp4"]
     assert keys("v/a", "v/b/x.mp4") == ["a/x.mp4", "b/x.mp4"]
@@ -335,7 +335,7 @@ def test_the_root_can_be_given_but_must_hold_everything(here):
 def test_two_videos_of_one_key_are_refused_before_any_work(here):
     make(here, "a/x.mp4", "b/x.mp4")
     assert keys(".") == ["a/x.mp4", "b/x.mp4"]
-    with pytest.raises(UsageError, match=r"key x: .*a/x\.mp4 and .*b/x\.mp4\..*--key relpath"):
+    with pytest.raises(UsageError, match=r"key \(x\): .*a/x\.mp4 and .*b/x\.mp4 .*--key relpath"):
         keys(".", key="stem")
 
 
@@ -344,15 +344,15 @@ def test_two_parts_of_one_video_need_two_keys(here):
     (here / "x.csv").write_text("path,start,end,key\nx.mp4,0,1,a\nx.mp4,1,2,b\n")
     assert keys("x.csv") == ["a", "b"]
     (here / "x.csv").write_text("path,start,end\nx.mp4,0,1\nx.mp4,1,2\n")
-    with pytest.raises(UsageError, match=r"two videos have the key x\.mp4.*column key"):
+    with pytest.raises(UsageError, match=r"duplicate key \(x\.mp4\).*column key"):
         keys("x.csv")
 
 
 def test_a_video_named_twice_counts_once(here):
     make(here, "v/x.mp4", "v/y.mp4")
-    found = find_sources(["v/y.mp4", "v", "./v/y.mp4"])
-    assert [source.key for source in found.sources] == ["y.mp4", "x.mp4"]
-    assert found.duplicates == 2
+    result = find_sources(["v/y.mp4", "v", "./v/y.mp4"])
+    assert [source.key for source in result.sources] == ["y.mp4", "x.mp4"]
+    assert result.duplicates == 2
 
 
 def test_the_stem_keeps_inner_dots(here):
@@ -360,17 +360,17 @@ def test_the_stem_keeps_inner_dots(here):
     assert keys("v", key="stem") == ["a.b"]
 
 
-def test_labels_come_from_the_parent_unless_a_list_gives_one(here):
+def test_labels_come_from_the_folder_unless_a_list_gives_them(here):
     make(here, "run/x.mp4", "run/y.mp4")
     (here / "x.csv").write_text("path,label\nrun/x.mp4,walk\nrun/y.mp4,\n")
     labels = [source.label for source in find_sources(["x.csv"], label_from_parent=True).sources]
     assert labels == ["walk", "run"]
 
 
-# Nothing there
+# No input
 
 
-def test_no_match_says_what_was_passed_over(here):
+def test_no_match_lists_the_skipped_files(here):
     make(here, "v/a.txt", "v/.b.mp4")
     with pytest.raises(
         NoInputError, match=r"no video in \(v\): .*hidden \(1\).*other.*\(1\).*--ext"
@@ -378,10 +378,10 @@ def test_no_match_says_what_was_passed_over(here):
         find_sources(["v"])
 
 
-def test_only_missing_or_nothing_at_all_is_no_input(here):
+def test_only_missing_paths_or_an_empty_list_are_no_input(here):
     with pytest.raises(NoInputError, match=r"\(a, b, c, …\): no such file \(4\)"):
         find_sources(["a", "b", "c", "d"])
-    with pytest.raises(NoInputError, match=r"no video in \(-\): nothing named"):
+    with pytest.raises(NoInputError, match=r"no video in \(-\): no input given"):
         from_stdin(b"\n# nothing\n")
 
 
@@ -389,12 +389,12 @@ def test_only_missing_or_nothing_at_all_is_no_input(here):
 
 
 @pytest.mark.skipif(not ODD.exists(), reason="../shared/data/odd.tar is not beside the checkout")
-def test_a_scan_of_the_hostile_folder_finds_what_is_there_and_ends(here):
+def test_a_scan_of_the_hostile_folder_finds_all_and_ends(here):
     with tarfile.open(ODD) as archive:
         archive.extractall(here, filter="tar")
-    found = find_sources(["odd"])
-    kinds = Counter(source.kind for source in found.sources)
-    problems = {s.key: s.problem for s in found.sources if s.problem and s.key != "noperm.mp4"}
+    result = find_sources(["odd"])
+    kinds = Counter(source.kind for source in result.sources)
+    problems = {s.key: s.problem for s in result.sources if s.problem and s.key != "noperm.mp4"}
     assert (kinds["file"], kinds["frames"]) == (61, 4)
     assert problems == {
         "fifo.mp4": "not a regular file",
@@ -402,6 +402,18 @@ def test_a_scan_of_the_hostile_folder_finds_what_is_there_and_ends(here):
         "zero.mp4": "empty file",
     }
     assert {"sub/rot90.mp4", "new%0Aline.mp4", "100%25d.mp4", "link.mp4", "frames_gap"} <= {
-        source.key for source in found.sources
+        source.key for source in result.sources
     }
-    assert found.passed_over == {"hidden": 1, "other extension": 6}
+    assert result.passed_over == {"hidden": 1, "other extension": 6}
+
+
+def test_the_source_of_one_path_has_its_kind_size_and_key(tmp_path):
+    clip = tmp_path / "a.mp4"
+    clip.write_bytes(b"12")
+    file, folder = make_path_source(clip), make_path_source(tmp_path, key="0")
+    assert (file.key, file.path, file.kind, file.size) == (str(clip), str(clip), "file", 2)
+    assert (folder.key, folder.path) == ("0", str(tmp_path))
+    assert (folder.kind, folder.size) == ("frames", None)
+    url = make_path_source("https://host/a.mp4")
+    assert (url.key, url.path, url.kind) == ("https://host/a.mp4", "https://host/a.mp4", "url")
+    assert make_path_source(tmp_path / "gone.mp4").size is None

@@ -1,1 +1,1 @@
-"""Helpers of the tests: made videos, runs of the command, and what lies beside the checkout."""
+"""Provide helpers of the tests: generated videos, runs of the command and shared test data."""

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over two pipes by its DevTools protocol."""
+"""Control a headless Chromium over two pipes by its DevTools protocol."""
 
 import contextlib
 import fcntl
@@ -24,24 +24,25 @@ LAUNCH += "os.execv(sys.argv[3], sys.argv[3:])"
 PATIENCE = 120  # seconds: ends a test that hangs
 
 
-def find():
-    """The browser, or the test is skipped."""
+def find_browser():
+    """Return the path of the browser; skip the test where there is none."""
     names = ("chromium", "chromium-browser", "google-chrome")
     found = next((path for path in map(shutil.which, names) if path), None)
     if not found:
-        pytest.skip("chromium is not here")
+        pytest.skip("chromium is not installed")
     return found
 
 
 class Chromium:
-    """One tab of a new browser; leaving ends it, whatever happened.
+    """Hold one tab of a new browser, which is killed on leaving the context.
 
     Attributes:
-        events: what the tab has told so far: (name, its parameters)
+        events: the events that the tab has sent since the last page was opened, each as a pair
+            of its name and its parameters
     """
 
     def __init__(self, profile, *, width=1000, height=800):
-        browser = find()
+        browser = find_browser()
         self.events = []
         self._count, self._rest, self._session = 0, b"", None
         (reads, self._to), (self._from, writes) = _high_pipe(), _high_pipe()
@@ -60,12 +61,12 @@ class Chromium:
 
     def __enter__(self):
         try:
-            tabs = self.ask("Target.getTargets")["targetInfos"]
+            tabs = self.send_command("Target.getTargets")["targetInfos"]
             page = next(tab["targetId"] for tab in tabs if tab["type"] == "page")
-            attached = self.ask("Target.attachToTarget", targetId=page, flatten=True)
+            attached = self.send_command("Target.attachToTarget", targetId=page, flatten=True)
             self._session = attached["sessionId"]
             for domain in ("Page", "Runtime", "Log", "Network"):
-                self.ask(f"{domain}.enable")
+                self.send_command(f"{domain}.enable")
         except BaseException:
             self.__exit__()
             raise
@@ -78,8 +79,8 @@ class Chromium:
         os.close(self._to)
         os.close(self._from)
 
-    def ask(self, method, **parameters):
-        """Give a command, and wait for its result."""
+    def send_command(self, method, **parameters):
+        """Send a command, and wait for its result."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": parameters}
         if self._session:
@@ -91,43 +92,43 @@ class Chromium:
                 assert "error" not in answer, (method, answer["error"])
                 return answer["result"]
 
-    def open(self, address):
-        """Go to an address and wait until it is loaded."""
+    def open_page(self, address):
+        """Open an address, and wait until it is loaded."""
         self.events.clear()
-        self.ask("Page.navigate", url=address)
-        self.until("document.readyState === 'complete'")
+        self.send_command("Page.navigate", url=address)
+        self.wait_until("document.readyState === 'complete'")
 
-    def value(self, expression):
-        """What JavaScript makes of an expression."""
-        result = self.ask("Runtime.evaluate", expression=expression, returnByValue=True)
+    def evaluate(self, expression):
+        """Return the value of a JavaScript expression."""
+        result = self.send_command("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in result, (expression, result["exceptionDetails"])
         return result["result"].get("value")
 
-    def until(self, expression):
-        """Wait until an expression is true, and return it."""
+    def wait_until(self, expression):
+        """Wait until an expression is true, and return its value."""
         end = time.monotonic() + PATIENCE
-        while not (found := self.value(expression)):
+        while not (found := self.evaluate(expression)):
             assert time.monotonic() < end, f"waited in vain for {expression}"
             time.sleep(0.02)
         return found
 
-    def mouse(self, kind, x, y):
-        """Move, press or release the mouse: ``mouseMoved``, ``mousePressed``, ``mouseReleased``."""
+    def send_mouse_event(self, kind, x, y):
+        """Send ``mouseMoved``, ``mousePressed`` or ``mouseReleased`` at a position."""
         button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
-        self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
+        self.send_command("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
     def click(self, x, y):
         """Press and release the mouse."""
-        self.mouse("mousePressed", x, y)
-        self.mouse("mouseReleased", x, y)
+        self.send_mouse_event("mousePressed", x, y)
+        self.send_mouse_event("mouseReleased", x, y)
 
-    def key(self, name):
+    def press_key(self, name):
         """Press and release a key, by the name that JavaScript gives it."""
         for kind in ("keyDown", "keyUp"):
-            self.ask("Input.dispatchKeyEvent", type=kind, key=name)
+            self.send_command("Input.dispatchKeyEvent", type=kind, key=name)
 
     def _next(self):
-        """The next message; events are kept."""
+        """Return the next message; if it is an event, also store it in ``events``."""
         end = time.monotonic() + PATIENCE
         while b"\0" not in self._rest:
             ready, _, _ = select.select([self._from], [], [], max(end - time.monotonic(), 0))
@@ -143,7 +144,7 @@ class Chromium:
 
 
 def _high_pipe():
-    """A pipe whose ends are not 3 and 4, which are taken in the browser."""
+    """Open a pipe whose descriptors are above 4, because the browser uses 3 and 4 itself."""
     ends = os.pipe()
     high = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
     for end in ends:

@@ -1,4 +1,4 @@
-"""The `mrx` command: in this process, and as a process of its own."""
+"""Run the `mrx` command in this process or in a new one, and read its output."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from mrx.cli import main
 
 
 def mrx(*arguments, **options):
-    """Run in this process; work is done in it too unless the arguments say otherwise."""
+    """Run the command in this process, without worker processes unless the arguments set them."""
     words = [str(a) for a in arguments]
     if words[0] == "extract" and "--workers" not in words:
         words += ["--workers", "0"]
@@ -22,8 +22,8 @@ def mrx(*arguments, **options):
     return ran
 
 
-def process(*arguments, stdin=b"", environment=None, **options):
-    """Run as a process of its own."""
+def run_process(*arguments, stdin=b"", environment=None, **options):
+    """Run the command in a new process, and wait for it to end."""
     command = [sys.executable, "-m", "mrx", *(os.fspath(a) for a in arguments)]
     return subprocess.run(
         command,
@@ -36,8 +36,8 @@ def process(*arguments, stdin=b"", environment=None, **options):
     )
 
 
-def start(*arguments, environment=None, **options):
-    """Start a process and leave it running."""
+def start_process(*arguments, environment=None, **options):
+    """Start the command in a new process, and return while it runs."""
     command = [sys.executable, "-m", "mrx", *(os.fspath(a) for a in arguments)]
     return subprocess.Popen(
         command,
@@ -48,24 +48,24 @@ def start(*arguments, environment=None, **options):
     )
 
 
-def summary(ran):
-    """The JSON summary that a run with --json printed."""
+def read_summary(ran):
+    """Parse the JSON summary that a run with ``--json`` printed."""
     return json.loads(ran.stdout)
 
 
-def rows(ran):
-    """The JSON rows that a run with --jsonl printed."""
+def read_rows(ran):
+    """Parse the JSON rows that a run with ``--jsonl`` printed."""
     return [json.loads(line) for line in ran.stdout.splitlines()]
 
 
-def manifest(folder):
-    """The rows of an output folder's manifest, by key."""
+def read_manifest(folder):
+    """Read the rows of the manifest in an output folder, by key."""
     lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     return {line["key"]: line for line in lines if "key" in line}
 
 
-def contents(out):
-    """All that a run's shards hold, but for when and where it was made."""
+def read_contents(out):
+    """Read the maps, frame indices and attributes of every video in the shards of a run."""
     found = {}
     with library.open(out) as shards:
         for key, recording in shards.items():
@@ -76,8 +76,8 @@ def contents(out):
     return found
 
 
-def all_keys(out):
-    """Every key of every shard of a folder, as often as it stands there."""
+def read_keys(out):
+    """Read the keys of all shards in a folder, sorted; a duplicate is listed each time."""
     keys = []
     for path in sorted(out.glob("shard-*.h5")):
         with h5py.File(path) as file:

@@ -1,4 +1,4 @@
-"""Pairs of frames whose flow is known: made here, golden vectors, and those of ../shared."""
+"""Provide pairs of frames with known flow: generated ones, golden vectors and ../shared."""
 
 import numpy as np
 import pytest
@@ -21,33 +21,33 @@ PAIRS = {
     "syn_smallobj": 0.082,
     "syn_trans_subpix": 0.102,
 }
-"""The pairs of ../shared/data/flow, and the end-point error of OpenCV's DIS (medium) on each."""
+"""The pairs in ../shared/data/flow, each with the end-point error of OpenCV's DIS (medium)."""
 
 
-def golden(name):
-    """A golden vector; one that is not ours to publish lies beside the checkout only."""
+def load_golden_arrays(name):
+    """Load a golden vector from the repository, or from ../shared if it may not be published."""
     for folder in (GOLDEN, SHARED / "golden"):
         if (folder / f"{name}.npz").is_file():
             with np.load(folder / f"{name}.npz") as file:
                 return dict(file)
-    pytest.skip(f"../shared/golden/{name}.npz is not here")
+    pytest.skip(f"../shared/golden/{name}.npz is missing")
 
 
-def pair(name):
-    """Two gray frames and the true flow (H, W, 2), as cv2 reads them."""
+def load_pair(name):
+    """Load two gray frames, as cv2 reads them, and their true flow (H, W, 2)."""
     import cv2
 
     folder = SHARED / "data" / "flow" / name
     if not folder.is_dir():
-        pytest.skip(f"../shared/data/flow/{name} is not here")
+        pytest.skip(f"../shared/data/flow/{name} is missing")
     frames = [cv2.imread(str(folder / f"frame{i}.png")) for i in (1, 2)]
     frames = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames]
     width, height = np.fromfile(folder / "gt.flo", np.int32, 2, offset=4)
     return *frames, np.fromfile(folder / "gt.flo", np.float32, offset=12).reshape(height, width, 2)
 
 
-def texture(height, width, *, dx=0.0, dy=0.0, seed=0):
-    """A smooth picture (H, W) in 0..255 that is moved by (dx, dy), exact at any displacement."""
+def make_texture(height, width, *, dx=0.0, dy=0.0, seed=0):
+    """Make a smooth picture (H, W) in 0..255, moved by exactly (dx, dy), also by subpixels."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(float)
     total = np.zeros((height, width))
@@ -57,17 +57,17 @@ def texture(height, width, *, dx=0.0, dy=0.0, seed=0):
     return np.clip(127.5 + 18 * total, 0, 255).round().astype(np.uint8)
 
 
-def window(*frames):
-    """Gray frames (H, W) as one window (1, T, 1, H, W)."""
+def stack_window(*frames):
+    """Stack gray frames (H, W) into one window (1, T, 1, H, W)."""
     return torch.from_numpy(np.stack(frames))[None, :, None]
 
 
-def planes(flow):
-    """A flow (1, 2, H, W) as (H, W, 2) for comparison with golden vectors."""
+def flow_to_planes(flow):
+    """Convert a flow (1, 2, H, W) to (H, W, 2) for comparison with golden vectors."""
     return flow[0].permute(1, 2, 0).numpy()
 
 
-def error(flow, truth):
-    """The mean end-point error where the truth is known; both (H, W, 2)."""
+def measure_error(flow, truth):
+    """Compute the mean end-point error where the true flow is known; both are (H, W, 2)."""
     known = (np.abs(truth) < 1e9).all(-1)
     return float(np.linalg.norm(flow - truth, axis=-1)[known].mean())

@@ -1,4 +1,4 @@
-"""State dicts as the official codes name and shape them, with weights by the golden files' rule."""
+"""Make state dicts in the format of the official code, with the weights of the golden files."""
 
 import zlib
 
@@ -8,8 +8,8 @@ import torch
 from mrx.backbones.shift import TemporalShift
 
 
-def draw(tag, key, shape):
-    """The weights of one name, by the rule of the golden files of whole nets."""
+def draw_weights(tag, key, shape):
+    """Draw the weights of one key in the way in which the golden files of whole nets were made."""
     seed = zlib.crc32((tag + key).encode()) & 0x7FFFFFFF
     n = np.random.RandomState(seed).standard_normal(shape)
     if key.endswith("running_var"):
@@ -22,20 +22,20 @@ def draw(tag, key, shape):
 
 
 def motion_squeeze_state(net, file):
-    """The state dict of MotionSqueeze's own code for a golden file of a whole net."""
+    """Make the state dict of the official MotionSqueeze code for a golden file of a whole net."""
     shapes = {key: tuple(value.shape) for key, value in net.state_dict().items()}
     shapes |= {f"bn2.{k}": (128,) for k in ("weight", "bias", "running_mean", "running_var")}
     shapes |= {"fc1.weight": (*shapes["fc.weight"], 1), "fc1.bias": shapes["fc.bias"]}
     return {
         key: torch.tensor(0)
         if key.endswith("tracked")
-        else draw(str(file["tag"]), key, shapes[key])
+        else draw_weights(str(file["tag"]), key, shapes[key])
         for key in map(str, file["keys"])
     }
 
 
 def clip_of(file):
-    """The frames of a golden file as one normalised clip (1, T, 3, H, W)."""
+    """Return the frames of a golden file as one normalized clip (1, T, 3, H, W)."""
     mean, std = (
         torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     )
@@ -43,7 +43,7 @@ def clip_of(file):
 
 
 def wrapped_by_tsm(net, state):
-    """A state dict in which the convolutions that take shifted maps are wrapped, as TSM does it."""
+    """Rename the weights of convolutions after a temporal shift as the wrapper of TSM does."""
     blocks = [name for name, module in net.named_modules() if isinstance(module, TemporalShift)]
     convs = [f"{name.removesuffix('.shift')}.{c}." for name in blocks for c in ("conv1", "conv.0")]
 
@@ -55,6 +55,6 @@ def wrapped_by_tsm(net, state):
 
 
 def save_official(state, path):
-    """A checkpoint as the authors' code saves it, its network in two wrappers."""
+    """Save a checkpoint in the format of the official code, with its two prefixes of names."""
     wrapped = {f"module.base_model.{key}": value for key, value in state.items()}
     torch.save({"epoch": 1, "arch": "MS", "state_dict": wrapped, "best_prec1": 0.5}, path)

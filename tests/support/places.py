@@ -1,4 +1,4 @@
-"""Where data for tests lies, and what is known of it."""
+"""Define the folders of test data, and the frame counts of the real clips."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Stages without videos: windows of a given value, maps that are twice the value, rows of sums."""
+"""Fake stages: windows of a given value, maps of twice that value, and a row for each video."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 @dataclass
 class VideoPlan:
-    """A video: its windows' values in pieces, its size, and the stage that it fails in."""
+    """A fake video: the values of its windows by batch, its size, and the stage that fails."""
 
     pieces: list
     size: int = 4
@@ -33,7 +33,7 @@ class VideoPlan:
 
 @dataclass
 class FakeStages:
-    """What a run did: the batches' values, the values written for each key, how much waited."""
+    """Records the values of each group, the values written for each key, and the bytes held."""
 
     plans: dict
     batches: list = field(default_factory=list)
@@ -70,7 +70,7 @@ class FakeStages:
                 time.sleep(plan.pause)
                 if plan.fails == "decode" and number == len(plan.pieces) - 1:
                     raise ValueError("injected")
-                self.die("decode")
+                self.raise_if_broken("decode")
             value = torch.tensor(values, dtype=torch.uint8).view(-1, 1, 1, 1, 1)
             data = value.expand(-1, 2, 1, plan.size, plan.size).contiguous()
             index = np.zeros((len(values), 2), np.int64)
@@ -79,7 +79,7 @@ class FakeStages:
     def extract(self, windows):
         values = windows[:, 0, 0, 0, 0].tolist()
         self.batches.append(values)
-        self.die("compute")
+        self.raise_if_broken("compute")
         for plan in self.plans.values():
             if plan.fails == "compute" and set(values) & {v for p in plan.pieces for v in p}:
                 raise ValueError("injected")
@@ -87,10 +87,10 @@ class FakeStages:
 
     def write_maps(self, batch, packed):
         if self.runner:
-            self.most_held = max(self.most_held, self.runner._batch_pipe.held_bytes)
+            self.most_held = max(self.most_held, self.runner.links.batch_pipe.held_bytes)
         with self.busy.time_stage("write"):
             time.sleep(self.slow_write)
-            self.die("write")
+            self.raise_if_broken("write")
             if self.plans[batch.task.source.key].fails == "write":
                 raise ValueError("injected")
         if packed.chunks is None:  # where there is no numba
@@ -111,26 +111,26 @@ class FakeStages:
         if self.cancel_at is not None and len(self.batches) >= self.cancel_at:
             raise RunCancelled("the run was stopped")
 
-    def die(self, stage):
-        """End the thread that this runs in, as nothing foreseen would."""
+    def raise_if_broken(self, stage):
+        """Raise an error that ends the run if this stage is broken."""
         if self.broken == stage:
             raise OutputError(f"no more {stage}")
 
 
-def feed(stages, *, threads=2, most=4, device=None):
-    """All rows of a run, by key."""
+def run_stages(stages, *, threads=2, most=4, device=None):
+    """Run the stages in threads, and return the rows by key."""
     computer = BatchComputer(device or SyncDevice(CPU, stages.busy), most)
     stages.runner = ThreadedRunner(stages, computer, threads)
     return {row.key: row for row in stages.runner.run(stages.sources())}
 
 
-def doubled(plan):
-    """What a video's maps must be."""
+def expected_maps(plan):
+    """Return the maps that a video must have."""
     return [2.0 * value for values in plan.pieces for value in values]
 
 
-def counts(videos, *, windows=1, pieces=1, **plan):
-    """So many videos whose windows have values of their own."""
+def make_plans(videos, *, windows=1, pieces=1, **plan):
+    """Plan videos whose windows have distinct values."""
     value = iter(range(1, 256))
     return {
         f"{i:03}": VideoPlan([[next(value) for _ in range(windows)] for _ in range(pieces)], **plan)
@@ -139,6 +139,6 @@ def counts(videos, *, windows=1, pieces=1, **plan):
 
 
 def assert_whole(stages, rows):
-    """Every video is ok, with its maps in order."""
+    """Assert that every video is ok, with its maps in order."""
     assert {key: row.status for key, row in rows.items()} == dict.fromkeys(stages.plans, "ok")
-    assert stages.written == {key: doubled(plan) for key, plan in stages.plans.items()}
+    assert stages.written == {key: expected_maps(plan) for key, plan in stages.plans.items()}

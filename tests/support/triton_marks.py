@@ -1,6 +1,6 @@
-"""Which of the two kinds of tests can run in this process: Triton interprets kernels, or compiles.
+"""Mark tests that need Triton to interpret its kernels, or to compile them.
 
-It decides when the kernels are imported, so there is a process for each:
+Triton chooses one of the two when the kernels are imported, so each needs its own process:
 ``TRITON_INTERPRET=1 python -m pytest tests/triton_kernels`` and the usual one.
 """
 
@@ -16,7 +16,7 @@ _needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton is not install
 interpreted = [
     _needs_triton,
     pytest.mark.skipif(not INTERPRETED, reason="TRITON_INTERPRET is not 1 in this process"),
-    # The interpreter computes both sides of every choice, as a GPU does.
+    # The interpreter computes both sides of every select, as a GPU does.
     pytest.mark.filterwarnings("ignore:divide by zero encountered:RuntimeWarning"),
 ]
 compiled = [

@@ -1,7 +1,7 @@
-"""A method of another package that does to its process what a bad video might.
+"""Provide a method that crashes, hangs or fails, as a bad video or a broken device might.
 
-What it does is told by how bright the video is, so that one run may hold good and bad ones. It is
-found by `mrx` through an entry point, as any other package's method would be.
+The brightness of a video selects the effect, so that one run can hold good and bad videos. `mrx`
+finds the method through an entry point, as it finds the methods of any other package.
 """
 
 import contextlib
@@ -47,12 +47,12 @@ class Trouble(Representation):
             raise RuntimeError("CUDA error: unspecified launch failure")
         return self(frames)
 
-METHOD = Method("trouble", Trouble, "does what a bad video might", "none", "light")
+METHOD = Method("trouble", Trouble, "crashes, hangs or fails on request", "none", "light")
 '''
 
 
-def install(folder):
-    """Put the package where `mrx` finds it; the environment that processes need."""
+def install_package(folder):
+    """Write the package to a folder, and return the environment in which `mrx` finds it."""
     information = folder / "trouble-1.dist-info"
     information.mkdir(parents=True)
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: trouble\nVersion: 1\n")
@@ -64,13 +64,13 @@ def install(folder):
     return {"PYTHONPATH": os.pathsep.join(paths)}
 
 
-def clip(path, level, frames=10):
-    """A video of one brightness."""
-    return videos.write(path, [np.full((48, 64, 3), level, np.uint8)] * frames)
+def write_clip(path, level, frames=10):
+    """Write a video of one brightness."""
+    return videos.write_video(path, [np.full((48, 64, 3), level, np.uint8)] * frames)
 
 
-def children(process):
-    """The process numbers of a running command's workers."""
+def list_workers(process):
+    """List the process ids of the workers of a running command."""
     tasks = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     try:
         candidates = [int(number) for number in tasks.read_text().split()]
@@ -79,8 +79,8 @@ def children(process):
         return []
 
 
-def until(condition, seconds=30):
-    """Wait for something that happens in another process."""
+def wait_until(condition, seconds=30):
+    """Wait until a condition about another process is true, and return its value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := condition():
@@ -89,7 +89,7 @@ def until(condition, seconds=30):
     raise AssertionError(f"did not happen within {seconds} s")
 
 
-def kill(number):
-    """Kill a process, if it is still there."""
+def kill_process(number):
+    """Kill a process, if it still runs."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(number, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Rules of the presets, with less work: the interpreter's time goes with the iterations."""
+"""Define the rules of the presets with fewer iterations, because the interpreter is slow."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Little videos made on the spot."""
+"""Generate small videos."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 
 
-def texture(height, width, seed=0):
+def make_texture(height, width, seed=0):
+    """Make a smooth random RGB image."""
     rng = np.random.default_rng(seed)
     noise = rng.random((height, width, 3), np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), 2.0)
@@ -15,13 +16,15 @@ def texture(height, width, seed=0):
     return ((smooth - low) / (high - low) * 255).astype(np.uint8)
 
 
-def moving(frames, height=64, width=80, *, speed=2, seed=0):
-    """A texture that goes right by `speed` pixels a frame."""
-    wide = texture(height, width + frames * speed, seed)
+def make_frames(frames, height=64, width=80, *, speed=2, seed=0):
+    """Make frames of a texture that moves left by `speed` pixels a frame."""
+    wide = make_texture(height, width + frames * speed, seed)
     return [wide[:, i * speed : i * speed + width].copy() for i in range(frames)]
 
 
-def write(path, images, *, fps=25, codec="libx264", options=None, pix_fmt="yuv420p", flags=""):
+def write_video(
+    path, images, *, fps=25, codec="libx264", options=None, pix_fmt="yuv420p", flags=""
+):
     """Encode RGB images; `flags` are the container's ``movflags``."""
     height, width = images[0].shape[:2]
     with av.open(str(path), "w", options={"movflags": flags} if flags else {}) as container:
@@ -34,15 +37,15 @@ def write(path, images, *, fps=25, codec="libx264", options=None, pix_fmt="yuv42
     return Path(path)
 
 
-def clip(path, frames=12, **options):
-    """A moving texture of so many frames, in a file."""
+def write_clip(path, frames=12, **options):
+    """Write a video of a moving texture with this number of frames."""
     size = {k: options.pop(k) for k in ("height", "width", "seed", "speed") if k in options}
-    return write(path, moving(frames, **size), **options)
+    return write_video(path, make_frames(frames, **size), **options)
 
 
-def images(folder, numbers, *, name="{:05d}.jpg", height=48, width=64):
-    """A folder of numbered images."""
+def write_images(folder, numbers, *, name="{:05d}.jpg", height=48, width=64):
+    """Write a folder of numbered images."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for number, image in zip(numbers, moving(len(numbers), height, width), strict=True):
+    for number, image in zip(numbers, make_frames(len(numbers), height, width), strict=True):
         cv2.imwrite(str(Path(folder) / name.format(number)), image[..., ::-1])
     return Path(folder)

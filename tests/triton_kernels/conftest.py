@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from mrx.kernels import tvl1_gpu
-from mrx.kernels.tvl1_gpu import BlockShape
+from mrx.kernels import tvl1_gpu, tvl1_launch
+from mrx.kernels.tvl1_launch import BlockShape
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_elsewhere(tmp_path_factory):
-    """Nothing is read from, or left in, the user's folder of compiled kernels."""
+    """Keep the user's cache of compiled kernels out of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
         yield
@@ -20,9 +20,9 @@ def nothing_kept():
 
 @pytest.fixture
 def large_blocks(monkeypatch):
-    """The interpreter's time goes with the number of programs, hardly with their pixels."""
-    monkeypatch.setattr(tvl1_gpu, "STEP_SHAPES", (BlockShape(64, 64, 4),))
-    monkeypatch.setattr(tvl1_gpu, "TILE_SHAPES", (BlockShape(64, 64, 8, 5),))
+    """Use large blocks: the interpreter's time grows with programs, hardly with their pixels."""
+    monkeypatch.setattr(tvl1_launch, "STEP_SHAPES", (BlockShape(64, 64, 4),))
+    monkeypatch.setattr(tvl1_launch, "TILE_SHAPES", (BlockShape(64, 64, 8, 5),))
 
 
 @pytest.fixture

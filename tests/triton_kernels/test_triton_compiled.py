@@ -1,7 +1,7 @@
-"""Registers, spills and instructions of the kernels, compiled for GPUs that are not here.
+"""Registers, spills and instructions of the kernels, compiled without a GPU.
 
-`RECORDED` holds what each release of Triton made of them; ``python test_triton_compiled.py`` in
-this folder prints it for the installed one.
+`RECORDED` holds the figures by release of Triton; ``python test_triton_compiled.py`` in this folder
+prints those of the installed one.
 """
 
 import collections
@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from support.triton_marks import HAS_TRITON, compiled
 
-from mrx.kernels.tvl1_gpu import STEP_SHAPES, TILE_SHAPES
+from mrx.kernels import tvl1_launch
+from mrx.kernels.tvl1_launch import STEP_SHAPES, TILE_SHAPES
 
 if HAS_TRITON:
     import triton
@@ -55,7 +56,7 @@ KERNELS = {
     "median of 25": _rows("median_kernel", side=5, **AT_REST),
     "median of 25 that stops": _rows("median_kernel", side=5),
 }
-"""Name, constants and warps of all launches that `GpuLevel` makes, but for the widths of steps."""
+"""Name, constants and warps of all launches of `GpuLevel`, except for some shapes of steps."""
 
 RECORDED = {
     "3.9": {
@@ -87,21 +88,19 @@ RECORDED = {
         "median of 25 that stops": {90: (64, 0, 300.0)},
     },
 }
-"""By release, kernel and target: registers, bytes of stack, instructions a pixel."""
+"""Registers, bytes of stack and instructions a pixel, by release, kernel and target."""
 
 
 CASES = [(k, t) for k in KERNELS for t in TARGETS if t == 90 or "that stops" not in k]
 
 
 def compile_kernel(kernel, target, *, storage="fp32", width_of_sixteens=False):
-    """Registers, bytes of stack and instructions a pixel: of an iteration, or of all it does."""
+    """Return registers, bytes of stack and instructions a pixel, per iteration if it iterates."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from mrx.kernels import triton_tvl1
-
     name, constants, warps = KERNELS[kernel]
-    function = getattr(triton_tvl1, name)
+    function = tvl1_launch._import_kernels()[name]
     signature = {
         parameter: "constexpr"
         if parameter in constants
@@ -123,7 +122,7 @@ def compile_kernel(kernel, target, *, storage="fp32", width_of_sixteens=False):
 
 
 def _usage(cubin, pixels):
-    """What a binary needs, for so many pixels a thread."""
+    """Return registers, bytes of stack and instructions a pixel of a binary."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -140,7 +139,8 @@ def _tool(name, *words):
 
 
 def _instructions(code):
-    """How many the shortest loop with four roots and reciprocals has; without one, all of them."""
+    """Count the instructions of the shortest iteration loop, or all if there is none."""
+    # An iteration takes at least four roots and reciprocals (MUFU).
     places, loops, names = {}, [], []
     for line in code.splitlines():
         if label := re.match(r"\s*(\.L_\w+):", line):
@@ -156,7 +156,7 @@ def _instructions(code):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "target"), CASES)
-def test_a_kernel_needs_no_more_than_recorded(kernel, target):
+def test_a_kernel_needs_at_most_the_recorded_resources(kernel, target):
     release = ".".join(triton.__version__.split(".")[:2])
     found = compile_kernel(kernel, target)
     assert found[1] <= 64, "spills"

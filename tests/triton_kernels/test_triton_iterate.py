@@ -5,16 +5,16 @@ from support.triton_marks import interpreted
 from support.tvl1_float64 import (
     NUMBERS,
     assert_nothing_else_written,
-    guarded,
-    poisoned,
+    guard_planes,
+    make_poisoned,
     random_fields,
     relative_error,
-    run,
+    run_steps,
 )
 
 from mrx.errors import ShapeError
-from mrx.kernels import tvl1_gpu
-from mrx.kernels.tvl1_gpu import STEP_SHAPES, TILE_SHAPES, BlockShape, DataTerm, FlowState
+from mrx.kernels import tvl1_launch
+from mrx.kernels.tvl1_launch import STEP_SHAPES, TILE_SHAPES, BlockShape, DataTerm, FlowState
 
 pytestmark = interpreted
 
@@ -23,12 +23,12 @@ TILE = BlockShape(64, 64, 8, 4)
 
 
 def launched(state, term, shape, times, *, dtype=torch.float32):
-    """The state after so many launches, between buffers that are NaN to begin with."""
-    old = FlowState(*(guarded(field, dtype) for field in state))
-    new = FlowState(*(poisoned(field) for field in old))
-    terms = DataTerm(*(guarded(field) for field in term))
+    """Return the state after `times` launches, in buffers that are NaN at first."""
+    old = FlowState(*(guard_planes(field, dtype) for field in state))
+    new = FlowState(*(make_poisoned(field) for field in old))
+    terms = DataTerm(*(guard_planes(field) for field in term))
     for _ in range(times):
-        tvl1_gpu.launch_iterations(old, new, terms, NUMBERS, shape)
+        tvl1_launch.launch_iterations(old, new, terms, NUMBERS, shape)
         old, new = new, old
     for field in (*old, *new, *terms):
         assert_nothing_else_written(field)
@@ -38,7 +38,7 @@ def launched(state, term, shape, times, *, dtype=torch.float32):
 def assert_agrees(size, shape, times, *, limit=1e-6, dtype=torch.float32):
     state, term = random_fields(*size)
     found = launched(state, term, shape, times, dtype=dtype)
-    expected, _ = run(state, term, times * max(1, shape.iterations))
+    expected, _ = run_steps(state, term, times * max(1, shape.iterations))
     for field, right in zip(found, expected, strict=True):
         assert relative_error(field, right) < limit
 
@@ -88,7 +88,7 @@ def test_the_smallest_images_agree_with_float64(size, shape):
 
 
 @pytest.mark.parametrize("shape", [STEP, TILE._replace(iterations=1)])
-def test_a_gradient_up_to_the_guard_is_none(shape):
+def test_a_gradient_below_the_guard_counts_as_zero(shape):
     size = np.sqrt(NUMBERS.guard / 2)
     gradient = np.full((2, 2, 9, 9), size) * np.array([0.99, 1.01]).reshape(2, 1, 1, 1)
     state = FlowState(np.zeros((2, 2, 9, 9)), np.zeros((2, 2, 2, 9, 9)))
@@ -119,22 +119,22 @@ def test_a_state_in_half_precision_loses_three_digits_only(shape, times):
     assert_agrees((1, 37, 53), shape, times, dtype=torch.float16, limit=2e-3)
 
 
-def test_no_pairs_are_no_work():
+def test_an_empty_batch_gives_an_empty_flow():
     state, term = random_fields(0, 5, 6)
     assert launched(state, term, STEP, 1).flow.shape == (0, 2, 5, 6)
 
 
 def test_fields_of_other_pitches_are_refused():
     state, term = random_fields(1, 5, 6)
-    old, terms = (type(f)(*(guarded(v) for v in f)) for f in (state, term))
-    wide = terms._replace(rest=guarded(term.rest, align=64))
+    old, terms = (type(f)(*(guard_planes(v) for v in f)) for f in (state, term))
+    wide = terms._replace(rest=guard_planes(term.rest, align=64))
     with pytest.raises(ShapeError, match="not planes of pitch=16"):
-        tvl1_gpu.launch_iterations(old, FlowState(*map(poisoned, old)), wide, NUMBERS, STEP)
+        tvl1_launch.launch_iterations(old, FlowState(*map(make_poisoned, old)), wide, NUMBERS, STEP)
 
 
 def test_dense_fields_need_no_pitch():
     state, term = random_fields(1, 5, 6)
     tensors = [[torch.from_numpy(v.astype(np.float32)) for v in fields] for fields in (state, term)]
     new = FlowState(*(torch.full_like(field, float("nan")) for field in tensors[0]))
-    tvl1_gpu.launch_iterations(FlowState(*tensors[0]), new, DataTerm(*tensors[1]), NUMBERS, STEP)
-    assert relative_error(new.flow, run(state, term, 1)[0].flow) < 1e-6
+    tvl1_launch.launch_iterations(FlowState(*tensors[0]), new, DataTerm(*tensors[1]), NUMBERS, STEP)
+    assert relative_error(new.flow, run_steps(state, term, 1)[0].flow) < 1e-6

@@ -1,4 +1,4 @@
-"""What a GPU would be given, up to the launch itself: arguments, their types, compiled code."""
+"""Arguments, their types and compiled code, up to the launch on a GPU itself."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ pytestmark = [*compiled, pytest.mark.slow]
 
 @pytest.fixture
 def launches(monkeypatch):
-    """The launches as kernels compiled for sm_90, by a driver that has no more than a name."""
+    """Return launches as kernels compiled for sm_90, by a driver that only names its target."""
     import triton
     from triton.backends.compiler import GPUTarget
 

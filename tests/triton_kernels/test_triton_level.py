@@ -5,10 +5,10 @@ import pytest
 import torch
 from support import tvl1_float64
 from support.triton_marks import interpreted
-from support.tvl1_float64 import FlowState, relative_error, smooth
+from support.tvl1_float64 import FlowState, relative_error, smooth_noise
 from support.tvl1_rules import ACCURATE, OPENCV
 
-from mrx.kernels import tvl1_gpu
+from mrx.kernels import tvl1_gpu, tvl1_launch
 from mrx.kernels.tvl1_gpu import GpuLevel
 from mrx.ops.tvl1_solver import PlainLevel
 
@@ -16,14 +16,14 @@ pytestmark = [*interpreted, pytest.mark.usefixtures("large_blocks")]
 
 
 def pairs(rng, b, h, w):
-    """Smooth images, the later one moved by a pixel, and a flow to start at."""
-    image = 120 + 60 * smooth(rng, b, 1, h, w + 1)
-    flow = 0.5 * smooth(rng, b, 2, h, w)
+    """Return smooth images, the later one moved by a pixel, and a flow to start at."""
+    image = 120 + 60 * smooth_noise(rng, b, 1, h, w + 1)
+    flow = 0.5 * smooth_noise(rng, b, 2, h, w)
     return [torch.from_numpy(f).float() for f in (image[..., 1:], image[..., :-1], flow)]
 
 
 def expected_by_float64(before, after, flow, rules):
-    """The flow of each pair, and its iterations in each warp."""
+    """Return the flow of each pair, and its iterations in each warp."""
     flows, counts = [], []
     for i in range(len(flow)):
         images = [field[i : i + 1].double().numpy() for field in (before, after)]
@@ -31,7 +31,7 @@ def expected_by_float64(before, after, flow, rules):
         state = FlowState(start, np.zeros((1, 2, 2, *start.shape[2:])))
         counts.append([])
         for _ in range(rules.warps):
-            state, count = tvl1_float64.warp(*images, state, rules)
+            state, count = tvl1_float64.solve_warp(*images, state, rules)
             counts[-1].append(count)
         flows.append(state.flow)
     return np.concatenate(flows), counts
@@ -53,7 +53,7 @@ def test_a_level_by_the_accurate_rules_agrees_with_float64(kernel, rng):
 
 
 @pytest.mark.slow
-def test_a_level_by_the_rules_of_opencv_agrees_with_float64_that_stops_like_it(rng):
+def test_a_level_by_the_opencv_rules_agrees_with_float64(rng):
     before, after, flow = pairs(rng, 3, 37, 53)
     after[1] = (before[1] + after[1]) / 2
     expected, counts = expected_by_float64(before, after, flow, OPENCV)
@@ -96,23 +96,23 @@ def test_a_later_level_finds_nothing_of_an_earlier_one(rng):
 
 
 class Launches:
-    """What stands for a graph where there is no GPU: the launches of a warp, not yet run."""
+    """Stands for a graph where there is no GPU: the launches of a warp, not yet run."""
 
     def __init__(self, work):
         self.calls = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tvl1_gpu, "_launch_kernel", lambda *a, **b: self.calls.append((a, b)))
-            work._launch()
+            patch.setattr(tvl1_launch, "_launch_kernel", lambda *a, **b: self.calls.append((a, b)))
+            work._launch_sequence()
 
     def replay(self):
         for places, names in self.calls:
-            tvl1_gpu._launch_kernel(*places, **names)
+            tvl1_launch._launch_kernel(*places, **names)
 
 
 @pytest.mark.parametrize("median", [1, 3])
 @pytest.mark.parametrize("inner", [5, 6])
 def test_a_recorded_warp_goes_on_in_the_right_buffers(median, inner, rng, monkeypatch):
-    monkeypatch.setattr(tvl1_gpu._LevelBuffers, "_record", lambda work: Launches(work))
+    monkeypatch.setattr(tvl1_gpu._LevelBuffers, "_record_graph", lambda work: Launches(work))
     rules = replace(ACCURATE, warps=5, inner=inner, median=median)
     first, second = pairs(rng, 1, 20, 30), pairs(rng, 1, 20, 30)
     expected = solved(*second, rules)
@@ -143,7 +143,7 @@ def test_the_inputs_are_left_alone(rng):
     assert all(torch.equal(a, b) for a, b in zip(before, fields, strict=True))
 
 
-def test_levels_made_in_inference_mode_are_used_outside_it_and_the_other_way(rng):
+def test_levels_are_shared_between_inference_mode_and_no_grad(rng):
     fields, rules = pairs(rng, 1, 20, 30), replace(ACCURATE, warps=1, inner=1, median=1)
     found = []
     for mode in (torch.inference_mode, torch.no_grad, torch.inference_mode):

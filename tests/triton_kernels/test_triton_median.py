@@ -2,9 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.triton_marks import interpreted
-from support.tvl1_float64 import assert_nothing_else_written, guarded, poisoned
+from support.tvl1_float64 import assert_nothing_else_written, guard_planes, make_poisoned
 
-from mrx.kernels import tvl1_gpu
+from mrx.kernels import tvl1_launch
 
 pytestmark = interpreted
 
@@ -16,9 +16,9 @@ def by_sorting(field, side):
 
 
 def assert_exact(values, side, dtype=torch.float32):
-    field = guarded(values, dtype)
-    found = poisoned(field)
-    tvl1_gpu.launch_median(field, found, side)
+    field = guard_planes(values, dtype)
+    found = make_poisoned(field)
+    tvl1_launch.launch_median(field, found, side)
     assert torch.equal(found.float(), by_sorting(field.float(), side))
     assert_nothing_else_written(found)
 
@@ -31,7 +31,7 @@ def test_it_is_the_median_with_the_edge_repeated(size, side, rng, large_blocks):
 
 
 @pytest.mark.parametrize("side", [3, 5])
-def test_equal_values_are_no_trouble(side, rng, large_blocks):
+def test_the_median_of_equal_values_is_exact(side, rng, large_blocks):
     assert_exact(rng.integers(-2, 3, size=(1, 2, 60, 60)), side)
 
 

@@ -5,34 +5,36 @@ import pytest
 from support.triton_marks import interpreted
 from support.tvl1_float64 import (
     assert_nothing_else_written,
-    gradient,
-    guarded,
+    compute_gradient,
+    guard_planes,
     linearize,
-    poisoned,
+    make_poisoned,
     relative_error,
-    smooth,
+    smooth_noise,
 )
 from support.tvl1_rules import ACCURATE
 
-from mrx.kernels import tvl1_gpu
-from mrx.kernels.tvl1_gpu import DataTerm
+from mrx.kernels import tvl1_launch
+from mrx.kernels.tvl1_launch import DataTerm
 
 pytestmark = [*interpreted, pytest.mark.usefixtures("large_blocks")]
 
 
 def images(rng, b, h, w):
-    return [(120 + 60 * smooth(rng, b, 1, h, w)).astype(np.float32).astype(float) for _ in "01"]
+    return [
+        (120 + 60 * smooth_noise(rng, b, 1, h, w)).astype(np.float32).astype(float) for _ in "01"
+    ]
 
 
 def stacked(image, rules):
-    return np.concatenate([image, gradient(image[:, 0], rules.gradient)], axis=1)
+    return np.concatenate([image, compute_gradient(image[:, 0], rules.gradient)], axis=1)
 
 
 def warped(before, after, flow, rules):
     first = stacked(before, rules) if rules.gradient == "mixed" else before
-    out = DataTerm(poisoned(guarded(flow)), poisoned(guarded(before)))
-    fields = [guarded(field) for field in (stacked(after, rules), first, flow)]
-    tvl1_gpu.launch_warp(*fields, out, rules)
+    out = DataTerm(make_poisoned(guard_planes(flow)), make_poisoned(guard_planes(before)))
+    fields = [guard_planes(field) for field in (stacked(after, rules), first, flow)]
+    tvl1_launch.launch_warp(*fields, out, rules)
     for field in (*fields, *out):
         assert_nothing_else_written(field)
     return out
@@ -66,7 +68,7 @@ def test_whole_pixels_are_taken_exactly(rng):
     rules = replace(ACCURATE, gradient="central", masked=False)
     before, after = images(rng, 1, 20, 25)
     found = warped(before, after, np.full((1, 2, 20, 25), [[[2.0]], [[-3.0]]]), rules)
-    slope = guarded(gradient(after[:, 0], "central"))
+    slope = guard_planes(compute_gradient(after[:, 0], "central"))
     assert (found.gradient[:, :, 3:, :-2] == slope[:, :, :-3, 2:]).all()
 
 

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis.strategies import integers, sampled_from
 
-from mrx.kernels import tvl1_gpu
-from mrx.kernels.tvl1_gpu import (
+from mrx.kernels import tvl1_launch
+from mrx.kernels.tvl1_launch import (
     STEP_SHAPES,
     TILE_SHAPES,
     allocate_planes,
@@ -28,7 +28,10 @@ def test_launches_make_all_iterations_and_none_too_many(inner, most):
 def test_programs_cover_the_image_and_none_is_idle(height, width, shape):
     rim = 2 * shape.iterations
     for size, block, count in zip(
-        (width, height), (shape.columns, shape.rows), shape.grid(height, width), strict=True
+        (width, height),
+        (shape.columns, shape.rows),
+        shape.count_programs(height, width),
+        strict=True,
     ):
         assert rim + count * (block - rim) >= size
         assert count == 1 or rim + (count - 1) * (block - rim) < size
@@ -50,8 +53,8 @@ def test_rows_of_planes_are_aligned(width):
     field = allocate_planes(2, 3, 5, width, like=torch.empty(0))
     assert field.shape == (2, 3, 5, width)
     assert field.stride(-2) % 16 == 0
-    assert tvl1_gpu._check_pitch(field) == field.stride(-2)
+    assert tvl1_launch._check_pitch(field) == field.stride(-2)
 
 
 def test_images_on_the_cpu_are_not_for_the_kernels():
-    assert not tvl1_gpu.supports_device(torch.zeros(1))
+    assert not tvl1_launch.supports_device(torch.zeros(1))

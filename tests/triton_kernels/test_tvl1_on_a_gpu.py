@@ -5,7 +5,7 @@ import torch
 from support.triton_marks import HAS_TRITON, INTERPRETED
 from support.tvl1_rules import ACCURATE, OPENCV
 
-from mrx.kernels import tvl1_gpu
+from mrx.kernels import tvl1_gpu, tvl1_launch
 from mrx.kernels.tvl1_gpu import GpuLevel
 from mrx.ops.tvl1_solver import PlainLevel
 
@@ -20,7 +20,10 @@ SIZE = 3, 1, 96, 130
 
 @pytest.fixture(params=["accurate by tiles", "accurate by steps", "opencv"])
 def case(request):
-    """Rules and a kernel; a warp of the last swaps the flow's buffers an odd number of times."""
+    """Return rules and a kernel.
+
+    A warp of "opencv" swaps the flow's buffers an odd number of times.
+    """
     return {
         "accurate by tiles": (replace(ACCURATE, warps=6), "tile"),
         "accurate by steps": (replace(ACCURATE, warps=6), "step"),
@@ -29,7 +32,7 @@ def case(request):
 
 
 def pairs(device, seed):
-    """A smooth image, itself moved by a pixel and a little brighter, and no flow."""
+    """Return a smooth image, the same moved by a pixel and a little brighter, and no flow."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(SIZE[0], 1, SIZE[2] + 4, SIZE[3] + 5, generator=generator)
     image = 400 * torch.nn.functional.avg_pool2d(noise, 5, 1)
@@ -43,8 +46,8 @@ def solved(level, warps):
     return level.flow()
 
 
-def test_it_can_be_used_here(device):
-    assert tvl1_gpu.supports_device(torch.zeros(1, device=device))
+def test_the_kernels_support_this_gpu(device):
+    assert tvl1_launch.supports_device(torch.zeros(1, device=device))
 
 
 def test_it_agrees_with_float64(device, case):
@@ -56,12 +59,12 @@ def test_it_agrees_with_float64(device, case):
     assert (found - expected).abs().mean() < 0.01 * max(1, expected.abs().mean())
 
 
-def test_a_recorded_warp_is_what_it_was_before_it_was_recorded(device, case):
+def test_a_recorded_warp_equals_one_that_is_not_recorded(device, case):
     rules, kernel = case
     tvl1_gpu.release_idle_buffers()
     plain = GpuLevel(*pairs(device, 2), rules, kernel=kernel)
     for _ in range(rules.warps):
-        with tvl1_gpu._select_device(plain.flow()):
+        with tvl1_launch.select_device(plain.flow()):
             plain._buffers._launch_sequence()
     recorded = GpuLevel(*pairs(device, 2), rules, kernel=kernel)
     assert torch.equal(solved(recorded, rules.warps), plain.flow())

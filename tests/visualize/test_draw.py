@@ -1,16 +1,18 @@
-"""Which moments are shown, on which scale, and what is never written over."""
+"""Drawing of clips: choice of moments, scales, and protection of inputs."""
 
 import cv2
 import numpy as np
 import pytest
-from support.videos import clip, images
+from support.videos import write_clip, write_images
 
 import mrx
 from mrx.errors import InputError, OutputError, UsageError
 from mrx.job import Decoding, Storage
 from mrx.visualize.draw import DrawRequest, _write_clip, check_output_differs, visualize_shard
-from mrx.visualize.moments import MethodTrack, Moment, StoredMoments
-from mrx.visualize.painter import Painter, PictureOptions
+from mrx.visualize.moments import MethodTrack, Moment
+from mrx.visualize.painter import Painter
+from mrx.visualize.stored import StoredMoments
+from mrx.visualize.track_style import PictureOptions
 
 
 class Fake:
@@ -34,7 +36,7 @@ class Fake:
 
 
 def show(clip, output, **look):
-    """Write a clip; what was said."""
+    """Write a clip and return the messages."""
     said = []
     _write_clip(
         clip, "a.mp4", DrawRequest(str(output), (0, None), PictureOptions(**look), said.append)
@@ -79,16 +81,16 @@ def test_one_picture_is_on_the_scale_of_its_clip(tmp_path):
         ([0, 0.1, 0.2, 0.7, 0.8], {"fps": 10}, None),
     ],
 )
-def test_a_film_of_uneven_times_says_how_far_it_is_off(tmp_path, times, options, off):
+def test_a_film_of_uneven_times_reports_its_largest_time_error(tmp_path, times, options, off):
     said = show(Fake(times), tmp_path / "a.mp4", **options)
     assert len(said) == (off is not None)
     assert all(f"off by {off}" in text for text in said)
 
 
 def test_nothing_is_written_among_the_frames_that_are_read(tmp_path):
-    folder = images(tmp_path / "in", range(3), name="{:03d}.png")
+    folder = write_images(tmp_path / "in", range(3), name="{:03d}.png")
     for name in ("001.png", "new.PNG"):
-        with pytest.raises(UsageError, match="lies among the frames of the input"):
+        with pytest.raises(UsageError, match="is among the frames of the input"):
             check_output_differs(str(folder), output=str(folder / name))
     with pytest.raises(UsageError, match="is the input"):
         check_output_differs(str(folder), output=str(folder))
@@ -98,7 +100,7 @@ def test_nothing_is_written_among_the_frames_that_are_read(tmp_path):
 @pytest.fixture
 def shard(tmp_path):
     """A shard of two videos."""
-    clips = [clip(tmp_path / f"{name}.mp4", 6, seed=i) for i, name in enumerate("ab")]
+    clips = [write_clip(tmp_path / f"{name}.mp4", 6, seed=i) for i, name in enumerate("ab")]
     storage = Storage(dtype="float32")
     decoding = Decoding(short_side=None, on_error="fail")
     mrx.extract(clips, tmp_path / "out", method=("mbpm", "ms"), storage=storage, decoding=decoding)
@@ -135,7 +137,7 @@ def test_one_key_that_fails_does_not_end_the_others(shard, tmp_path, monkeypatch
     assert [p.parent.name for p in (tmp_path / "all").rglob("*.png")] == ["b.mp4"] * 2
 
 
-def test_folders_that_are_not_empty_are_refused_before_any_is_drawn(shard, tmp_path):
+def test_a_nonempty_folder_is_refused_before_any_drawing(shard, tmp_path):
     (tmp_path / "all" / "b.mp4").mkdir(parents=True)
     (tmp_path / "all" / "b.mp4" / "x").touch()
     with pytest.raises(OutputError, match=r"output is not empty \(.*b\.mp4\): give a new folder"):
@@ -143,7 +145,7 @@ def test_folders_that_are_not_empty_are_refused_before_any_is_drawn(shard, tmp_p
     assert not (tmp_path / "all" / "a.mp4").exists()
 
 
-def test_a_cell_of_a_shard_without_its_video_is_drawn_at_the_size_of_the_frame(shard, tmp_path):
+def test_cells_have_the_frame_size_even_without_the_video(shard, tmp_path):
     for video in tmp_path.glob("*.mp4"):
         video.unlink()
     said = draw(f"{shard}::a.mp4", tmp_path / "a.png", "ms", alone=True)

@@ -1,18 +1,19 @@
-"""Frames beside maps, computed and stored."""
+"""Moments, computed from a video and read from a shard."""
 
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from support.command import mrx as command
-from support.videos import clip
+from support.videos import write_clip
 
 import mrx
 from mrx import render
 from mrx.errors import FormatError
 from mrx.job import Decoding, Job, Source, Storage, Windowing
 from mrx.visualize import draw
-from mrx.visualize.moments import ComputedMoments, StoredMoments
+from mrx.visualize.computed import ComputedMoments
+from mrx.visualize.stored import StoredMoments
 
 TURN = 64 * 54 / (2 * np.pi * 255)  # the steepest part of the wheel, in shares of 1 for a radian
 AS_IT_IS = Decoding(short_side=None)
@@ -20,7 +21,7 @@ AS_IT_IS = Decoding(short_side=None)
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    return clip(tmp_path_factory.mktemp("in") / "a.mp4", 12)
+    return write_clip(tmp_path_factory.mktemp("in") / "a.mp4", 12)
 
 
 def stored(video, folder, *methods, **options):
@@ -42,7 +43,7 @@ def test_computed_and_stored_moments_are_the_same(video, tmp_path):
             np.testing.assert_array_equal(maps, same)
 
 
-def test_windows_that_share_their_first_frame_have_it_beside_them(video, tmp_path):
+def test_windows_with_the_same_first_frame_show_that_frame(video, tmp_path):
     steps = {"windowing": Windowing(step=1)}
     once = stored(video, tmp_path / "once", "mbpm", **steps)
     twice = stored(video, tmp_path / "twice", "mbpm", decoding=Decoding(fps=50), **steps)
@@ -76,7 +77,7 @@ def shards(video, tmp_path_factory):
         ("pa", "magnitude", 255 * 4),  # of heat, a step is up to 4
     ],
 )
-def test_bytes_and_half_floats_look_the_same_to_the_recorded_step(shards, name, style, levels):
+def test_bytes_look_like_half_floats_up_to_the_recorded_step(shards, name, style, levels):
     drawn = []
     for dtype in ("float16", "uint8"):
         with mrx.open(shards / dtype) as found:
@@ -97,9 +98,7 @@ def test_bytes_and_half_floats_look_the_same_to_the_recorded_step(shards, name, 
     assert np.abs(one.astype(int) - other)[~off].max() <= levels * apart / full + 2
 
 
-def test_what_a_first_pass_does_not_keep_is_made_again_and_looks_the_same(
-    video, tmp_path, monkeypatch
-):
+def test_maps_computed_again_for_drawing_look_the_same(video, tmp_path, monkeypatch):
     words = ("visualize", video, "-m", "mbpm", "-m", "tvl1", "--legend", "-o")
     assert command(*words, tmp_path / "kept").code == 0
     monkeypatch.setattr(draw, "KEPT_BYTES", 100_000)
@@ -110,7 +109,7 @@ def test_what_a_first_pass_does_not_keep_is_made_again_and_looks_the_same(
 
 
 def damage(path):
-    """Spoil the second half of a film; its size stays."""
+    """Overwrite the second half of a film with zeros, keeping its size."""
     data = bytearray(path.read_bytes())
     start = (data.index(b"mdat") + len(data)) // 2
     data[start:] = bytes(len(data) - start)
@@ -118,8 +117,8 @@ def damage(path):
 
 
 @pytest.mark.parametrize("on_error", ["skip", "fail"])
-def test_frames_that_a_damaged_video_beside_a_shard_lost_are_gray(tmp_path, on_error):
-    video = clip(tmp_path / "a.mp4", 60, options={"g": "1"}, flags="faststart")
+def test_frames_lost_from_a_damaged_video_are_gray(tmp_path, on_error):
+    video = write_clip(tmp_path / "a.mp4", 60, options={"g": "1"}, flags="faststart")
     decoding = Decoding(short_side=None, on_error=on_error)
     mrx.extract(video, tmp_path / "out", method="mbpm", decoding=decoding)
     damage(video)
@@ -135,7 +134,7 @@ def test_frames_that_a_damaged_video_beside_a_shard_lost_are_gray(tmp_path, on_e
     assert ("frames are left out" in warned) == (on_error == "fail")
 
 
-def test_maps_of_a_shard_that_is_damaged_are_an_error_in_one_line(video, tmp_path):
+def test_damaged_maps_of_a_shard_give_a_format_error(video, tmp_path):
     mrx.extract(video, tmp_path, method="mbpm")
     (path,) = tmp_path.glob("*.h5")
     with mrx.open(tmp_path) as found:

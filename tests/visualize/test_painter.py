@@ -1,13 +1,15 @@
-"""Panels and what stands below them."""
+"""Panels, labels, legends and scales of pictures."""
 
 import numpy as np
 import pytest
-from support.videos import texture
+from support.videos import make_texture
 
 from mrx import render
 from mrx.errors import UsageError
 from mrx.visualize.moments import MethodTrack, Moment
-from mrx.visualize.painter import SEAM, Painter, PictureOptions
+from mrx.visualize.painter import SEAM, Painter
+from mrx.visualize.picture_size import PictureSizer
+from mrx.visualize.track_style import PictureOptions
 
 FLOW = MethodTrack("tvl1", ("dx", "dy"), "px", {})
 SLOW = MethodTrack("pa", ("pa0",), "a.u.", {})
@@ -27,7 +29,7 @@ def moment(channels):
 
 
 def flow(left, right, *, frame=None, number=0, height=24, width=32):
-    """A moment whose halves go right by so many pixels."""
+    """Make a moment whose halves move right by `left` and `right` pixels."""
     maps = np.zeros((2, height, width), np.float32)
     maps[0, :, : width // 2], maps[0, :, width // 2 :] = left, right
     time = number / 10
@@ -36,20 +38,21 @@ def flow(left, right, *, frame=None, number=0, height=24, width=32):
 
 def test_displacement_and_confidence_have_a_legend_each():
     made = painter("dx", "dy", "confidence")
-    wheel, bar = made._draw_legends(0, last=True)
+    wheel, bar = made.track_painters[0].draw_legends(last=True)
     assert np.array_equal(bar, render.legend(["confidence"], units="px", scale=1.0))
     assert wheel.shape != bar.shape
-    assert np.array_equal(made._draw_legends(0, last=False)[1], bar)
+    assert np.array_equal(made.track_painters[0].draw_legends(last=False)[1], bar)
 
 
 @pytest.mark.parametrize(("last", "places"), [(True, [False, True]), (False, [True, False])])
 def test_parts_of_one_kind_share_a_legend(last, places):
     made = painter("pa0", "pa1", units="a.u.")
-    assert [one is not None for one in made._draw_legends(0, last=last)] == places
+    legends = made.track_painters[0].draw_legends(last=last)
+    assert [legend is not None for legend in legends] == places
 
 
 @pytest.mark.parametrize("style", ["side-by-side", "hsv", "magnitude", "signed"])
-def test_what_moves_evenly_keeps_its_color_while_something_else_speeds_up(style):
+def test_even_motion_keeps_its_color_beside_faster_motion(style):
     moments = [flow(1, speed) for speed in (1, 2, 4, 8)]
     made = Painter([FLOW], PictureOptions(style=style, **PLAIN))
     for one in moments:
@@ -59,13 +62,13 @@ def test_what_moves_evenly_keeps_its_color_while_something_else_speeds_up(style)
     assert not np.array_equal(pictures[0][:, 16:32], pictures[3][:, 16:32])
 
 
-def test_a_scale_for_each_picture_changes_the_color_of_what_moves_evenly():
+def test_a_scale_for_each_picture_changes_colors_of_even_motion():
     made = Painter([FLOW], PictureOptions(per_frame_scale=True, **PLAIN))
     slow, fast = made.draw_panels(flow(1, 1)), made.draw_panels(flow(1, 8))
     assert not np.array_equal(slow[:, :16], fast[:, :16])
 
 
-def test_full_color_is_at_the_flow_asked_for():
+def test_full_color_is_at_max_flow():
     made, one = Painter([FLOW], PictureOptions(max_flow=2, **PLAIN)), flow(1, 5)
     made.measure_moment(one)
     expected = render.picture(one.maps[0], FLOW.channels, units="px", scale=2.0)
@@ -73,7 +76,7 @@ def test_full_color_is_at_the_flow_asked_for():
 
 
 def test_each_style_makes_another_picture():
-    frame = texture(24, 32)
+    frame = make_texture(24, 32)
     styles = [style for style in render.STYLES["displacement"] if style != "signed"]
     made = [Painter([FLOW], PictureOptions(style=style, max_flow=9, **PLAIN)) for style in styles]
     pictures = {one.draw_panels(flow(1, 8, frame=frame)).tobytes() for one in made}
@@ -84,7 +87,7 @@ def test_each_style_makes_another_picture():
     assert signed.shape == (2 * 24 + 3 * SEAM, 32 + 2 * SEAM, 3)
 
 
-def test_a_style_that_a_method_has_not_is_refused_with_those_that_it_has():
+def test_an_unfit_style_is_refused_with_a_list_of_fitting_ones():
     said = "--style wheel: pa has no such style; it has side-by-side, magnitude, signed, overlay"
     with pytest.raises(UsageError, match=said):
         Painter([SLOW], PictureOptions(style="wheel"))
@@ -116,7 +119,9 @@ def test_cells_are_enlarged_to_the_frame_even_without_it():
     cells = np.arange(12, dtype=np.float32).reshape(1, 3, 4)
     one = Moment(0, 0.0, None, (cells,), ((0, 1),), (0.0,), (24, 32))
     made = Painter([SLOW], PictureOptions(**PLAIN))
-    small = render.picture(cells, SLOW.channels, units="a.u.", scale=made.scales[0])
+    small = render.picture(
+        cells, SLOW.channels, units="a.u.", scale=made.track_painters[0].style.scale
+    )
     np.testing.assert_array_equal(made.draw_panels(one), small.repeat(8, 0).repeat(8, 1))
     assert made.draw_views(one)[0].size == (24, 32)
 
@@ -127,16 +132,14 @@ def test_a_drawing_that_grows_has_no_color_between_its_own():
         picture = Painter([FLOW], PictureOptions(max_flow=9, scale=scale, **PLAIN)).draw_panels(one)
         colors[scale] = {tuple(color) for color in picture.reshape(-1, 3)}
     assert colors[1.7] == colors[1]
-    frame = Painter([FLOW], PictureOptions(max_flow=9, scale=1.7, label="none"))._draw_frame(
-        flow(1, 8, frame=texture(24, 32))
-    )
+    frame = PictureSizer(1.7).draw_frame(flow(1, 8, frame=make_texture(24, 32)))
     assert len(np.unique(frame.reshape(-1, 3), axis=0)) > 24 * 32
 
 
 def test_too_large_a_picture_is_refused_before_it_is_drawn(monkeypatch):
     monkeypatch.setattr(render, "picture", lambda *_, **__: pytest.fail("drawn"))
     made, one = Painter([FLOW], PictureOptions(scale=300, alone=True)), flow(1, 2)
-    assert made._check_picture_size(one, rows=1, columns=1) is None
+    assert made.sizer.check_size(one, rows=1, columns=1) is None
     with pytest.raises(UsageError, match="--scale 300: a picture of 19200x7200 is too large"):
         made.draw_grid([one, one])
     larger = Painter([FLOW], PictureOptions(scale=600, alone=True))

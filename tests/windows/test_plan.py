@@ -11,7 +11,7 @@ from mrx.errors import UsageError
 from mrx.windows.plan import WindowRule, count_windows, plan_starts, plan_windows
 
 
-def test_a_dropped_tail_leaves_out_what_does_not_fit():
+def test_a_dropped_tail_leaves_out_incomplete_windows():
     assert plan_windows(8, WindowRule(length=3, step=3)) == [[0, 1, 2], [3, 4, 5]]
 
 
@@ -48,28 +48,28 @@ def test_segments_give_all_or_nothing_and_stay_inside(n, length, dilation, segme
 
 
 @given(n=integers(0, 90), segments=integers(2, 9), length=integers(1, 3))
-def test_windows_across_segments_take_the_centre_of_each_of_neighbouring_ones(n, segments, length):
+def test_windows_across_segments_use_adjacent_segment_centers(n, segments, length):
     rule = WindowRule(
         length=length, step=3, dilation=4, segments=segments, across_segments=length <= segments
     )
-    centres = [
+    centers = [
         frame for (frame,) in plan_windows(n, WindowRule(length=1, step=1, segments=segments))
     ]
     if rule.across_segments and n >= segments:
-        chosen = [centres[i : i + length] for i in range(segments - length + 1)]
+        chosen = [centers[i : i + length] for i in range(segments - length + 1)]
         assert plan_windows(n, rule) == chosen
         assert all(a < b for window in chosen for a, b in pairwise(window))
     elif rule.across_segments:
         assert plan_windows(n, rule) == []
 
 
-def test_a_short_video_repeats_frames_across_segments_where_its_tail_is_repeated():
+def test_a_repeated_tail_repeats_frames_across_segments():
     rule = WindowRule(length=2, step=1, segments=4, across_segments=True, tail="repeat")
     assert plan_windows(2, rule) == [[0, 0], [0, 1], [1, 1]]
 
 
-def test_one_segment_has_no_neighbour():
-    with pytest.raises(UsageError, match=r"segments=1: windows of 2 frames, .* give a dilation"):
+def test_one_segment_has_no_neighbor():
+    with pytest.raises(UsageError, match=r"segments=1: windows of 2 frames, .* Give a dilation"):
         WindowRule(length=2, step=1, segments=1, across_segments=True)
 
 
@@ -95,7 +95,7 @@ def test_windows_are_counted_as_the_plan_makes_them(
     ]
 
 
-def test_counting_the_windows_of_a_header_that_lies_takes_no_time():
+def test_windows_of_a_huge_frame_count_are_counted_at_once():
     assert count_windows(10**15, WindowRule(length=3, step=1)) == 10**15 - 2
 
 
@@ -112,6 +112,6 @@ def golden_windows():
 
 
 @pytest.mark.parametrize("name", ["length", "step", "dilation", "segments"])
-def test_a_rule_refuses_what_is_below_one(name):
+def test_a_rule_refuses_values_below_one(name):
     with pytest.raises(UsageError, match=f"{name}=0"):
         WindowRule(**{"length": 3, "step": 3, name: 0})

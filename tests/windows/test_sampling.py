@@ -21,7 +21,7 @@ def used(row):
     return [int(start) - 1 for start in row if start != UNUSED]
 
 
-def test_test_starts_equal_the_official_ones(golden):
+def test_starts_for_testing_equal_the_official_ones(golden):
     for (frames, segments, length, mode), expected in zip(
         golden["rows"].tolist(), golden["test"], strict=True
     ):
@@ -44,7 +44,7 @@ def test_validation_starts_equal_the_official_ones(golden):
         assert starts == used(expected), (frames, segments, length, mode)
 
 
-def test_training_starts_equal_the_official_ones_from_the_same_draws(golden):
+def test_training_starts_equal_the_official_ones_for_equal_draws(golden):
     for (frames, segments, length, mode, seed), expected in zip(
         golden["train_rows"].tolist(), golden["train"], strict=True
     ):

@@ -64,7 +64,7 @@ def test_streaming_agrees_with_the_plan(n, length, step, dilation, tail, chunks)
     sparse=booleans(),
     across_segments=booleans(),
 )
-def test_segments_agree_with_the_plan_from_all_frames_or_the_wanted(
+def test_segments_agree_with_the_plan_from_all_or_wanted_frames(
     n, length, dilation, segments, tail, chunks, sparse, across_segments
 ):
     across = across_segments and segments >= length
@@ -104,7 +104,7 @@ def test_many_segments_come_in_order_in_batches_of_bounded_bytes(monkeypatch, li
 
 
 def test_segments_must_know_the_length():
-    with pytest.raises(ValueError, match="how many frames"):
+    with pytest.raises(ValueError, match="number of frames"):
         WindowStacker(WindowRule(length=3, step=3, segments=2))
 
 

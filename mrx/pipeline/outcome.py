@@ -1,0 +1,103 @@
+"""The end of a video: its commit or estimate, and its row in the manifest."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mrx.errors import DecodeError
+from mrx.job import ManifestRow, Source
+from mrx.pipeline.method_run import MethodRun
+from mrx.pipeline.tasks import VideoTask
+from mrx.windows.plan import count_windows
+
+
+def commit_task(task: VideoTask, method_runs: Sequence[MethodRun]) -> dict[str, Any]:
+    """Commit a video's maps to its shard and return the outcome for its row.
+
+    A video without any map is not committed: its outcome says why it was skipped.
+
+    Raises:
+        DecodeError: the video is damaged, and `on_error` is "fail"
+    """
+    tally, entry = task.video.tally, task.entry
+    if damage := tally.describe_damage():
+        if tally.on_error == "fail":
+            raise DecodeError(damage)
+        tally.warn(damage)
+    counts = entry.count_items() if entry else {}
+    missing = _explain_missing_methods(task, method_runs, counts)
+    if not (entry and counts):
+        return {"status": "skipped", "reason": _join_reasons(missing)}
+    for name, reason in missing.items():
+        tally.warn(f"no {name}: {reason}")
+    attributes = {
+        **tally.to_attributes(),
+        "warnings": tally.warnings,
+        **_collect_source_attributes(task.source),
+    }
+    method_attributes = {
+        run.method.name: run.collect_attributes(tally.facts) for run in method_runs
+    }
+    size = entry.commit_video(attributes, method_attributes)
+    return {"status": "ok", "n_out": counts, "bytes": size}
+
+
+def estimate_outcome(
+    method_runs: Sequence[MethodRun], *, frames: int, width: int, height: int
+) -> dict[str, Any]:
+    """Return the outcome that a video of this length and size would have."""
+    counts = {run.method.name: count_windows(frames, run.rule) for run in method_runs}
+    size = 0
+    for method_run in method_runs:
+        channels, rows, columns = method_run.module.output_shape(height, width)
+        values = counts[method_run.method.name] * channels * rows * columns
+        size += values * method_run.encoding.itemsize
+    return {"status": "planned", "frames": frames, "n_out": counts, "bytes": size}
+
+
+def make_video_row(task: VideoTask, outcome: Mapping[str, Any]) -> ManifestRow:
+    """Make the row of a video that ends with this outcome."""
+    source, tally = task.source, task.video.tally
+    return ManifestRow(
+        key=source.key,
+        path=source.public_path,
+        size=source.size,
+        mtime=source.mtime,
+        start=source.start,
+        end=source.end,
+        seconds=round(time.monotonic() - task.began_at, 3),
+        warnings=tuple(tally.warnings),
+        **{"frames": tally.frames_selected, **outcome},
+    )
+
+
+def _explain_missing_methods(
+    task: VideoTask, method_runs: Sequence[MethodRun], counts: Mapping[str, int]
+) -> dict[str, str]:
+    """Return the reason for each method that has no map of this video."""
+    frames = task.video.tally.frames_selected
+    too_short = {
+        run.method.name: f"too short ({frames} frames, needs {run.rule.min_frames})"
+        for run in method_runs
+        if run.method.name not in counts
+    }
+    return {**too_short, **task.small_methods}
+
+
+def _join_reasons(reasons: Mapping[str, str]) -> str:
+    if len(reasons) == 1:
+        return next(iter(reasons.values()))
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+
+
+def _collect_source_attributes(source: Source) -> dict[str, Any]:
+    values = {
+        # HDF5 stores text as UTF-8, which has no code for undecodable bytes of a file name.
+        "source": source.public_path.encode("utf-8", "backslashreplace").decode(),
+        "source_size": source.size,
+        "source_mtime": source.mtime,
+        "range_start": source.start,
+        "range_end": source.end,
+        "label": source.label,
+    }
+    return {name: value for name, value in values.items() if value is not None}
