@@ -1,8 +1,8 @@
-"""Print how the source reads, in figures: names, docstrings, comments, sizes and imports.
+"""Print figures on the style of the source: names, docstrings, comments, sizes and imports.
 
     python tests/house_figures.py [folder of a checkout] [--list]
 
-The table has a line for each figure. `--list` also names each place that counts.
+The table has a line for each figure. `--list` also lists the places that are counted.
 """
 
 import ast
@@ -23,13 +23,13 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 @dataclass
 class Figure:
-    """A share of some whole, or a plain count, with the places that it counts."""
+    """Hold a share of a whole, or a plain count, with the places counted."""
 
     title: str
     places: list[str] = field(default_factory=list)
     whole: int = 0
 
-    def count(self, place, counts):
+    def count_place(self, place, counts):
         self.whole += 1
         if counts:
             self.places.append(place)
@@ -40,7 +40,7 @@ class Figure:
 
 
 def own_line_comments(source):
-    """Lines that hold a comment and nothing else."""
+    """List the numbers of lines that hold only a comment."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return [t.start[0] for t in tokens if t.type == tokenize.COMMENT and t.line.strip()[0] == "#"]
 
@@ -50,13 +50,13 @@ def is_dunder(name):
 
 
 def is_one_word(name):
-    """Tell ``put``, ``_put`` and ``Pipe`` from ``put_item`` and ``WindowBatch``."""
+    """Return true for ``put``, ``_put`` and ``Pipe``, not for ``put_item`` and ``WindowBatch``."""
     bare = name.strip("_")
     return "_" not in bare and not re.search("[a-z][A-Z]", bare)
 
 
 class Figures:
-    """The figures of a tree of modules."""
+    """Collect the figures of a tree of modules."""
 
     def __init__(self):
         self.functions = Figure("one-word function names")
@@ -69,8 +69,8 @@ class Figures:
         self.long_files = Figure(f"files over {LONG_FILE} lines")
         self._homes = defaultdict(set)
 
-    def add(self, path, source):
-        """Count a module in."""
+    def add_module(self, path, source):
+        """Add the counts of a module."""
         tree = ast.parse(source)
         self.comments.places += [f"{path}:{line}" for line in own_line_comments(source)]
         self.comments.whole += source.count("\n")
@@ -88,16 +88,16 @@ class Figures:
         place = f"{path}:{node.lineno}: {node.name}"
         first = (ast.get_docstring(node) or "").split(maxsplit=1)
         if first:
-            self.riddles.count(place, first[0].lower().rstrip(",;:") in RIDDLES)
+            self.riddles.count_place(place, first[0].lower().rstrip(",;:") in RIDDLES)
         if isinstance(node, ast.ClassDef):
-            self.classes.count(place, is_one_word(node.name))
+            self.classes.count_place(place, is_one_word(node.name))
             lines = node.end_lineno - node.lineno + 1
             self.long_classes.places += [f"{place} ({lines})"] if lines > LONG_CLASS else []
         elif not is_dunder(node.name):
-            self.functions.count(place, is_one_word(node.name))
+            self.functions.count_place(place, is_one_word(node.name))
 
-    def all(self):
-        """Every figure, in the order of the table."""
+    def list_figures(self):
+        """List the figures in the order of the table."""
         twice = [f"{n}: {', '.join(sorted(p))}" for n, p in self._homes.items() if len(p) > 1]
         self.twice.places = sorted(twice)
         return [
@@ -113,11 +113,11 @@ class Figures:
 
 
 def figures_of(root):
-    """The figures of the package under this folder."""
+    """Compute the figures of the package in this folder."""
     figures = Figures()
     for path in sorted(root.rglob("*.py")):
-        figures.add(path.relative_to(root).as_posix(), path.read_text(encoding="utf-8"))
-    return figures.all()
+        figures.add_module(path.relative_to(root).as_posix(), path.read_text(encoding="utf-8"))
+    return figures.list_figures()
 
 
 def main(words):

@@ -5,9 +5,12 @@ import fnmatch
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+from mrx.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 TOP_LEVEL = {
@@ -15,13 +18,16 @@ TOP_LEVEL = {
     *("pyproject.toml", "LICENSE", ".ci", ".gitignore"),
 }
 MOST_LINES = 400
+MAX_TEST_NAME = 60  # characters, test_ included
 DEVICE = re.compile(r"(?<!opencv-)cuda")  # a device, not what others call their code
 CHOOSER = (
     "pipeline/hardware.py",
     "choose_device",
 )  # beside the options of cli, who may name a device
 OPEN_TO_ALL = {"errors", "checks"}
-WITH_TRITON = "kernels/triton_tvl1.py"  # is only imported where Triton is there
+SHARED_FILES = {"__init__", "base", "table"}  # names that modules of two folders may have
+# Only imported where Triton is installed.
+WITH_TRITON = {f"kernels/triton_{name}.py" for name in ("fields", "tvl1", "warp")}
 
 # part → the parts of mrx that it may import: anywhere, and inside functions only
 MAY_IMPORT = {
@@ -58,8 +64,8 @@ MAY_IMPORT = {
     ),
     "api": ({"engines", "job", "methods", "shards", "sources"}, set()),
     "cli": (
-        {"engines", "job", "manifest", "methods", "sources", "version"},
-        {"bench", "decode", "kernels", "pipeline", "shards", "visualize"},
+        {"bench", "engines", "job", "kernels", "manifest", "methods", "sources", "version"},
+        {"decode", "pipeline", "shards", "visualize"},
     ),
     "__init__": ({"version"}, {"api"}),
     "__main__": ({"cli"}, set()),
@@ -119,7 +125,7 @@ def import_violations(path, source):
         return
     ours, ours_waiting = MAY_IMPORT[part]
     heavy, heavy_waiting = MAY_LOAD.get(part, (set(), set()))
-    heavy = heavy | ({"triton"} if path == WITH_TRITON else set())
+    heavy = heavy | ({"triton"} if path in WITH_TRITON else set())
     for name, waits in imports(ast.parse(source)):
         top, _, rest = name.partition(".")
         target = rest.partition(".")[0]
@@ -175,12 +181,92 @@ def violations(path, source):
     return [found for check in checks for found in check(path, source)]
 
 
+def shared_names(sources):
+    """Classes and top-level functions that two modules define, private ones too."""
+    homes = defaultdict(list)
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    for path, source in sources.items():
+        for node in ast.parse(source).body:
+            if isinstance(node, kinds) and not is_hook(node.name):
+                homes[node.name].append(path)
+    return {name: paths for name, paths in homes.items() if len(paths) > 1}
+
+
+def is_hook(name):
+    """Python itself looks for such a name."""
+    return name.startswith("__") and name.endswith("__")
+
+
+def shared_files(paths):
+    """Names that modules of two folders have."""
+    homes = defaultdict(list)
+    for path in paths:
+        if Path(path).stem not in SHARED_FILES:
+            homes[Path(path).name].append(path)
+    return {name: found for name, found in homes.items() if len(found) > 1}
+
+
+def long_test_names(path, source):
+    """List the test functions of a module whose names are too long."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, kinds) and node.name.startswith("test_"):
+            size = len(node.name)
+            if size > MAX_TEST_NAME:
+                yield f"{path}:{node.lineno}: {node.name} has {size} characters"
+
+
 MODULES = sorted(p.relative_to(ROOT / "mrx").as_posix() for p in (ROOT / "mrx").rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", MODULES)
 def test_a_module_keeps_the_rules(path):
     assert violations(path, (ROOT / "mrx" / path).read_text(encoding="utf-8")) == []
+
+
+def sources():
+    return {path: (ROOT / "mrx" / path).read_text(encoding="utf-8") for path in MODULES}
+
+
+def test_no_name_is_defined_for_two_things():
+    assert shared_names(sources()) == {}
+
+
+def test_no_two_folders_have_a_file_of_one_name():
+    assert shared_files(MODULES) == {}
+
+
+def test_test_names_are_sentences_of_60_characters():
+    found = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        source = path.read_text(encoding="utf-8")
+        found += long_test_names(path.relative_to(ROOT).as_posix(), source)
+    assert found == []
+
+
+def test_a_long_test_name_is_found():
+    fits, long = "test_" + 55 * "a", "test_" + 56 * "a"
+    functions = [f"def {fits}(): ...", f"class TestA:\n    async def {long}(self): ..."]
+    others = f"def helper_{long}(): ..."
+    found = long_test_names("tests/test_new.py", "\n".join([*functions, others]))
+    assert list(found) == [f"tests/test_new.py:3: {long} has 61 characters"]
+
+
+def test_a_name_in_two_modules_is_found():
+    planted = {
+        "ops/a.py": "def _draw(): ...\nclass Row: ...\ndef __getattr__(name): ...",
+        "ops/b.py": "class Row: ...\nclass Other:\n    def _draw(self): ...",
+        "cli/c.py": "def _draw(): ...\ndef __getattr__(name): ...",
+    }
+    assert shared_names(planted) == {
+        "_draw": ["ops/a.py", "cli/c.py"],
+        "Row": ["ops/a.py", "ops/b.py"],
+    }
+
+
+def test_a_file_name_in_two_folders_is_found():
+    planted = ["ops/a.py", "cli/a.py", "ops/base.py", "cli/base.py", "job.py"]
+    assert shared_files(planted) == {"a.py": ["ops/a.py", "cli/a.py"]}
 
 
 PLANTED = {
@@ -252,7 +338,7 @@ def test_a_missing_docstring_is_found():
     assert violations("ops/new.py", "import math\n") == ["ops/new.py: no docstring"]
 
 
-def test_what_is_allowed_is_not_found():
+def test_allowed_source_has_no_violations():
     late = "def run():\n    from mrx.pipeline import Extraction\n    import math\n"
     assert violations("engines/new.py", f'"""Says cuda."""\nfrom mrx.job import Job\n{late}') == []
     chooser = "def choose_device():\n    return 'cuda:0'\n"
@@ -261,7 +347,9 @@ def test_what_is_allowed_is_not_found():
 
 def test_the_parent_process_loads_nothing_heavy():
     code = (
-        "import sys, mrx.cli.extract_command, mrx.engines.run, mrx.methods, mrx.manifest\n"
+        "import sys, mrx.engines.run, mrx.methods, mrx.manifest\n"
+        "from importlib import import_module\n"
+        f"for name in {sorted(COMMANDS)}: import_module(f'mrx.cli.{{name}}_command')\n"
         f"print(sorted(({HEAVY!r} - {{'click', 'tqdm'}}) & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -282,5 +370,5 @@ def tracked():
     return {n for n in names if not any(fnmatch.fnmatch(n, pattern) for pattern in ignored)}
 
 
-def test_the_top_level_holds_only_what_belongs_there():
+def test_the_top_level_holds_only_the_listed_names():
     assert tracked() <= TOP_LEVEL
