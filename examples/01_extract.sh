@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A folder of videos to shards: bash 01_extract.sh [FOLDER]
+# Extract a folder of videos: bash 01_extract.sh [FOLDER]
 set -euo pipefail
 media=$(cd "$(dirname "$0")" && pwd)/media
 out=${1:-$(mktemp -d)}
 
-# Two methods in one decode. The same command again would find everything done.
+# Compute two methods in one decode. Repeating the command would find everything done.
 mrx extract --method mbpm --method dynamic-image "$media" -o "$out/shards"
 
 mrx ls "$out/shards"

@@ -19,11 +19,11 @@ def describe(path):
 
 
 def describe_maps(name, maps, items):
-    """Maps are (N, C, H, W); value = raw * scale + offset, in the units of the attributes."""
+    """Print facts about maps (N, C, H, W); value = raw * scale + offset."""
     first = maps[0].astype("float32") * maps.attrs["scale"] + maps.attrs["offset"]
     print(f"  {name} {maps.shape} {maps.dtype}, in {maps.attrs['units']}")
-    when = f"frames {items['first'][0]} to {items['last'][0]}, from {items['start'][0]:.2f} s on"
-    print(f"    the first map is made of {when}")
+    when = f"frames {items['first'][0]} to {items['last'][0]}, from {items['start'][0]:.2f} s"
+    print(f"    first map: {when}")
     for channel, values in zip(maps.attrs["channels"], first, strict=True):
         print(f"    {channel}: {values.min():.1f} to {values.max():.1f}")
 

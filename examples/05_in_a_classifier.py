@@ -1,4 +1,4 @@
-"""The module of the extraction inside a trainable network: python 05_in_a_classifier.py."""
+"""Train the extraction module inside a network: python 05_in_a_classifier.py."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ STEPS, BATCH = 40, 16
 
 
 class Net(nn.Module):
-    """Which of the clips is it? Motion, then two convolutions."""
+    """Classifies windows by their clip: motion, then two convolutions."""
 
     def __init__(self, classes):
         super().__init__()
-        self.motion = MBPM()  # its filters are parameters: they train with the rest
+        self.motion = MBPM()  # its filters are parameters and train too
         self.head = nn.Sequential(
             nn.BatchNorm2d(len(self.motion.channels)),
             nn.Conv2d(len(self.motion.channels), 16, 5, stride=2),
@@ -35,7 +35,7 @@ class Net(nn.Module):
 
 
 def windows(path):
-    """All windows of three frames of a clip: (N, 3, 3, H, W), uint8."""
+    """Return all windows of three frames of a clip: (N, 3, 3, H, W), uint8."""
     with av.open(str(path)) as container:
         frames = [f.to_ndarray(format="rgb24", width=80, height=60) for f in container.decode()]
     video = torch.stack([torch.from_numpy(f) for f in frames])  # (T, H, W, C)

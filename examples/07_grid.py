@@ -1,4 +1,4 @@
-"""All methods at four moments of a clip, as one picture: python 07_grid.py [PICTURE]."""
+"""Draw all methods at four moments of a clip: python 07_grid.py [PICTURE]."""
 
 import sys
 import tempfile
@@ -19,7 +19,7 @@ SHORT_SIDE = 144
 
 
 def extract(folder):
-    """Windows in the middle of equal parts of the clip, of every method."""
+    """Extract the windows at the centers of equal parts of the clip with every method."""
     decoding = Decoding(short_side=SHORT_SIDE)
     mrx.extract(
         CLIP, folder, method=methods.list_method_names(), decoding=decoding, windowing=MOMENTS
@@ -27,7 +27,7 @@ def extract(folder):
 
 
 def frames(numbers, width, height):
-    """The frames of these numbers, in the size of the maps."""
+    """Return the frames of these numbers in the size of the maps."""
     with av.open(str(CLIP)) as container:
         pictures = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
     size = (width, height)
@@ -35,7 +35,7 @@ def frames(numbers, width, height):
 
 
 def rows(name, maps, under):
-    """A row for the first map of each kind: its name, windows on one scale, their legend."""
+    """Return a row per kind of map: name, pictures on one scale, legend."""
     channels, units = list(maps.attrs["channels"]), maps.attrs["units"]
     scale = render.new_scale(channels, units=units)
     scale.add(render.measure(maps[:], channels, units=units))
