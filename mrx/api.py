@@ -9,7 +9,7 @@ from mrx import methods
 from mrx.engines.run import Limits, Summary, run_job
 from mrx.engines.run import Listener as Listener
 from mrx.errors import UsageError
-from mrx.job import DEFAULT_OUTPUT, Decoding, Job, Storage, Windowing
+from mrx.job import DEFAULT_OUTPUT, BackendChoice, Decoding, Job, Storage, Windowing
 from mrx.shards.reader import Shards
 from mrx.sources import scan
 
@@ -30,7 +30,7 @@ def extract(
     workers: int | None = 0,
     batch: int | None = None,
     decode_threads: int | None = None,
-    backend: str = Job.backend,
+    backend: BackendChoice = Job.backend,
     overwrite: bool = False,
     limits: Limits = Limits(),  # noqa: B008 - frozen
     listener: Listener | None = None,
@@ -56,7 +56,8 @@ def extract(
         batch: windows computed at once; None chooses by device
         decode_threads: videos each worker decodes concurrently; 0 runs the stages in sequence, None
             is 0 on a CPU
-        backend: kernels on the CPU: ``auto``, ``numba``, ``opencv`` or ``torch``
+        backend: kernels on the CPU: ``auto``, ``numba``, ``opencv`` or ``torch``, which also turns
+            off Triton's kernels on a GPU
         overwrite: remove the shards and manifests in the output folder first
         limits: timeout, number of failures to accept, and treatment of earlier failures
         listener: receives progress events
@@ -91,7 +92,7 @@ def extract(
         overwrite=overwrite,
     )
     input_list = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-    scan_result = scan.find_sources([os.fsdecode(i) for i in input_list])
+    scan_result = scan.find_sources([os.fsdecode(i) for i in input_list], decoding=decoding)
     return run_job(job, scan_result.sources, workers=workers, limits=limits, listener=listener)
 
 

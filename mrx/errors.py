@@ -4,14 +4,15 @@
     ├── UsageError           2   invalid options, parameters or lists
     ├── NoInputError         3   no input matched
     ├── OutputError          4   the output folder cannot be used as it is
-    │   └── FormatError      4   a shard is damaged or of an unknown format
+    │   └── FormatError      4   a shard is damaged
+    │       └── UnknownFormatError   it is of a newer format, or no shard of mrx
     ├── MissingError         5   a device or an optional package is missing
     ├── DeviceFault          5   the device is unusable for the rest of this process
     └── InputError           1   one video failed: it becomes a row and the run goes on
         ├── DecodeError          the video cannot be read
         ├── ShapeError           a method cannot take frames of this shape (also a ValueError)
         ├── StageError           an unexpected error in one stage; see `__cause__`
-        └── RunCancelled         the run was stopped while this video was in flight
+        └── RunCanceled         the run was stopped while this video was in flight
 
 The exit code is an attribute. `mrx.cli` turns an error into one line and this code.
 """
@@ -43,6 +44,10 @@ class OutputError(MrxError):
 
 class FormatError(OutputError):
     """A shard is damaged, or of a format that this version does not know."""
+
+
+class UnknownFormatError(FormatError):
+    """A file is of a newer format, or no shard of mrx. It is not damaged."""
 
 
 class MissingError(MrxError):
@@ -77,5 +82,5 @@ class StageError(InputError):
         self.stage = stage
 
 
-class RunCancelled(InputError):  # noqa: N818 - a request, no error
+class RunCanceled(InputError):  # noqa: N818 - a request, no error
     """The run was stopped while this video was in flight."""

@@ -3,14 +3,12 @@
 Plain values without heavy imports: the parent process makes them and sends them to the workers.
 """
 
-import hashlib
 import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from mrx.checks import (
@@ -19,10 +17,14 @@ from mrx.checks import (
     check_record_choices,
     is_positive_integer,
 )
-from mrx.errors import OutputError, UsageError
+from mrx.errors import UsageError
 
 _URL_CREDENTIALS = re.compile(r"://[^/@]*@")
 DEFAULT_OUTPUT = "mrx-out"
+MAX_DECODE_THREADS = 16  # per worker, unless more are asked for
+BackendChoice = Literal["auto", "numba", "opencv", "torch"]
+DamagePolicy = Literal["skip", "stop", "fail"]
+TailPolicy = Literal["drop", "repeat"]
 RowStatus = Literal["ok", "skipped", "failed", "planned"]
 
 
@@ -41,6 +43,9 @@ class Source:
         mtime: Time of the last change; None for URLs.
         problem: Reason why it cannot be opened, as far as a scan can tell.
         missing: Nothing of this name exists. A broken link exists.
+        fingerprint: 16 hexadecimal digits that change with the names, sizes and times of the images
+            of a folder; None for files and URLs.
+        methods: Methods to compute; empty for all of the job. The others have their maps already.
     """
 
     key: str
@@ -53,6 +58,8 @@ class Source:
     mtime: float | None = None
     problem: str | None = None
     missing: bool = False
+    fingerprint: str | None = None
+    methods: tuple[str, ...] = ()
 
     @property
     def public_path(self) -> str:
@@ -60,10 +67,28 @@ class Source:
         return _URL_CREDENTIALS.sub("://", self.path) if self.kind == "url" else self.path
 
     @property
-    def stamp(self) -> tuple[float, ...]:
-        """Size, mtime, start and end, to detect a changed video; -1 for unknown values."""
-        identity = (self.size, self.mtime, self.start, self.end)
-        return tuple(-1.0 if fact is None else float(fact) for fact in identity)
+    def stored_path(self) -> str:
+        """The public path as shards hold it: see `restore_path`."""
+        # HDF5 stores text as UTF-8, which has no code for undecodable bytes of a file name.
+        return self.public_path.encode("utf-8", "backslashreplace").decode()
+
+    @property
+    def stamp(self) -> tuple[float | str, ...]:
+        """Size, mtime, start, end and fingerprint, to detect a changed video: see `make_stamp`."""
+        return make_stamp(self)
+
+
+@dataclass(frozen=True)
+class DoneMaps:
+    """Maps of one method of a video that a shard holds.
+
+    Attributes:
+        stamp: of the source that they were made from; see `Source.stamp`
+        source: its path; see `Source.stored_path`
+    """
+
+    stamp: tuple[float | str, ...]
+    source: str
 
 
 @dataclass(frozen=True)
@@ -75,7 +100,7 @@ class Decoding:
         size: (width, height) as displayed, instead of `short_side`
         upscale: let `short_side` enlarge small videos too
         fps: rate at which frames are taken by timestamp; None takes every frame
-        start, end: time range in seconds after the first frame; a source's own range has priority
+        start, end: time range in seconds after the first frame: see `combine_range`
         rotate: apply the display matrix
         on_error: at damaged data, go on (`skip`), end the video there (`stop`) or fail it (`fail`)
         image_fps: frame rate assumed for folders of images
@@ -90,7 +115,7 @@ class Decoding:
     start: float | None = None
     end: float | None = None
     rotate: bool = True
-    on_error: Literal["skip", "stop", "fail"] = "skip"
+    on_error: DamagePolicy = "skip"
     image_fps: float = 25.0
     max_pixels: int = 8192 * 8192
     decoder: Literal["pyav", "nvdec"] = "pyav"
@@ -107,6 +132,12 @@ class Decoding:
             raise UsageError(f"start must be a finite number, 0 or more, not {start:g}")
         if self.end is not None and not start < self.end < math.inf:
             raise UsageError(f"end must be a finite number above start={start:g}, not {self.end:g}")
+
+    def combine_range(
+        self, start: float | None, end: float | None
+    ) -> tuple[float | None, float | None]:
+        """Return the start and end of a source; the settings' values replace those it lacks."""
+        return self.start if start is None else start, self.end if end is None else end
 
 
 @dataclass(frozen=True)
@@ -125,7 +156,7 @@ class Windowing:
     step: int | None = None
     dilation: int | None = None
     segments: int | None = None
-    tail: Literal["drop", "repeat"] = "drop"
+    tail: TailPolicy = "drop"
 
     def __post_init__(self) -> None:
         check_record_choices(self)
@@ -134,18 +165,44 @@ class Windowing:
 
 @dataclass(frozen=True)
 class Storage:
-    """Settings for storing maps. In all types, value = raw * scale + offset."""
+    """Settings for storing maps. In all types, value = raw * scale + offset.
 
-    dtype: Literal["float16", "float32", "q16", "uint8"] = "float16"
+    Attributes:
+        dtype: type of the stored numbers; auto is q16 for displacements in pixels, else float16
+        bound: largest absolute value that integers can store; None is the method's own
+        tolerance: largest error of a stored value, in the method's units; the maps are compressed
+            with a loss up to it. None stores what `dtype` says
+        compression: filter of the maps; auto compresses those that cost far more to compute
+        videos_per_shard: number of videos at which a shard is full
+        shard_size: number of bytes at which a shard is full
+    """
+
+    dtype: Literal["auto", "float16", "float32", "q16", "uint8"] = "auto"
     bound: float | None = None
-    compression: Literal["auto", "none", "gzip", "lzf", "blosc"] = "auto"
+    tolerance: float | None = None
+    compression: Literal["auto", "none", "gzip", "lzf", "blosc", "blosc2"] = "auto"
     videos_per_shard: int = 500
     shard_size: int = 2 * 1024**3
 
     def __post_init__(self) -> None:
         check_record_choices(self)
-        check_positive_numbers(self, "bound")
+        check_positive_numbers(self, "bound", "tolerance")
         check_positive_integers(self, "videos_per_shard", "shard_size")
+        if self.tolerance is not None:
+            self._check_tolerance()
+
+    def _check_tolerance(self) -> None:
+        """Refuse options that contradict a tolerance, which decides the type and the filter."""
+        if self.dtype not in ("auto", "float32"):
+            raise UsageError(
+                f"tolerance stores float32 with a bounded error, so dtype {self.dtype} does not "
+                "fit: give one of them"
+            )
+        if self.compression != "auto":
+            raise UsageError(
+                f"tolerance has its own compression, so compression {self.compression} does not "
+                "fit: give one of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -162,7 +219,8 @@ class Job:
         batch: windows computed at once; None chooses by device
         decode_threads: videos each worker decodes concurrently; 0 runs the stages in sequence, None
             chooses by device
-        backend: kernels on the CPU; see `mrx.kernels.choose_backend`
+        backend: kernels on the CPU, see `mrx.kernels.choose_backend`; torch also turns off Triton's
+            kernels on a GPU
         share: (index, count) of this job among those that share the inputs; None takes all inputs
         overwrite: remove the shards and manifests in the output folder first
         dry_run: only estimate the sizes; write nothing
@@ -179,7 +237,7 @@ class Job:
     devices: tuple[str, ...] = ("auto",)
     batch: int | None = None
     decode_threads: int | None = None
-    backend: str = "auto"
+    backend: BackendChoice = "auto"
     share: tuple[int, int] | None = None
     overwrite: bool = False
     dry_run: bool = False
@@ -191,6 +249,7 @@ class Job:
             raise UsageError("no method: give at least one")
         if len(set(self.methods)) < len(self.methods):
             raise UsageError(f"duplicate method ({', '.join(self.methods)}): give each method once")
+        check_record_choices(self)
         check_positive_integers(self, "batch")
         if self.decode_threads is not None and self.decode_threads < 0:
             raise UsageError(f"decode_threads must be 0 or more, not {self.decode_threads}")
@@ -217,78 +276,40 @@ class Job:
         Runs may share an output folder only if these settings agree.
 
         Args:
-            method_settings: method → its parameters and windows
+            method_settings: method → its parameters, windows and storage
         """
         decoding = {k: v for k, v in asdict(self.decoding).items() if k != "max_pixels"}
         # No entry means the default decoder.
         if self.decoding.decoder == "pyav":
             del decoding["decoder"]
-        # Every method has its own values of these, in `method_settings`.
+        # Every method has its own values of these, and its own storage, in `method_settings`.
         per_method = ("step", "dilation")
         windowing = {k: v for k, v in asdict(self.windowing).items() if k not in per_method}
-        stores_integers = self.storage.dtype in ("q16", "uint8")
-        storage = {
-            "dtype": self.storage.dtype,
-            "bound": self.storage.bound if stores_integers else None,
-        }
-        all_settings = {**decoding, **windowing, **storage}
+        all_settings = {**decoding, **windowing}
         settings = {
             name: list(v) if isinstance(v, tuple) else v for name, v in all_settings.items()
         }
         return {"methods": dict(method_settings), **settings}
 
 
-def hash_settings(settings: Mapping[str, Any]) -> str:
-    """Hash a run's settings into 16 hexadecimal digits, independent of their order."""
-    text = json.dumps(settings, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested settings into one level of dotted names.
-
-    >>> flatten_settings({"methods": {"mbpm": {"sigma": 1.1}}, "fps": None})
-    {'mbpm.sigma': 1.1, 'fps': None}
-    """
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        dotted = "" if name == "methods" else f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            flat |= flatten_settings(value, f"{dotted}." if dotted else "")
-        else:
-            flat[dotted] = value
-    return flat
-
-
-def describe_difference(existing: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
-    """List the settings that differ, as in ``made with step=2, asked for step=1``."""
-    old, new = flatten_settings(existing), flatten_settings(requested)
-    if sorted(existing["methods"]) != sorted(requested["methods"]):
-        old = {"method": ",".join(existing["methods"])}
-        new = {"method": ",".join(requested["methods"])}
-    names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)]
-    return f"made with {_join_settings(old, names)}, asked for {_join_settings(new, names)}"
-
-
-def _join_settings(settings: Mapping[str, Any], names: Sequence[str]) -> str:
-    values = ("default" if settings.get(name) is None else settings[name] for name in names)
-    return ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
-
-
-def make_mismatch_error(
-    folder: Path, existing: Mapping[str, Any], requested: Mapping[str, Any]
-) -> OutputError:
-    """Return the error for an output folder that was made with other settings."""
-    difference = describe_difference(existing, requested)
-    return OutputError(
-        f"output exists with other parameters ({folder}): {difference}. "
-        "Use another -o or --overwrite"
-    )
-
-
 @dataclass(frozen=True)
 class ManifestRow:
-    """The result of one input; one line of the manifest."""
+    """The result of one input; one line of the manifest.
+
+    Attributes:
+        key, path, size, mtime, start, end, fingerprint: Of the source, see `Source`.
+        status: The way it ended; planned in a dry run.
+        reason: Cause of a status other than ok.
+        frames: Number of frames that were selected.
+        duration: Seconds of the video that were selected; 0 if it was not extracted.
+        n_out: Method → number of maps.
+        bytes: Bytes that its maps take in the shard.
+        seconds: Seconds from its beginning to its end.
+        warnings: Oddities that did not fail it.
+        traceback: Of an unexpected error.
+        run: The number of the run that wrote it. Of two manifests' rows the higher one counts.
+        methods: The methods that it is about.
+    """
 
     key: str
     status: RowStatus
@@ -299,11 +320,20 @@ class ManifestRow:
     start: float | None = None
     end: float | None = None
     frames: int = 0
+    duration: float = 0.0
     n_out: Mapping[str, int] = field(default_factory=dict)
     bytes: int = 0
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
     traceback: str = ""
+    fingerprint: str | None = None
+    run: int = 0
+    methods: tuple[str, ...] = ()
+
+    @property
+    def stamp(self) -> tuple[float | str, ...]:
+        """The stamp of the source as it was when the row was written: see `make_stamp`."""
+        return make_stamp(self)
 
     def to_json(self) -> str:
         """Return the row as one line of JSON, in ASCII so that any name survives any log."""
@@ -313,7 +343,32 @@ class ManifestRow:
     def from_json(cls, line: str) -> "ManifestRow":
         """Parse a line written by `to_json`."""
         values = json.loads(line)
-        return cls(**{**values, "warnings": tuple(values["warnings"])})
+        typed = {
+            "warnings": tuple(values["warnings"]),
+            "run": int(values.get("run", 0)),
+            "methods": tuple(values.get("methods", ())),
+        }
+        return cls(**{**values, **typed})
+
+
+def restore_path(stored: str) -> str:
+    r"""Return the path that a shard holds as `Source.stored_path`.
+
+    >>> restore_path("/a/caf\\udce9.mp4") == os.fsdecode(b"/a/caf\xe9.mp4")
+    True
+    """
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda m: chr(0xDC00 + int(m[1], 16)), stored)
+
+
+def make_stamp(facts: Source | ManifestRow) -> tuple[float | str, ...]:
+    """Return what identifies a version of a source; -1 or "" stands for an unknown value.
+
+    >>> make_stamp(Source("a.mp4", "/a.mp4", size=10, mtime=2.5))
+    (10.0, 2.5, -1.0, -1.0, '')
+    """
+    numbers = (facts.size, facts.mtime, facts.start, facts.end)
+    known_numbers = (-1.0 if number is None else float(number) for number in numbers)
+    return *known_numbers, facts.fingerprint or ""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def is_dunder(name):
 def is_one_word(name):
     """Return true for ``put``, ``_put`` and ``Pipe``, not for ``put_item`` and ``WindowBatch``."""
     bare = name.strip("_")
-    return "_" not in bare and not re.search("[a-z][A-Z]", bare)
+    return "_" not in bare and not re.search("[a-z][A-Z]|[A-Z][A-Z][a-z]", bare)
 
 
 class Figures:

@@ -1,5 +1,8 @@
 """`mrx.extract` and `mrx.open`: the command line's work from Python."""
 
+import logging
+
+import av
 import cv2
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ import torch
 from support import videos
 
 import mrx
-from mrx.decode import open_video
+from mrx.decode import open_video, pyav
 from mrx.errors import NoInputError, OutputError, UsageError
 from mrx.job import Decoding, Storage, Windowing
 from mrx.kernels import choose_backend
@@ -137,10 +140,12 @@ def unusual_process():
     """Settings of this process that no run would choose, and a way to read them."""
 
     def read():
-        tf32 = torch.backends.cudnn.allow_tf32
-        return torch.get_num_threads(), cv2.getNumThreads(), tf32, choose_backend()
+        tf32, logger = torch.backends.cudnn.allow_tf32, logging.getLogger("libav")
+        log = av.logging.get_level(), list(logger.handlers), logger.propagate
+        return torch.get_num_threads(), cv2.getNumThreads(), tf32, choose_backend(), log
 
-    kept = read()
+    kept, log = read(), pyav.read_log_settings()
+    pyav.restore_log_settings(pyav.LogSettings(None, (), propagate=True))
     torch.set_num_threads(3)
     cv2.setNumThreads(2)
     torch.backends.cudnn.allow_tf32 = True
@@ -148,6 +153,7 @@ def unusual_process():
     torch.set_num_threads(kept[0])
     cv2.setNumThreads(kept[1])
     torch.backends.cudnn.allow_tf32 = kept[2]
+    pyav.restore_log_settings(log)
 
 
 def test_the_process_is_left_as_it_was(clip, tmp_path, unusual_process):
@@ -159,7 +165,9 @@ def test_the_process_is_left_as_it_was(clip, tmp_path, unusual_process):
             during.append(unusual_process())
 
     mrx.extract(clip, tmp_path / "out", backend="torch", listener=Watch())
-    assert during == [(1, 1, False, "torch")]
+    assert [state[:4] for state in during] == [(1, 1, False, "torch")]
+    assert during[0][4] != before[4]
+    assert before[4] == (None, [], True)
     assert unusual_process() == before
 
 
@@ -173,7 +181,7 @@ def test_the_process_is_left_as_it_was_after_an_error(clip, tmp_path, unusual_pr
         mrx.extract(clip, tmp_path / "out", listener=Stop())
     with pytest.raises(UsageError, match="sigma"):
         mrx.extract(clip, tmp_path / "new", parameters={"mbpm": {"sigma": "wide"}})
-    with pytest.raises(UsageError, match="backend cuda: choose from auto, numba, opencv, torch"):
+    with pytest.raises(UsageError, match=r"backend must be one of .*, not cuda"):
         mrx.extract(clip, tmp_path / "new", backend="cuda")
     assert unusual_process() == before
 

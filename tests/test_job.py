@@ -1,19 +1,25 @@
 import dataclasses
+import json
 import math
+from functools import partial
+from typing import get_args
 
 import pytest
 
-from mrx.cli.options import parse_bytes, parse_size
+from mrx.checks import list_choices
+from mrx.cli.options import format_exact_bytes, parse_bytes, parse_size
+from mrx.engines.messages import make_manifest_row
 from mrx.errors import UsageError
 from mrx.job import (
     Decoding,
     Job,
     ManifestRow,
+    Source,
     Storage,
     Windowing,
-    describe_difference,
-    hash_settings,
 )
+from mrx.kernels import Backend
+from mrx.settings import describe_difference, hash_settings
 
 
 def settings(**methods):
@@ -48,6 +54,20 @@ def test_other_methods_are_named_alone():
 def test_a_row_survives_its_json():
     row = ManifestRow("a\n日", "ok", n_out={"mbpm": 3}, warnings=("x",), size=3, mtime=1.5)
     assert ManifestRow.from_json(row.to_json()) == row
+
+
+def test_a_row_of_an_older_mrx_has_no_fingerprint_and_run_0():
+    row = ManifestRow("a", "ok", fingerprint="0123456789abcdef", run=3)
+    assert ManifestRow.from_json(row.to_json()) == row
+    old = {k: v for k, v in dataclasses.asdict(row).items() if k not in ("fingerprint", "run")}
+    assert ManifestRow.from_json(json.dumps(old)) == ManifestRow("a", "ok")
+
+
+def test_a_row_and_its_source_have_one_stamp():
+    source = Source("a", "/a", "frames", end=2.0, mtime=1.5, fingerprint="0123456789abcdef")
+    row = make_manifest_row(source, "ok")
+    assert row.stamp == source.stamp == (-1.0, 1.5, -1.0, 2.0, "0123456789abcdef")
+    assert dataclasses.replace(source, fingerprint=None).stamp == (-1.0, 1.5, -1.0, 2.0, "")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +128,7 @@ def test_a_range_goes_forward(times):
 
 CHOICES = [
     *((Decoding, "on_error"), (Windowing, "tail"), (Storage, "dtype"), (Storage, "compression")),
+    (partial(Job, "out"), "backend"),
 ]
 
 
@@ -115,6 +136,15 @@ CHOICES = [
 def test_a_choice_is_one_of_those_offered(part, name):
     with pytest.raises(UsageError, match=f"^{name} must be one of .+, not other$"):
         part(**{name: "other"})
+
+
+def test_a_job_offers_the_backends_of_the_kernels():
+    assert list_choices(Job, "backend") == ("auto", *get_args(Backend))
+
+
+@pytest.mark.parametrize("count", [Storage.shard_size, 1, 1000, 1023, 1536 * 1024**2, 1024**4 + 1])
+def test_written_bytes_are_read_back_exactly(count):
+    assert parse_bytes(format_exact_bytes(count)) == count
 
 
 def test_none_is_accepted_only_by_optional_fields():

@@ -9,6 +9,7 @@ import pytest
 import mrx
 from mrx import job, render
 from mrx.engines import run
+from mrx.methods.spec import Method, Representation
 from mrx.methods.table import ENTRY_POINT_GROUP, METHOD_MODULES
 
 CLASSES = {
@@ -70,7 +71,9 @@ FIELDS = {
         *("image_fps", "max_pixels", "decoder"),
     ),
     job.Windowing: ("step", "dilation", "segments", "tail"),
-    job.Storage: ("dtype", "bound", "compression", "videos_per_shard", "shard_size"),
+    job.Storage: (
+        *("dtype", "bound", "tolerance", "compression", "videos_per_shard", "shard_size"),
+    ),
     job.Job: (
         *("output", "methods", "parameters", "weights", "stack", "decoding", "windowing"),
         *("storage", "devices", "batch", "decode_threads", "backend", "share", "overwrite"),
@@ -79,7 +82,8 @@ FIELDS = {
     run.Limits: ("timeout", "max_failures", "retry_failed", "missing_ok"),
     run.Summary: (
         *("output", "inputs", "ok", "skipped", "failed", "planned", "before", "failed_before"),
-        *("salvaged", "frames", "bytes", "seconds", "signal", "stopped", "shards", "workers"),
+        *("salvaged", "frames", "bytes", "duration", "free_bytes", "seconds", "signal", "stopped"),
+        *("warnings", "shards", "workers"),
     ),
 }
 EXTRACT_PARAMETERS = [
@@ -87,6 +91,19 @@ EXTRACT_PARAMETERS = [
     *("device", "workers", "batch", "decode_threads", "backend", "overwrite", "limits"),
     "listener",
 ]
+HOOKS = {
+    Representation: [
+        *("check_clip", "collect_facts", "covered_size", "estimate_bound", "extract"),
+        *("output_shape", "prepare", "translate_state"),
+        *("across_segments", "bound", "channels", "color", "dilation", "key_prefixes", "length"),
+        *("smallest", "step", "units"),
+    ],
+    Method: [
+        *("build_module", "complete_parameters", "list_parameters"),
+        *("cost", "module", "name", "paper", "summary", "version"),
+    ],
+    run.Listener: ["begin", "frames", "note", "row", "sealed"],
+}
 
 
 def test_the_package_offers_its_names():
@@ -98,6 +115,12 @@ def test_the_package_offers_its_names():
 @pytest.mark.parametrize("module", CLASSES)
 def test_a_module_offers_its_classes(module):
     assert set(CLASSES[module]) <= vars(importlib.import_module(module)).keys()
+
+
+@pytest.mark.parametrize("base", HOOKS, ids=lambda base: base.__name__)
+def test_a_base_class_offers_its_hooks(base):
+    names = vars(base).keys() | inspect.get_annotations(base).keys()
+    assert sorted(n for n in names if not n.startswith("_")) == sorted(HOOKS[base])
 
 
 @pytest.mark.parametrize("settings", FIELDS, ids=lambda settings: settings.__name__)

@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mrx.bench.bench_records import BenchOptions
-from mrx.bench.clip import write_texture_clip
+from mrx.bench.bench_records import DEFAULT_FRAME_SIZE, BenchOptions
+from mrx.bench.texture_clip import write_texture_clip
 from mrx.decode import Video
 from mrx.errors import UsageError
 from mrx.job import Decoding, Source
 from mrx.sources.scan import make_path_source, why_unreadable
-
-DEFAULT_FRAME_SIZE = (340, 256)
 
 
 @dataclass(frozen=True)

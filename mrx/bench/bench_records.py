@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 BENCH_FORMAT = 1
+DEFAULT_FRAME_SIZE = (340, 256)
 BenchPart = Literal["kernel", "decode", "whole"]
 
 
@@ -16,7 +17,8 @@ class BenchOptions:
     Attributes:
         methods: names of the methods, measured one after another
         parameters, weights, stack: of the methods, as in `mrx.job.Job`
-        size: (width, height) of the frames; None is 340x256, or as `extract` scales `clip`
+        size: (width, height) of the frames; None is `DEFAULT_FRAME_SIZE`, or as `extract`
+            scales `clip`
         frames: length of the generated clip
         batches: batch sizes of the kernel measurements
         device: the device that methods compute on

@@ -9,7 +9,7 @@ from typing import Any
 
 from mrx.bench.bench_records import BENCH_FORMAT, BenchRow
 from mrx.errors import UsageError
-from mrx.job import describe_difference
+from mrx.settings import describe_difference
 
 
 @dataclass(frozen=True)

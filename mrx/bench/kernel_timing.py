@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mrx.bench.bench_records import BenchRow, compute_percentiles
-from mrx.bench.clip import make_texture_windows
 from mrx.bench.floor import estimate_map_cost
 from mrx.bench.repetition import take_samples
+from mrx.bench.texture_clip import make_texture_windows
 from mrx.pipeline.method_run import MethodRun
 
 CACHE_BYTES = 180e6  # inputs of that many bytes take turns: no device's cache holds the next one

@@ -10,8 +10,8 @@ from typing import Any
 
 from mrx.bench.bench_clip import BenchClip
 from mrx.bench.bench_records import BenchRow, compute_percentiles
-from mrx.bench.clip import decode_clip
 from mrx.bench.repetition import take_samples
+from mrx.bench.texture_clip import decode_clip
 from mrx.engines.bottleneck import compute_stage_shares, describe_bottleneck
 from mrx.errors import InputError
 from mrx.job import Job, Source, WorkerTimes

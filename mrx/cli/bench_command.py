@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mrx import methods
-from mrx.bench.bench_records import BenchOptions
+from mrx.bench.bench_records import DEFAULT_FRAME_SIZE, BenchOptions
 from mrx.cli.options import (
     device_option,
     group_by_method,
@@ -19,6 +19,7 @@ from mrx.cli.options import (
     parse_size,
 )
 from mrx.errors import UsageError
+from mrx.job import MAX_DECODE_THREADS
 
 if TYPE_CHECKING:
     from mrx.bench.bench_records import BenchResult, BenchRow
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 @click.option(
     "--size",
     metavar="WxH",
-    help="Frame size.  [default: 340x256, or as extract scales --input]",
+    help=f"Frame size.  [default: {'x'.join(map(str, DEFAULT_FRAME_SIZE))}, or as extract scales "
+    "--input]",
 )
 @click.option(
     "--frames",
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     "--decode-threads",
     type=click.IntRange(min=0),
     help="Videos decoded concurrently; the clip is used twice per thread.  [default: 0 on a CPU, "
-    "else the number of cores, at most 16]",
+    f"else the number of cores, at most {MAX_DECODE_THREADS}]",
 )
 @click.option(
     "--input", "clip", metavar="CLIP", help="Measure on this video instead of a generated one."

@@ -9,8 +9,8 @@ from click.shell_completion import get_completion_class
 @click.pass_context
 def completion_command(ctx: click.Context, shell: str) -> None:
     """Print the completion script of a SHELL: eval "$(mrx completion bash)"."""
-    maker = get_completion_class(shell)
-    if maker is None:
+    completion_class = get_completion_class(shell)
+    if completion_class is None:
         raise click.UsageError(f"click knows no completion for {shell}")
     root = ctx.find_root().command
-    click.echo(maker(root, {}, "mrx", "_MRX_COMPLETE").source())
+    click.echo(completion_class(root, {}, "mrx", "_MRX_COMPLETE").source())

@@ -4,11 +4,12 @@ import json
 import math
 import os
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any
 
 import click
 
 from mrx import methods
+from mrx.checks import list_choices
 from mrx.cli.options import (
     decode_options,
     device_option,
@@ -27,8 +28,7 @@ from mrx.cli.report import ProgressReport, format_summary, format_worker_times
 from mrx.engines.bottleneck import compute_stage_shares, describe_bottleneck
 from mrx.engines.run import Limits, Summary, run_job
 from mrx.errors import UsageError
-from mrx.job import DEFAULT_OUTPUT, Job
-from mrx.kernels import Backend
+from mrx.job import DEFAULT_OUTPUT, MAX_DECODE_THREADS, Decoding, Job
 from mrx.sources import scan
 from mrx.sources.sharding import parse_shard, select_share
 
@@ -58,13 +58,14 @@ from mrx.sources.sharding import parse_shard, select_share
     "--decode-threads",
     type=click.IntRange(min=0),
     help="Videos each worker decodes concurrently; 0 runs the stages in sequence.  [default: 0 on "
-    "a CPU, else the worker's share of the cores, at most 16]",
+    f"a CPU, else the worker's share of the cores, at most {MAX_DECODE_THREADS}]",
 )
 @click.option(
     "--backend",
-    type=click.Choice(["auto", *get_args(Backend)]),
+    type=click.Choice(list_choices(Job, "backend")),
     default=Job.backend,
-    help="CPU kernels of all methods; auto takes the fastest installed.",
+    help="CPU kernels of all methods; auto takes the fastest installed. torch also turns off "
+    "Triton's kernels on a GPU.",
 )
 @click.option(
     "--workers",
@@ -93,7 +94,8 @@ from mrx.sources.sharding import parse_shard, select_share
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Print what would be extracted, with frames and bytes estimated from the headers.",
+    help="Print what would be extracted, with frames estimated from the headers and bytes from "
+    "some windows of the first videos.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on stdout.")
 @click.option("--jsonl", is_flag=True, help="Print a JSON row on stdout as each input ends.")
@@ -120,7 +122,7 @@ def extract_command(ctx: click.Context, /, inputs: tuple[str, ...], **options: A
         retry_failed=options["retry_failed"],
         missing_ok=options["missing_ok"],
     )
-    scan_result = _find_sources(inputs, options)
+    scan_result = _find_sources(inputs, options, job.decoding)
     sources = select_share(scan_result.sources, *job.share) if job.share else scan_result.sources
     settings = ctx.find_root().params
     report = ProgressReport(
@@ -161,7 +163,9 @@ def _make_extract_job(options: dict[str, Any]) -> Job:
     )
 
 
-def _find_sources(inputs: tuple[str, ...], options: dict[str, Any]) -> scan.ScanResult:
+def _find_sources(
+    inputs: tuple[str, ...], options: dict[str, Any], decoding: Decoding
+) -> scan.ScanResult:
     return scan.find_sources(
         inputs,
         nul_separated=options["null"],
@@ -169,6 +173,7 @@ def _find_sources(inputs: tuple[str, ...], options: dict[str, Any]) -> scan.Scan
         key=options["key"],
         extensions=_parse_endings(options["ext"]) or scan.VIDEO_EXTENSIONS,
         label_from_parent=options["label_from"] == "parent",
+        decoding=decoding,
     )
 
 
@@ -223,6 +228,7 @@ def _collect_summary_extras(summary: Summary, scan_result: scan.ScanResult) -> d
     """Collect the values that ``--json`` prints beside the fields of the summary."""
     return {
         "missed": summary.missed,
+        "bytes_per_hour": summary.bytes_per_hour,
         "passed_over": scan_result.passed_over,
         "workers": [{**asdict(w), "busy": compute_stage_shares(w)} for w in summary.workers],
         "bottleneck": describe_bottleneck(summary.workers),

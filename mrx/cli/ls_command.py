@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -60,40 +61,40 @@ def list_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     if not path.exists():
         raise NoInputError(f"nothing to list: {path} does not exist")
-    stamps: dict[str, list[float]] = {}
+    stamps: dict[tuple[str, str], tuple[float | str, ...]] = {}
     if path.is_file() or list_shards(path):
         with Shards(path) as contents:
             for row in contents.rows():
-                stamps[row["key"]] = [row[name] for name in STAMP_NAMES]
+                stamps[row["key"], row["method"]] = tuple(row[name] for name in STAMP_NAMES)
                 yield {"status": "ok", **row}
     for ended in _read_last_rows(path) if path.is_dir() else []:
-        known = (ended.size, ended.mtime, ended.start, ended.end)
-        stamp = [-1 if fact is None else fact for fact in known]
-        if ended.status in ("failed", "skipped") and stamps.get(ended.key) != stamp:
-            facts = {"key": ended.key, "status": ended.status, "reason": ended.reason}
-            yield {**facts, "source": ended.path}
+        # A row of an earlier state of a video is outdated by maps of each of its methods.
+        is_outdated = ended.methods and all(
+            stamps.get((ended.key, method)) == ended.stamp for method in ended.methods
+        )
+        if ended.status in ("failed", "skipped") and not is_outdated:
+            facts = {"key": ended.key, "status": ended.status, "method": ",".join(ended.methods)}
+            yield {**facts, "reason": ended.reason, "source": ended.path}
 
 
 def _read_last_rows(folder: Path) -> Iterable[ManifestRow]:
-    """Return the last row of each key; the manifest written last counts."""
-    from mrx.manifest import list_manifests, read_rows
+    """Return the last row of each key; of two manifests the row of the later run counts."""
+    from mrx.manifest import list_manifests, merge_rows, read_rows
 
-    rows: dict[str, ManifestRow] = {}
-    for manifest in sorted(list_manifests(folder), key=lambda path: path.stat().st_mtime):
-        rows |= read_rows(manifest)[1]
-    return rows.values()
+    return merge_rows(read_rows(path)[1] for path in list_manifests(folder)).values()
 
 
 def _print_rows(rows: Iterator[dict[str, Any]], form: str | None) -> None:
     if form == "json":
-        click.echo(json.dumps(list(rows)))
+        click.echo(json.dumps([_to_plain_values(row) for row in rows]))
     elif form == "csv":
         writer = csv.DictWriter(sys.stdout, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     else:
         for row in rows:
-            click.echo(json.dumps(row) if form == "jsonl" else _format_row(row))
+            line = json.dumps(_to_plain_values(row)) if form == "jsonl" else _format_row(row)
+            click.echo(line)
 
 
 def _format_row(row: dict[str, Any]) -> str:
@@ -127,10 +128,15 @@ def _print_video(path: str, key: str) -> None:
 
 
 def _to_plain_values(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value.tolist() if hasattr(value, "tolist") else value
-        for name, value in attributes.items()
-    }
+    """Convert attributes to what JSON has: lists for arrays, and null for NaN and infinity."""
+    return {name: _to_plain_value(value) for name, value in attributes.items()}
+
+
+def _to_plain_value(value: Any) -> Any:
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(plain, list):
+        return [_to_plain_value(entry) for entry in plain]
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 def _parse_condition(text: str) -> tuple[str, str]:

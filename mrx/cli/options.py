@@ -21,6 +21,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def format_exact_bytes(count: int) -> str:
+    """Write a number of bytes exactly, in the largest binary unit of which it is a multiple.
+
+    >>> format_exact_bytes(1536 * 1024**2), format_exact_bytes(1000)
+    ('1536MiB', '1000B')
+    """
+    for power, letter in ((4, "T"), (3, "G"), (2, "M"), (1, "K")):
+        if count and count % 1024**power == 0:
+            return f"{count // 1024**power}{letter}iB"
+    return f"{count}B"
+
+
 def combine_options(*options: Callable[[F], F]) -> Callable[[F], F]:
     """Combine options into one decorator; help lists them in the order given."""
 
@@ -195,7 +207,8 @@ storage_options = combine_options(
         "--dtype",
         type=click.Choice(list_choices(Storage, "dtype")),
         default=Storage.dtype,
-        help="Stored number type; readers always return floats.",
+        help="Stored number type; auto is q16 for displacements in pixels, else float16. Readers "
+        "always return floats.",
     ),
     click.option(
         "--bound",
@@ -204,10 +217,18 @@ storage_options = combine_options(
         help="Largest absolute value that uint8 and q16 can store.",
     ),
     click.option(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="Compress with an error of at most X in every value, in pixels for displacements; "
+        "needs hdf5plugin.",
+    ),
+    click.option(
         "--compression",
         type=click.Choice(list_choices(Storage, "compression")),
         default=Storage.compression,
-        help="auto compresses maps that cost far more to compute than to compress.",
+        help="auto compresses maps that cost far more to compute than to compress, by gzip; blosc "
+        "and blosc2 need hdf5plugin.",
     ),
     click.option(
         "--videos-per-shard",
@@ -217,7 +238,7 @@ storage_options = combine_options(
     ),
     click.option(
         "--shard-size",
-        default=f"{Storage.shard_size // 1024**3}GiB",
+        default=format_exact_bytes(Storage.shard_size),
         help="Start a new shard after this many bytes.",
     ),
 )
@@ -273,6 +294,7 @@ def make_storage(options: dict[str, Any]) -> Storage:
     return name_option_errors(Storage)(
         dtype=options["dtype"],
         bound=number,
+        tolerance=options["tolerance"],
         compression=options["compression"],
         videos_per_shard=options["videos_per_shard"],
         shard_size=parse_bytes(options["shard_size"]),

@@ -8,6 +8,7 @@ import click
 from tqdm import tqdm
 
 from mrx.engines.bottleneck import compute_stage_shares, describe_bottleneck
+from mrx.engines.free_space import round_bytes
 from mrx.engines.run import Listener, Summary
 from mrx.job import ManifestRow
 from mrx.sources.keys import printable
@@ -55,7 +56,7 @@ class ProgressReport(Listener):
         if self.output == "rows":
             click.echo(row.to_json())
         if self.output == "table" and row.status == "planned":
-            click.echo(f"{row.frames:>8}  {format_bytes(row.bytes):>9}  {row.key}")
+            click.echo(f"{row.frames:>8}  {round_bytes(row.bytes):>9}  {row.key}")
         if row.status == "failed" or (row.status == "skipped" and self.verbose):
             self._print_message(f"{row.status}: {printable(row.key)}: {printable(row.reason)}")
         if row.traceback and self.verbose > 1:
@@ -76,6 +77,10 @@ class ProgressReport(Listener):
         if self.output == "paths":
             click.echo(path)
 
+    def note(self, text: str) -> None:
+        """Print a line about the output folder, also if quiet: it tells of damage."""
+        self._print_message(printable(text))
+
     def close(self) -> None:
         """Remove the progress bar."""
         if self._bar is not None:
@@ -91,7 +96,7 @@ class ProgressReport(Listener):
 def format_summary(summary: Summary) -> str:
     """Format the summary of a run as one line."""
     if summary.planned:
-        planned = f"{summary.planned} to extract (about {format_bytes(summary.bytes)})"
+        planned = f"{summary.planned} to extract (about {format_size(summary)})"
         done_already = f", {summary.before} done already" if summary.before else ""
         return f"{summary.inputs} inputs: {planned}{done_already}, {summary.failed} failed"
     before = f" ({summary.before} before)" if summary.before else ""
@@ -99,9 +104,21 @@ def format_summary(summary: Summary) -> str:
     if summary.missed:
         parts.append(f"{summary.missed} not reached")
     rate = f", {summary.frames / summary.seconds:.0f} frames/s" if summary.frames else ""
-    line = f"{summary.inputs} inputs: {', '.join(parts)} in {summary.seconds:.1f} s{rate}"
+    size = f", {format_size(summary)}" if summary.bytes else ""
+    line = f"{summary.inputs} inputs: {', '.join(parts)} in {summary.seconds:.1f} s{rate}{size}"
     stop = f"; stopped: {summary.stopped}" if summary.stopped else ""
     return f"{line} -> {summary.output}{stop}"
+
+
+def format_size(summary: Summary) -> str:
+    """Format the bytes of a run, and those that an hour of video takes.
+
+    >>> format_size(Summary("out", bytes=3_500_000, duration=10.0))
+    '3.5 MB, 1.3 GB an hour of video'
+    """
+    per_hour = summary.bytes_per_hour
+    hourly = f", {round_bytes(per_hour)} an hour of video" if per_hour else ""
+    return f"{round_bytes(summary.bytes)}{hourly}"
 
 
 def format_worker_times(summary: Summary) -> Iterator[str]:
@@ -113,18 +130,4 @@ def format_worker_times(summary: Summary) -> Iterator[str]:
         threads = f", {worker.threads} decode threads" if worker.threads else ""
         yield f"{worker.device}, {worker.seconds:.1f} s{threads}: {busy}"
     if sentence := describe_bottleneck(summary.workers):
-        yield f"{sentence} ({format_bytes(summary.bytes)} written)"
-
-
-def format_bytes(count: int) -> str:
-    """Format a number of bytes for a person.
-
-    >>> format_bytes(900), format_bytes(48_600_000)
-    ('900 B', '48.6 MB')
-    """
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+        yield f"{sentence} ({round_bytes(summary.bytes)} written)"

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from mrx.cli.options import loudness_options
-from mrx.errors import NoInputError, UsageError
+from mrx.errors import NoInputError, OutputError, UsageError
 
 
 @click.command("verify")
@@ -27,35 +27,48 @@ def verify_command(ctx: click.Context, paths: tuple[str, ...], repair: bool, jso
     Checks structure, counts, the checksum of every chunk, NaN and infinity, and that the shards
     hold all videos of the manifest. Exits with 1 if there are problems.
     """
-    from mrx.shards.layout import SHARD_NAME
+    from mrx.shards.repair import is_repairable
     from mrx.shards.verify import check_output
 
     for path in map(Path, paths):
         if not path.exists():
             raise NoInputError(f"nothing to verify: {path} does not exist")
-        if repair and not path.is_dir() and not SHARD_NAME.fullmatch(path.name):
-            raise UsageError(f"not a shard ({path}): --repair takes shard-00000.h5 and its like")
+        if repair and not path.is_dir() and not is_repairable(path):
+            raise UsageError(
+                f"not a shard ({path}): --repair takes shard-*.h5, .tmp-*.h5 and broken-*.h5"
+            )
     quiet = ctx.find_root().params["quiet"]
     problems = 0
     for path in map(Path, paths):
-        broken: dict[Path, None] = {}
+        # Of these a whole one has no problem, and belongs into a shard all the same.
+        is_leftover = path.is_file() and not path.name.startswith("shard-")
+        broken: dict[Path, None] = {path: None} if is_leftover else {}
         for problem in check_output(path):
             problems += 1
             click.echo(json.dumps(asdict(problem)) if jsonl else str(problem))
             shard = Path(problem.shard)
-            if shard.is_file() and SHARD_NAME.fullmatch(shard.name):
+            if is_repairable(shard):
                 broken[shard] = None
         for shard in broken if repair else []:
-            _repair_shard(shard, quiet=quiet)
+            problems += _repair_shard(shard, quiet=quiet)
     if not quiet:
         click.echo(f"{problems or 'no'} problems", err=True)
     sys.exit(1 if problems else 0)
 
 
-def _repair_shard(shard: Path, *, quiet: bool) -> None:
+def _repair_shard(shard: Path, *, quiet: bool) -> int:
+    """Repair a shard, and return the number of errors: one must not keep others from repair."""
     from mrx.shards.repair import repair_shard
 
-    kept, lost = repair_shard(shard)
+    try:
+        result = repair_shard(shard)
+    except OutputError as error:
+        click.echo(f"not repaired: {error}", err=True)
+        return 1
     if not quiet:
-        text = f"repaired {shard}: kept {len(kept)} videos, {len(lost)} to extract again"
-        click.echo(text, err=True)
+        kept, lost = len(result.saved), len(result.lost)
+        text = f"repaired {shard}: kept {kept} videos, {lost} to extract again"
+        click.echo(f"{text}{': ' if result.lost else ''}{', '.join(result.lost)}", err=True)
+        if result.aside:
+            click.echo(f"set aside {result.aside}", err=True)
+    return 0

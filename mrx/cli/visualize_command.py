@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from mrx import methods
+from mrx.checks import list_choices
 from mrx.cli.options import (
     decode_options,
     device_option,
@@ -26,8 +27,8 @@ from mrx.cli.options import (
 )
 from mrx.errors import UsageError
 from mrx.job import Job
+from mrx.visualize.picture_options import PictureOptions
 
-STYLE_CHOICES = ("side-by-side", "wheel", "hsv", "quiver", "magnitude", "signed", "overlay")
 VIDEO_OPTIONS = (
     *("params", "stack", "weights", "device", "step", "dilation", "tail", "start", "end"),
     *("short_side", "size", "no_resize", "upscale", "no_autorotate", "image_fps"),
@@ -53,8 +54,8 @@ CHECKPOINT_KERNEL_OPTIONS = (
 @method_options
 @click.option(
     "--style",
-    type=click.Choice(STYLE_CHOICES),
-    default="side-by-side",
+    type=click.Choice(list_choices(PictureOptions, "style")),
+    default=PictureOptions.style,
     help="Drawing style; side-by-side draws each method in its own style beside the frame.",
 )
 @click.option(
@@ -67,8 +68,8 @@ CHECKPOINT_KERNEL_OPTIONS = (
 @click.option("--legend", is_flag=True, help="Add a color legend; .html always has one.")
 @click.option(
     "--label",
-    type=click.Choice(["none", "names", "parameters"]),
-    default="names",
+    type=click.Choice(list_choices(PictureOptions, "label")),
+    default=PictureOptions.label,
     help="Panel labels: none, method names, or names with non-default parameters.",
 )
 @click.option("--alone", is_flag=True, help="Leave out the frame beside the panels.")
@@ -79,14 +80,24 @@ CHECKPOINT_KERNEL_OPTIONS = (
     "--columns", type=click.IntRange(min=1), default=4, help="Columns of the --compare grid."
 )
 @click.option("--frames", metavar="A:B", help="Draw only windows that begin at frames A to B - 1.")
-@click.option("--every", type=click.IntRange(min=1), default=1, help="Draw every Nth window.")
+@click.option(
+    "--every",
+    type=click.IntRange(min=1),
+    default=PictureOptions.every,
+    help="Draw every Nth window.",
+)
 @click.option(
     "--fps",
     "rate",
     type=float,
     help="Pictures per second of the film.  [default: the video's rate]",
 )
-@click.option("--scale", type=float, default=1.0, help="Enlarge the drawing by this factor.")
+@click.option(
+    "--scale",
+    type=float,
+    default=PictureOptions.scale,
+    help="Enlarge the drawing by this factor.",
+)
 @device_option
 @click.option(
     "--kernels",
@@ -128,27 +139,23 @@ def visualize_command(
         _draw_kernels(ctx, output, options)
         return
     source = str(source)
-    frame_range, picture_options = (
-        _parse_frame_range(options["frames"]),
-        _parse_picture_options(options),
-    )
+    frame_range = _parse_frame_range(options["frames"])
+    picture_options = _parse_picture_options(options)
     _check_output_kind(output, compare=options["compare"])
     _check_options_used(ctx, output)
-    from mrx.visualize import draw as work
+    from mrx.visualize import draw
 
-    work.check_output_differs(source, output=output)
-    request = work.DrawRequest(
-        output, frame_range, work.PictureOptions(**picture_options), _make_notifier(ctx)
-    )
-    if work.is_stored(source):
+    draw.check_output_differs(source, output=output)
+    request = draw.DrawRequest(output, frame_range, picture_options, _make_notifier(ctx))
+    if draw.is_stored(source):
         names = options["methods"] if _is_given(ctx, "methods") else ()
         for name in VIDEO_OPTIONS:
             if _is_given(ctx, name):
                 option = {"params": "-p"}.get(name, f"--{name.replace('_', '-')}")
                 raise UsageError(f"{option} does not fit {source}: its maps are computed already")
-        work.visualize_shard(source, names, request)
+        draw.visualize_shard(source, names, request)
     else:
-        work.visualize_video(source, _make_drawing_job(output, options), request)
+        draw.visualize_video(source, _make_drawing_job(output, options), request)
 
 
 # The --fps of this command is the rate of the film, and a film shows windows in order.
@@ -204,17 +211,17 @@ def _draw_kernels(ctx: click.Context, output: str, options: dict[str, Any]) -> N
     scale = _check_positive("--scale", options["scale"])
     if not checkpoints_only and (len(names) > 1 or len(files) > 1):
         raise UsageError("--kernels draws one method, with one --weights at most")
-    from mrx.visualize import filters as work
+    from mrx.visualize import filters
 
     if checkpoints_only:
-        selection = work.LayerSelection(
+        selection = filters.LayerSelection(
             options["layers"], options["channel"], options["per_frame_scale"]
         )
-        work.draw_checkpoints(files, selection, output, scale)
+        filters.draw_checkpoints(files, selection, output, scale)
     else:
         parameters = group_by_method(options["params"], names, option="-p")[names[0]]
         weights = group_weights(files, names).get(names[0])
-        work.draw_method_filters(names[0], parameters, weights, output, scale)
+        filters.draw_method_filters(names[0], parameters, weights, output, scale)
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:
@@ -241,19 +248,19 @@ def _make_drawing_job(output: str, options: dict[str, Any]) -> Job:
     )
 
 
-def _parse_picture_options(options: dict[str, Any]) -> dict[str, Any]:
+def _parse_picture_options(options: dict[str, Any]) -> PictureOptions:
     if options["legend"] and options["per_frame_scale"]:
         raise UsageError("--legend shows one scale: leave out --per-frame-scale")
     if options["max_flow"] != "auto" and options["per_frame_scale"]:
         raise UsageError("--max-flow is one scale for all: leave out --per-frame-scale")
     names = ("style", "per_frame_scale", "legend", "label", "alone", "every")
-    return {
+    return PictureOptions(
         **{name: options[name] for name in names},
-        "scale": _check_positive("--scale", options["scale"]),
-        "fps": None if options["rate"] is None else _check_positive("--fps", options["rate"]),
-        "max_flow": None if options["max_flow"] == "auto" else _parse_pixels(options["max_flow"]),
-        "columns": options["columns"] if options["compare"] else None,
-    }
+        scale=_check_positive("--scale", options["scale"]),
+        fps=None if options["rate"] is None else _check_positive("--fps", options["rate"]),
+        max_flow=None if options["max_flow"] == "auto" else _parse_pixels(options["max_flow"]),
+        columns=options["columns"] if options["compare"] else None,
+    )
 
 
 def _check_positive(option: str, value: float) -> float:

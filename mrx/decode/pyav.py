@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import av
 import av.logging
@@ -28,8 +29,31 @@ INDEX_CLOCKS = {"avi", "h264", "hevc", "m4v", "mjpeg", "mpegvideo", "obu", "ivf"
 GUESSED_CLOCKS = {"mpeg"}
 
 
+class LogSettings(NamedTuple):
+    """This process's settings for FFmpeg's log: PyAV's level, and those of the logger ``libav``."""
+
+    level: int | None
+    handlers: tuple[logging.Handler, ...]
+    propagate: bool
+
+
+def read_log_settings() -> LogSettings:
+    """Return the present log settings, for `restore_log_settings`."""
+    logger = logging.getLogger("libav")
+    return LogSettings(av.logging.get_level(), tuple(logger.handlers), logger.propagate)
+
+
+def restore_log_settings(settings: LogSettings) -> None:
+    """Undo the changes that `open_container` has made since the settings were read."""
+    logger = logging.getLogger("libav")
+    av.logging.set_level(settings.level)
+    logger.handlers[:], logger.propagate = settings.handlers, settings.propagate
+
+
 def open_container(path: str, *, url: bool) -> InputContainer:
     """Open a file by its absolute path, or a URL.
+
+    Leaves FFmpeg's log on and silent in this process: see `read_log_settings`.
 
     Raises:
         DecodeError: FFmpeg refuses it; the text is the cause that its log names.

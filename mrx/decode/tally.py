@@ -1,9 +1,10 @@
 """Counts, errors, warnings and facts collected while a video is decoded."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from mrx.errors import DecodeError
+from mrx.job import DamagePolicy
 
 
 @dataclass
@@ -27,7 +28,7 @@ class DecodeTally:
         facts: further attributes of the video
     """
 
-    on_error: Literal["skip", "stop", "fail"] = "skip"
+    on_error: DamagePolicy = "skip"
     frames: int = 0
     frames_selected: int = 0
     first_time: float = 0.0

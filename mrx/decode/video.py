@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +37,15 @@ def open_video(
     return Video(make_path_source(path), options, device)
 
 
+class VideoExtent(NamedTuple):
+    """The number of selected frames, the size to which they are scaled, and their duration."""
+
+    frames: int
+    width: int
+    height: int
+    seconds: float
+
+
 class Video:
     """A video that can be read more than once, each time from its beginning.
 
@@ -49,8 +59,7 @@ class Video:
     """
 
     def __init__(self, source: Source, options: Decoding, device: torch.device = CPU) -> None:
-        start = options.start if source.start is None else source.start
-        end = options.end if source.end is None else source.end
+        start, end = options.combine_range(source.start, source.end)
         self.source = source
         self.options = replace(options, start=start, end=end)
         self.device = device
@@ -64,8 +73,8 @@ class Video:
                 pass
         return self.tally.frames_selected
 
-    def estimate_shape(self) -> tuple[int, int, int]:
-        """Estimate the number of frames, their width and their height from the headers alone.
+    def estimate_extent(self) -> VideoExtent:
+        """Estimate the length of the video and the size of its frames from the headers alone.
 
         Headers may be wrong. A folder of images has its files counted and one of them read.
         """
@@ -82,7 +91,7 @@ class Video:
         seconds = frames / rate
         selected_seconds = max(min(options.end or seconds, seconds) - (options.start or 0.0), 0.0)
         num_selected = round(selected_seconds * (options.fps or rate))
-        return num_selected, *target_size(width, height, options)
+        return VideoExtent(num_selected, *target_size(width, height, options), selected_seconds)
 
     def read_frames(
         self, colors: Sequence[Color] = ("rgb",), positions: set[int] | None = None
@@ -91,8 +100,8 @@ class Video:
 
         Args:
             colors: ``rgb`` and/or ``gray`` (full-range luma)
-            positions: yield only these positions of the selected stream, and leave the tally of
-                an earlier `count_frames` as it is; None yields all frames
+            positions: yield only these positions of the selected stream, and keep the counts of an
+                earlier `count_frames`; facts and warnings are still added. None yields all frames
         """
         tally = DecodeTally(self.options.on_error)
         if positions is None:

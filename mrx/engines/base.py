@@ -14,11 +14,20 @@ class Engine(Protocol):
     """
 
     def inspect_output(self) -> OutputInspected | None:
-        """Inspect the output folder before any work; return None if the run is canceled first."""
+        """Check the folder's settings, rescue leftovers of killed runs, list the finished videos.
+
+        With `overwrite`, delete the folder's shards and manifests instead of rescuing. Return None
+        if the run is canceled first.
+        """
         ...
 
-    def run(self, sources: Iterable[Source]) -> Iterator[WorkerMessage]:
-        """Extract all sources and yield the workers' messages as they arrive."""
+    def run(self, sources: Iterable[Source], number: int) -> Iterator[WorkerMessage]:
+        """Extract all sources and yield the workers' messages as they arrive.
+
+        Args:
+            sources: the videos
+            number: the number of the run, which its shards carry
+        """
         ...
 
     def cancel(self) -> None:

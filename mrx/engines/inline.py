@@ -14,7 +14,7 @@ from mrx.engines.messages import (
     WorkerClosed,
     WorkerMessage,
 )
-from mrx.errors import RunCancelled, UsageError
+from mrx.errors import RunCanceled, UsageError
 from mrx.job import Job, Source
 
 
@@ -39,7 +39,7 @@ class InlineEngine(Engine):
             settings.enter_context(configure_process(job.backend))
             self._extraction = Extraction(
                 job,
-                is_cancelled=lambda: self._stopped,
+                is_canceled=lambda: self._stopped,
                 on_progress=lambda frames: self._messages.append(FramesAdvanced(frames)),
                 on_sealed=lambda path, keys: self._messages.append(
                     ShardSealed(str(path), tuple(keys))
@@ -48,22 +48,27 @@ class InlineEngine(Engine):
             self._settings = settings.pop_all()
 
     def inspect_output(self) -> OutputInspected:
-        """Inspect the output folder before any work."""
-        output_state = self._extraction.inspect_output()
-        device = self._extraction.device.type
+        """Check, rescue and list what the output folder holds, before any work."""
+        state = self._extraction.inspect_output()
         return OutputInspected(
-            self._extraction.settings, output_state.done, output_state.salvaged, device
+            self._extraction.settings,
+            done=state.done,
+            salvaged=state.salvaged,
+            device=self._extraction.device.type,
+            run=state.run,
+            notes=state.notes,
         )
 
-    def run(self, sources: Iterable[Source]) -> Iterator[WorkerMessage]:
-        """Extract one source after another and yield messages as they arise."""
+    def run(self, sources: Iterable[Source], number: int) -> Iterator[WorkerMessage]:
+        """Extract the sources; yield the messages collected since the last row at each row."""
         extraction = self._extraction
+        extraction.set_run_number(number)
         began = time.monotonic()
         try:
             for row in extraction.run(self._take_until_stopped(sources)):
                 yield from self._drain_messages()
                 yield VideoEnded(row)
-        except RunCancelled:
+        except RunCanceled:
             pass
         finally:
             extraction.close()

@@ -3,11 +3,12 @@
 The parent imports nothing heavy: no crash of a codec or a device can happen in it. The death of a
 worker leads to one of these:
 
-- It had sealed its shard and said goodbye, or the run is canceled: nothing.
+- It sent `WorkerClosed` or `RunRefused`, or the run is canceled: no successor starts.
 - It died before it was ready: a successor starts; the third such death ends the run.
-- It died at work: a successor starts and first saves the videos that the dead worker had finished
-  but not sealed. The parent cannot do this: reading a shard takes h5py. Then the lost videos and
-  those that were at work are queued again, see `mrx.engines.video_queue`.
+- It died at work: a successor starts, first saves the videos that the dead worker had finished but
+  not sealed, and tells which are safe in shards. The parent cannot do this: reading a shard takes
+  h5py. Until then no video of the dead worker is judged: it may have died between the end of a
+  video and the message about it. The others are queued again, see `mrx.engines.video_queue`.
 """
 
 import sys
@@ -72,7 +73,7 @@ class LocalEngine(Engine):
         self._count_decided = workers is not None
         self._output_inspected = False
         self._num_failed_starts = 0
-        self._cancelled = False
+        self._canceled = False
         self._refusal: RefusalError | None = None
 
     def inspect_output(self) -> OutputInspected | None:
@@ -82,7 +83,7 @@ class LocalEngine(Engine):
         # The other workers' imports take seconds, and need not wait for the report.
         while self.start_all and len(pool.handles) < pool.num_workers:
             pool.start_worker()
-        while pool.handles and not self._cancelled:
+        while pool.handles and not self._canceled:
             for message in self._receive_messages():
                 if isinstance(message, OutputInspected):
                     self._decide_worker_count(message.device)
@@ -91,17 +92,18 @@ class LocalEngine(Engine):
             raise self._refusal
         return None
 
-    def run(self, sources: Iterable[Source]) -> Iterator[WorkerMessage]:
+    def run(self, sources: Iterable[Source], number: int) -> Iterator[WorkerMessage]:
         """Extract all sources and yield the workers' messages as they arrive."""
         pool = self._pool
-        num_waiting = self._queue.add_sources(sources, prefetch=pool.num_workers)
+        pool.tell_run(number)
+        num_waiting = self._queue.set_sources(sources, prefetch=pool.num_workers)
         while len(pool.handles) < min(pool.num_workers, num_waiting):
             pool.start_worker()
         while pool.handles:
             self._hand_out_videos()
             yield from self._receive_messages()
             pool.kill_overdue_workers()
-            if self._cancelled:
+            if self._canceled:
                 pool.cancel_workers()
         if self._refusal:
             raise self._refusal
@@ -109,7 +111,7 @@ class LocalEngine(Engine):
     def cancel(self) -> None:
         """Have all workers drop their videos and seal their shards, within the loop of `run`."""
         # Only a flag: a signal handler may have interrupted a half-written order.
-        self._cancelled = True
+        self._canceled = True
 
     def close(self) -> None:
         """Kill the workers that are still alive."""
@@ -128,7 +130,7 @@ class LocalEngine(Engine):
         while takers:
             served = []
             for handle in takers:
-                source = None if self._cancelled else self._queue.take_source(handle)
+                source = None if self._canceled else self._queue.take_source(handle)
                 if source is not None:
                     handle.assign_video(source)
                     served.append(handle)
@@ -139,21 +141,21 @@ class LocalEngine(Engine):
     def _receive_messages(self) -> Iterator[WorkerMessage]:
         for handle, message in self._pool.receive_messages():
             if message is None:
-                yield from self._handle_worker_end(handle)
+                self._handle_worker_end(handle)
                 continue
             handle.record_message(message)
             match message:
-                case ShardsAdopted(keys):
-                    yield from self._queue.requeue_lost_videos(handle, set(keys))
+                case ShardsAdopted(keys, _):
+                    yield from self._queue.settle_inherited_videos(handle, set(keys))
                 case OutputInspected():
                     self._output_inspected = True
                 case RunRefused():
                     self._refuse_run(message)
             yield message
 
-    def _handle_worker_end(self, handle: WorkerHandle) -> Iterator[WorkerMessage]:
+    def _handle_worker_end(self, handle: WorkerHandle) -> None:
         reason = handle.describe_death()
-        if handle.closed or self._cancelled:
+        if handle.closed or self._canceled:
             return
         if not handle.ready:
             # No video is to blame: whatever ends a worker this early awaits its successors too.
@@ -162,16 +164,16 @@ class LocalEngine(Engine):
                 text = f"{reason} {MAX_FAILED_STARTS} times before it was ready"
                 self._refuse_run(RunRefused(5, text))
                 return
-        yield from self._queue.end_videos(handle, reason)
-        # The successor's first message lists the videos it saved; the others are lost. It has to
-        # start for this even if no other video is left.
+        self._queue.count_deaths(handle)
+        # The successor's first message lists the videos that are safe; the others are lost. It has
+        # to start for this even if no other video is left.
         inspects_output = handle.inspects_output and not self._output_inspected
         self._pool.start_worker(predecessor=handle, inspects_output=inspects_output)
 
     def _refuse_run(self, refused: RunRefused) -> None:
         """Cancel the run, which then raises the first refusal."""
         self._refusal = self._refusal or RefusalError(refused)
-        self._cancelled = True
+        self._canceled = True
 
 
 def _needs_device_probe(devices: Sequence[str]) -> bool:

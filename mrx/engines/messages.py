@@ -1,10 +1,10 @@
-"""The messages from workers to the parent: plain values, because they cross a pipe."""
+"""The messages between workers and the parent: plain values, because they cross a pipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mrx.job import ManifestRow, RowStatus, Source, WorkerTimes
+from mrx.job import DoneMaps, ManifestRow, RowStatus, Source, WorkerTimes
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,26 @@ class OutputInspected:
 
     Attributes:
         settings: all settings that affect the numbers
-        done: key → stamp of each source extracted already
-        salvaged: number of videos saved from a killed run
+        done: key → method → the source of its maps, for all videos in shards
+        salvaged: rows of the videos saved from killed runs
         device: type of the first worker's device, as torch names it
+        run: number of this run, above that of every run with a shard in the folder
+        notes: what the user must be told of the folder, a line each
     """
 
     settings: Mapping[str, Any]
-    done: Mapping[str, tuple[float, ...]]
-    salvaged: int = 0
+    done: Mapping[str, Mapping[str, DoneMaps]]
+    salvaged: tuple[ManifestRow, ...] = ()
     device: str = "cpu"
+    run: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunBegun:
+    """The parent's order to a worker that began before the run had its number."""
+
+    number: int
 
 
 @dataclass(frozen=True)
@@ -80,9 +91,15 @@ class DeviceBroken:
 
 @dataclass(frozen=True)
 class ShardsAdopted:
-    """The worker has saved the shards of its dead predecessors, with the videos of these keys."""
+    """The worker has saved the shards of its dead predecessors.
+
+    Attributes:
+        keys: all videos of the predecessors that are safe in shards
+        notes: what the user must be told of them, a line each
+    """
 
     keys: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,6 +131,8 @@ def make_manifest_row(
         mtime=source.mtime,
         start=source.start,
         end=source.end,
+        fingerprint=source.fingerprint,
+        methods=source.methods,
         **facts,
     )
 

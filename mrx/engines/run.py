@@ -6,16 +6,18 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mrx.engines.base import Engine
+from mrx.engines.free_space import SpaceWatch, describe_shortage, read_free_bytes
 from mrx.engines.inline import InlineEngine
 from mrx.engines.local import LocalEngine
 from mrx.engines.messages import (
     FramesAdvanced,
     OutputInspected,
+    ShardsAdopted,
     ShardSealed,
     VideoEnded,
     VideoUndone,
@@ -23,9 +25,23 @@ from mrx.engines.messages import (
     WorkerMessage,
     make_manifest_row,
 )
+from mrx.engines.source_plan import (
+    count_moved_sources,
+    find_earlier_end,
+    list_missing_methods,
+    needs_success_row,
+)
 from mrx.errors import UsageError
-from mrx.job import Job, ManifestRow, Source, WorkerTimes, hash_settings, make_mismatch_error
-from mrx.manifest import Manifest, list_manifests, lock_output, read_rows
+from mrx.job import Job, ManifestRow, Source, WorkerTimes
+from mrx.manifest import (
+    Manifest,
+    check_manifest,
+    list_manifests,
+    lock_output,
+    merge_rows,
+    read_rows,
+)
+from mrx.settings import are_compatible, make_mismatch_error
 
 SIGNAL_EXIT_BASE = 128
 
@@ -45,6 +61,9 @@ class Listener:
     def sealed(self, path: str) -> None:
         """Handle a finished shard."""
 
+    def note(self, text: str) -> None:
+        """Handle a line about the output folder, as when a damaged file was set aside."""
+
 
 @dataclass
 class Summary:
@@ -56,10 +75,13 @@ class Summary:
         before: number of the ok inputs that an earlier run had extracted
         failed_before: number of the failed inputs that failed earlier and were not tried again
         salvaged: videos saved from a killed run
-        frames, bytes: decoded frames and stored bytes of this run
+        frames, bytes: decoded frames and stored bytes of this run; both estimated in a dry run
+        duration: seconds of video behind these bytes
+        free_bytes: free space of the output's file system at the end; None if it does not tell
         seconds: duration of the run
         signal: number of the signal that stopped the run, or 0
         stopped: the reason, if the run stopped itself
+        warnings: warnings about the run as a whole
         shards: paths of the shards written
         workers: the times of each worker
     """
@@ -75,9 +97,12 @@ class Summary:
     salvaged: int = 0
     frames: int = 0
     bytes: int = 0
+    duration: float = 0.0
+    free_bytes: int | None = None
     seconds: float = 0.0
     signal: int = 0
     stopped: str = ""
+    warnings: list[str] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
     workers: list[WorkerTimes] = field(default_factory=list)
 
@@ -93,11 +118,17 @@ class Summary:
             return SIGNAL_EXIT_BASE + self.signal
         return 1 if self.failed or self.missed else 0
 
+    @property
+    def bytes_per_hour(self) -> int | None:
+        """Bytes that an hour of video takes, or None if nothing was stored."""
+        return round(self.bytes / self.duration * 3600) if self.duration > 0 else None
+
     def count_row(self, row: ManifestRow, times: int = 1) -> None:
         """Count an input that has ended; `times=-1` takes it back."""
         setattr(self, row.status, getattr(self, row.status) + times)
         self.frames += times * row.frames
         self.bytes += times * row.bytes
+        self.duration += times * row.duration
 
 
 @dataclass(frozen=True)
@@ -131,7 +162,7 @@ def run_job(
         job: the job of the run
         sources: the inputs of this share
         workers: number of worker processes; 0 works in this process, None starts one for each core
-            on a CPU and one for each other device
+            if methods compute on the CPU, and otherwise one for each device
         limits: limits on time and failures
         listener: receives progress events
 
@@ -154,6 +185,8 @@ def run_job(
     with ExitStack() as stack:
         if not job.dry_run:
             stack.enter_context(lock_output(folder, job.share_name))
+            # Before `overwrite` removes anything.
+            check_manifest(folder, job.share_name)
         engine = _create_engine(job, workers, len(sources), limits.timeout)
         stack.callback(engine.close)
         summary = Summary(str(folder), inputs=len(sources))
@@ -161,14 +194,26 @@ def run_job(
         inspection = engine.inspect_output()
         if inspection is None:
             return summary
+        listener = listener or Listener()
+        # Before anything can refuse the run: the inspection has changed the folder already.
+        for text in inspection.notes:
+            listener.note(text)
+        moved = count_moved_sources(sources, inspection.done)
         earlier_rows = {} if job.overwrite else _read_earlier_rows(folder, inspection.settings)
         manifest = None
         if not job.dry_run:
             manifest = Manifest(folder, job.share_name, inspection.settings)
             stack.callback(manifest.close)
-        tracker = _RunTracker(summary, limits, manifest, listener or Listener())
+        run_number = _choose_run_number(inspection, earlier_rows)
+        tracker = _RunTracker(summary, limits, manifest, listener, run_number)
+        tracker.record_salvaged(inspection, earlier_rows)
+        if moved:
+            tracker.listener.note(
+                f"{moved} videos lie at another path than before: their maps are kept"
+            )
         remaining = tracker.plan_sources(sources, inspection, earlier_rows)
-        tracker.follow_messages(engine.run(remaining), engine)
+        tracker.follow_messages(engine.run(remaining, run_number), engine)
+        tracker.check_plan()
         summary.seconds = time.monotonic() - began
     return summary
 
@@ -187,12 +232,29 @@ class _RunTracker:
     """Keeps the summary, the manifest and the listener of a run up to date."""
 
     def __init__(
-        self, summary: Summary, limits: Limits, manifest: Manifest | None, listener: Listener
+        self,
+        summary: Summary,
+        limits: Limits,
+        manifest: Manifest | None,
+        listener: Listener,
+        run_number: int,
     ) -> None:
         self.summary = summary
         self.limits = limits
         self.manifest = manifest
         self.listener = listener
+        self.run_number = run_number
+        self._space_watch = SpaceWatch(Path(summary.output), [])
+
+    def record_salvaged(
+        self, inspection: OutputInspected, earlier_rows: Mapping[str, ManifestRow]
+    ) -> None:
+        """Append the rows of the videos that the inspection saved."""
+        self.summary.salvaged = len(inspection.salvaged)
+        for row in inspection.salvaged:
+            # The killed run wrote most of these rows itself.
+            if not _tells_success(earlier_rows.get(row.key), row):
+                self._append_row(row)
 
     def plan_sources(
         self,
@@ -200,22 +262,31 @@ class _RunTracker:
         inspection: OutputInspected,
         earlier_rows: Mapping[str, ManifestRow],
     ) -> list[Source]:
-        """Count the sources that have ended already, and return the others."""
-        self.summary.salvaged = inspection.salvaged
+        """Count the sources that have ended already; return the others, with what each lacks.
+
+        Raises:
+            UsageError: the folder has maps of another source with the key of one of these
+        """
+        methods = tuple(inspection.settings["methods"])
+        salvaged_keys = {row.key for row in inspection.salvaged}
         remaining, unreadable_rows = [], []
         for source in sources:
             row = earlier_rows.get(source.key)
-            # Only a shard proves a video done. The manifest is believed for failures and skips.
-            if inspection.done.get(source.key) == source.stamp:
-                self.summary.ok += 1
-                self.summary.before += 1
-            elif source.problem:
+            missing = list_missing_methods(source, inspection.done.get(source.key, {}), methods)
+            end = find_earlier_end(source, missing, methods, row)
+            source = replace(source, methods=missing or methods)
+            if source.problem and end != "ok":
                 unreadable_rows.append(self._make_unreadable_row(source))
-            elif row and self._is_row_current(row, source):
-                self.summary.count_row(make_manifest_row(source, row.status))
-                self.summary.failed_before += row.status == "failed"
-            else:
+            elif end is None or (end == "failed" and self.limits.retry_failed):
                 remaining.append(source)
+            else:
+                self.summary.count_row(make_manifest_row(source, end))
+                self.summary.before += end == "ok"
+                self.summary.failed_before += end == "failed"
+                is_salvaged = source.key in salvaged_keys
+                if not missing and not is_salvaged and needs_success_row(row, source, methods):
+                    self._append_row(make_manifest_row(source, "ok", "found in a shard"))
+        self._space_watch = SpaceWatch(Path(self.summary.output), remaining)
         self.listener.begin(self.summary, len(remaining) + len(unreadable_rows))
         for row in unreadable_rows:
             self._record_row(row)
@@ -236,6 +307,9 @@ class _RunTracker:
                     self.summary.count_row(row, -1)
                 case FramesAdvanced(frames):
                     self.listener.frames(frames)
+                case ShardsAdopted(_, notes):
+                    for text in notes:
+                        self.listener.note(text)
                 case ShardSealed(path, _):
                     self.summary.shards.append(path)
                     self.listener.sealed(path)
@@ -243,20 +317,30 @@ class _RunTracker:
                     self.summary.workers.append(times)
 
     def _record_row(self, row: ManifestRow) -> None:
+        row = replace(row, run=self.run_number)
         self.summary.count_row(row)
-        if self.manifest:
-            self.manifest.append_row(row)
+        self._append_row(row)
         self.listener.row(row)
+        if shortage := self._space_watch.follow_row(row):
+            self._add_warning(shortage)
 
-    def _is_row_current(self, row: ManifestRow, source: Source) -> bool:
-        unchanged = (row.size, row.mtime, row.start, row.end) == (
-            source.size,
-            source.mtime,
-            source.start,
-            source.end,
-        )
-        to_retry = row.status == "failed" and self.limits.retry_failed
-        return unchanged and not to_retry and row.status in ("failed", "skipped")
+    def check_plan(self) -> None:
+        """Read the free space, and warn if the videos of a dry run will not fit into it."""
+        summary = self.summary
+        free = summary.free_bytes = read_free_bytes(Path(summary.output))
+        if summary.planned and free is not None and summary.bytes > free:
+            subject = f"the {summary.planned} videos to extract"
+            self._add_warning(
+                describe_shortage(Path(summary.output), subject, needed=summary.bytes, free=free)
+            )
+
+    def _add_warning(self, text: str) -> None:
+        self.summary.warnings.append(text)
+        self.listener.note(f"warning: {text}")
+
+    def _append_row(self, row: ManifestRow) -> None:
+        if self.manifest:
+            self.manifest.append_row(replace(row, run=self.run_number))
 
     def _make_unreadable_row(self, source: Source) -> ManifestRow:
         skip = source.missing and self.limits.missing_ok
@@ -265,13 +349,27 @@ class _RunTracker:
 
 def _read_earlier_rows(folder: Path, settings: Mapping[str, Any]) -> dict[str, ManifestRow]:
     """Return the last row of each key in the folder's manifests, of all shares."""
-    rows: dict[str, ManifestRow] = {}
+    tables = []
     for path in list_manifests(folder):
-        existing, manifest_rows = read_rows(path)
-        if existing and hash_settings(existing) != hash_settings(settings):
+        existing, rows = read_rows(path)
+        # The header has the settings of the run that began it.
+        if existing and not are_compatible(existing, settings):
             raise make_mismatch_error(folder, existing, settings)
-        rows |= manifest_rows
-    return rows
+        tables.append(rows)
+    return merge_rows(tables)
+
+
+def _choose_run_number(inspection: OutputInspected, earlier_rows: Mapping[str, ManifestRow]) -> int:
+    """Return a number above that of every earlier run, also of one that wrote no shard."""
+    last_number = max((row.run for row in earlier_rows.values()), default=0)
+    return max(inspection.run, last_number + 1)
+
+
+def _tells_success(row: ManifestRow | None, salvaged: ManifestRow) -> bool:
+    """Return True if a row says of a video what the row of a salvaged video says."""
+    if row is None or row.status != "ok" or row.stamp != salvaged.stamp:
+        return False
+    return set(salvaged.methods) <= set(row.methods)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The videos that wait for a worker, and the rules for the videos of a dead one."""
+"""The queue of videos, and what happens to the videos of a worker that died."""
 
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
@@ -8,33 +8,36 @@ from mrx.engines.messages import VideoEnded, VideoUndone, WorkerMessage, make_ma
 from mrx.engines.worker_handle import WorkerHandle
 from mrx.job import Source
 
-# A death may have come from outside (the kernel's out-of-memory killer, a user's kill), so one is
-# no proof against a video. Two are.
+# One death proves nothing: it may have come from outside (the kernel's out-of-memory killer, a
+# user's kill). After two, the video is taken to be the cause.
 MAX_TRIES = 2
 
 
 class VideoQueue:
     """Videos waiting for a worker.
 
-    A worker may have several videos at work when it dies, and its death does not tell which of them
-    caused it. All of them become suspects. A suspect is tried again alone in its worker, so that a
-    second death fails this video and no other.
+    A worker may be processing several videos when it dies, and which one caused it is unknown. All
+    of them become suspects. A suspect is tried again alone in its worker, so that a second death
+    fails this video and no other.
     """
 
     def __init__(self) -> None:
         self._sources: Iterator[Source] = iter(())
         self._waiting: deque[Source] = deque()
-        # key → number of workers that died while the video was at work
+        # key → number of workers that died while they processed the video
         self._death_counts: Counter[str] = Counter()
 
-    def add_sources(self, sources: Iterable[Source], *, prefetch: int) -> int:
-        """Add the sources of the run; return the number that wait, at most `prefetch`."""
+    def set_sources(self, sources: Iterable[Source], *, prefetch: int) -> int:
+        """Set the sources of the run, preload up to `prefetch` of them and return how many."""
         self._sources = iter(sources)
         self._waiting.extend(islice(self._sources, prefetch))
         return len(self._waiting)
 
     def take_source(self, handle: WorkerHandle) -> Source | None:
-        """Return the next source for this worker, or None if it gets none now."""
+        """Return the next source for this worker.
+
+        None if none is left or a suspect must run alone.
+        """
         has_suspect = any(self._death_counts[key] for key in handle.assigned_videos)
         if has_suspect:
             return None
@@ -45,43 +48,37 @@ class VideoQueue:
             return None
         return self._waiting.popleft()
 
-    def end_videos(self, handle: WorkerHandle, reason: str) -> Iterator[VideoEnded]:
-        """End those videos of a dead worker that are not tried again."""
-        for key, video in list(handle.assigned_videos.items()):
+    def count_deaths(self, handle: WorkerHandle) -> None:
+        """Count the death of a worker for the videos that it was processing."""
+        for key, video in handle.assigned_videos.items():
             # A video that still waited in the worker cannot have killed it.
             if video.began is not None:
                 self._death_counts[key] += 1
-            if key in handle.sealed_keys:
-                # The shard was sealed, and only the row got lost.
-                row = make_manifest_row(video.source, "ok")
-            elif self._death_counts[key] >= MAX_TRIES:
-                row = make_manifest_row(video.source, "failed", reason)
-            else:
-                continue
-            yield VideoEnded(row)
-            del handle.assigned_videos[key]
 
-    def requeue_lost_videos(
-        self, handle: WorkerHandle, saved_keys: Collection[str]
+    def settle_inherited_videos(
+        self, handle: WorkerHandle, safe_keys: Collection[str]
     ) -> Iterator[WorkerMessage]:
-        """Queue the videos of dead workers again, except for those saved from their shards.
+        """End the dead workers' videos that are not retried, and queue the others again.
 
         Args:
             handle: the successor, which has saved the shards
-            saved_keys: the keys of the videos in them
+            safe_keys: the keys of the videos that are in shards
 
         Yields:
-            `VideoUndone` for each row that no longer holds, `VideoEnded` for each video that was
-            in its shard before its row was sent
+            `VideoUndone` for each video that was reported ok but lost with its shard; `VideoEnded`
+            for each that is not retried: ok if sealed, failed with its `death` after `MAX_TRIES`
         """
         for key, (source, row) in handle.unsealed_videos.items():
-            if key not in saved_keys:
+            if key not in safe_keys:
                 self._waiting.append(source)
                 yield VideoUndone(row)
-        retries = handle.retry_sources
-        handle.unsealed_videos, handle.retry_sources, handle.orphan_pids = {}, [], ()
-        for retry in retries:
-            if retry.key in saved_keys:
-                yield VideoEnded(make_manifest_row(retry, "ok"))
+        videos = handle.inherited_videos
+        handle.unsealed_videos, handle.inherited_videos, handle.orphan_pids = {}, {}, ()
+        for key, video in videos.items():
+            if key in safe_keys:
+                # The worker died after the video was safe, and before its row was sent.
+                yield VideoEnded(make_manifest_row(video.source, "ok"))
+            elif self._death_counts[key] >= MAX_TRIES:
+                yield VideoEnded(make_manifest_row(video.source, "failed", video.death))
             else:
-                self._waiting.append(retry)
+                self._waiting.append(video.source)

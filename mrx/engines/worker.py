@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from mrx.engines.messages import (
     DeviceBroken,
     FramesAdvanced,
     OutputInspected,
+    RunBegun,
     RunRefused,
     ShardsAdopted,
     ShardSealed,
@@ -26,7 +27,7 @@ from mrx.engines.messages import (
     WorkerMessage,
     WorkerReady,
 )
-from mrx.errors import DeviceFault, MrxError, RunCancelled
+from mrx.errors import DeviceFault, MrxError, RunCanceled
 from mrx.job import Job, Source
 
 if TYPE_CHECKING:
@@ -41,23 +42,30 @@ CANCEL_ORDER = "cancel"
 
 @dataclass(frozen=True)
 class WorkerPlace:
-    """The device of a worker, and the number of workers that share the cores."""
+    """The place of a worker in its run.
+
+    Attributes:
+        device: the device it computes on
+        num_workers: the number of workers that share the cores
+        run: the number of the run; 0 if it is not known yet
+    """
 
     device: str
     num_workers: int
+    run: int = 0
 
 
 class OrderInbox:
     """Receives the parent's orders in a thread of its own, so that a cancel takes effect mid-video.
 
     Attributes:
-        tasks: sources to extract, then a stop order
-        cancelled: the parent has ordered to drop the videos in flight
+        tasks: the number of the run unless it was known before, sources to extract, a stop order
+        canceled: the parent has ordered to drop the videos in flight
     """
 
     def __init__(self, connection: Connection) -> None:
-        self.tasks: queue.SimpleQueue[Source | str] = queue.SimpleQueue()
-        self.cancelled = False
+        self.tasks: queue.SimpleQueue[RunBegun | Source | str] = queue.SimpleQueue()
+        self.canceled = False
         self._connection = connection
         threading.Thread(target=self._receive_orders, daemon=True).start()
 
@@ -66,17 +74,28 @@ class OrderInbox:
             try:
                 order = self._connection.recv()
             except (EOFError, OSError):
-                # The parent is dead. Exit without cleanup, even in the middle of a video: no one
-                # takes the rows, and the next run must find the shard file unlocked to save it.
+                # The parent is dead, and no one takes the rows. Exit without cleanup, because it
+                # may wait for a video that hangs, and the next run must find the shard file
+                # unlocked to save it.
                 os._exit(1)
             if order == CANCEL_ORDER:
-                self.cancelled = True
+                self.canceled = True
             self.tasks.put(STOP_ORDER if order == CANCEL_ORDER else order)
 
-    def take_sources(self, outbox: "MessageOutbox") -> Iterator[Source]:
-        """Yield the sources from the parent until it orders a stop, and report each as begun."""
+    def take_sources(
+        self, outbox: "MessageOutbox", on_run: Callable[[int], None]
+    ) -> Iterator[Source]:
+        """Yield the sources from the parent until it orders a stop, and report each as begun.
+
+        Args:
+            outbox: reports them
+            on_run: called with the number of the run, before the first source
+        """
         while True:
             task = self.tasks.get()
+            if isinstance(task, RunBegun):
+                on_run(task.number)
+                continue
             if not isinstance(task, Source):
                 return
             # The parent's timeout for the video starts now. If this worker dies, the message is
@@ -140,7 +159,7 @@ def run_worker(
     Args:
         connection: the worker's end of the pipe to the parent
         job: the job of the run
-        place: the device of this worker, and the number of workers
+        place: the device of this worker, the number of workers, and that of the run
         inspects_output: inspect the output folder and report it before any video
         orphan_pids: process numbers of dead workers whose shards this worker saves first
     """
@@ -176,7 +195,8 @@ def _serve_videos(
     keep_freed_memory()
     # Before the imports, which take seconds: the death of the parent must not go unnoticed.
     inbox = OrderInbox(connection)
-    # The libraries read these at import. Each worker is one core's work; its siblings use the rest.
+    # The libraries read these at import. The cores are for the other workers, and for the decode
+    # threads of this one.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"
     from mrx.pipeline.extraction import Extraction
@@ -187,17 +207,19 @@ def _serve_videos(
             job,
             device=place.device,
             num_workers=place.num_workers,
-            is_cancelled=lambda: inbox.cancelled,
+            is_canceled=lambda: inbox.canceled,
             on_progress=outbox.count_frames,
             on_sealed=lambda path, keys: outbox.send_message(ShardSealed(str(path), tuple(keys))),
         )
+        extraction.set_run_number(place.run)
         # The imports leave a hundred thousand objects that no later collection needs to visit.
         gc.collect()
         gc.freeze()
         # Before the inspection and before any new video: the parent waits for the saved keys to
         # know which videos to queue again.
         if orphan_pids:
-            outbox.send_message(ShardsAdopted(tuple(extraction.adopt_shards(orphan_pids))))
+            keys, notes = extraction.adopt_shards(orphan_pids)
+            outbox.send_message(ShardsAdopted(tuple(keys), tuple(notes)))
         if inspects_output:
             _report_output(extraction, outbox)
         _extract_videos(extraction, inbox, outbox)
@@ -205,9 +227,15 @@ def _serve_videos(
 
 def _report_output(extraction: "Extraction", outbox: MessageOutbox) -> None:
     state = extraction.inspect_output()
-    device_type = extraction.device.type
     outbox.send_message(
-        OutputInspected(extraction.settings, state.done, state.salvaged, device_type)
+        OutputInspected(
+            extraction.settings,
+            done=state.done,
+            salvaged=state.salvaged,
+            device=extraction.device.type,
+            run=state.run,
+            notes=state.notes,
+        )
     )
 
 
@@ -216,10 +244,11 @@ def _extract_videos(extraction: "Extraction", inbox: OrderInbox, outbox: Message
     outbox.send_message(WorkerReady(max(1, 2 * extraction.decode_threads)))
     began = time.monotonic()
     try:
-        for row in extraction.run(inbox.take_sources(outbox)):
+        sources = inbox.take_sources(outbox, extraction.set_run_number)
+        for row in extraction.run(sources):
             outbox.flush_frames()
             outbox.send_message(VideoEnded(row))
-    except RunCancelled:
+    except RunCanceled:
         pass
     finally:
         extraction.close()

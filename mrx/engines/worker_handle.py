@@ -8,6 +8,7 @@ from multiprocessing.process import BaseProcess
 
 from mrx.engines.messages import (
     DeviceBroken,
+    RunBegun,
     RunRefused,
     ShardSealed,
     VideoBegan,
@@ -26,10 +27,12 @@ class AssignedVideo:
 
     Attributes:
         began: monotonic time at which the worker began it; None while it waits in the worker
+        death: reason for the death of the worker that had it; empty while the worker lives
     """
 
     source: Source
     began: float | None = None
+    death: str = ""
 
 
 @dataclass
@@ -46,7 +49,7 @@ class WorkerHandle:
         capacity: number of videos it takes at once
         unsealed_videos: key → source and row of a video that has ended, but whose shard is unsealed
         sealed_keys: keys in sealed shards whose rows have not arrived yet
-        retry_sources: videos that were assigned to its dead predecessors
+        inherited_videos: key → a video that was assigned to a dead predecessor
         ready: it has built its methods and takes videos
         stopping: it was told to end
         closed: it has reported its end, which needs no recovery
@@ -62,7 +65,7 @@ class WorkerHandle:
     capacity: int = 1
     unsealed_videos: dict[str, tuple[Source, ManifestRow]] = field(default_factory=dict)
     sealed_keys: set[str] = field(default_factory=set)
-    retry_sources: list[Source] = field(default_factory=list)
+    inherited_videos: dict[str, AssignedVideo] = field(default_factory=dict)
     ready: bool = False
     stopping: bool = False
     closed: bool = False
@@ -77,6 +80,10 @@ class WorkerHandle:
         """Send a video to the worker."""
         self.assigned_videos[source.key] = AssignedVideo(source)
         self._send_order(source)
+
+    def tell_run(self, number: int) -> None:
+        """Tell the worker the number of the run."""
+        self._send_order(RunBegun(number))
 
     def order_stop(self) -> None:
         """Tell the worker to finish its videos, seal its shard and end."""
@@ -95,11 +102,11 @@ class WorkerHandle:
 
     def inherit_work(self, predecessor: "WorkerHandle") -> None:
         """Take over the open videos of a dead worker, and those that it had inherited itself."""
+        death = predecessor.describe_death()
+        for video in predecessor.assigned_videos.values():
+            video.death = death
         self.unsealed_videos = predecessor.unsealed_videos
-        self.retry_sources = [
-            *predecessor.retry_sources,
-            *(video.source for video in predecessor.assigned_videos.values()),
-        ]
+        self.inherited_videos = predecessor.inherited_videos | predecessor.assigned_videos
 
     def record_message(self, message: WorkerMessage) -> None:
         """Update the state of this handle from a message of its worker."""
@@ -133,7 +140,7 @@ class WorkerHandle:
         exit_text = f"signal {-code}" if code < 0 else f"exit code {code}"
         return self.end_reason or f"worker died ({exit_text})"
 
-    def _send_order(self, order: Source | str) -> None:
+    def _send_order(self, order: RunBegun | Source | str) -> None:
         # The process may just have died. That is noticed where its messages are read.
         with suppress(ConnectionError):
             self.connection.send(order)

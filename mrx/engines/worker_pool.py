@@ -25,6 +25,7 @@ class WorkerPool:
 
     Attributes:
         handles: the workers whose end has not been handled yet
+        run_number: the number of the run; 0 until `tell_run`
     """
 
     def __init__(self, job: Job, num_workers: int, timeout: float | None) -> None:
@@ -32,10 +33,11 @@ class WorkerPool:
         self.num_workers = num_workers
         self.timeout = timeout
         self.handles: list[WorkerHandle] = []
+        self.run_number = 0
         # A spawned worker imports everything anew, with the thread limits that it sets for itself.
         # A forked one would inherit the threads, locks and CUDA state of the calling process.
         self._context = multiprocessing.get_context("spawn")
-        self._cancelled_at: float | None = None
+        self._canceled_at: float | None = None
 
     def start_worker(
         self, *, inspects_output: bool = False, predecessor: WorkerHandle | None = None
@@ -46,7 +48,7 @@ class WorkerPool:
             # A predecessor that died before it had saved its own orphans leaves them too.
             orphan_pids = (*predecessor.orphan_pids, predecessor.process.pid or 0)
         device = self._choose_device()
-        place = worker.WorkerPlace(device, self.num_workers)
+        place = worker.WorkerPlace(device, self.num_workers, self.run_number)
         parent_end, worker_end = self._context.Pipe()
         process = self._context.Process(
             target=worker.run_worker,
@@ -60,6 +62,12 @@ class WorkerPool:
         if predecessor:
             handle.inherit_work(predecessor)
         self.handles.append(handle)
+
+    def tell_run(self, number: int) -> None:
+        """Tell all workers the number of the run; those that start later know it."""
+        self.run_number = number
+        for handle in self.handles:
+            handle.tell_run(number)
 
     def receive_messages(self) -> Iterator[tuple[WorkerHandle, WorkerMessage | None]]:
         """Yield one message from each worker that has sent some; None if the worker has ended."""
@@ -85,18 +93,18 @@ class WorkerPool:
     def cancel_workers(self) -> None:
         """Tell all workers to cancel; kill those still running `GRACE_SECONDS` later."""
         now = time.monotonic()
-        if self._cancelled_at is None:
-            self._cancelled_at = now
+        if self._canceled_at is None:
+            self._canceled_at = now
             for handle in self.handles:
                 handle.order_cancel()
-        if now - self._cancelled_at > GRACE_SECONDS:
+        if now - self._canceled_at > GRACE_SECONDS:
             for handle in self.handles:
                 handle.kill_process()
 
     def close(self) -> None:
         """Kill all workers and wait for their ends."""
         # Workers ignore SIGINT and SIGTERM, and one that hangs in a video hears no order. A kill
-        # loses no finished video: the next run saves them from the unsealed shards.
+        # loses no finished video: the next run saves them from the unsealed shards' journals.
         for handle in self.handles:
             handle.kill_process()
             handle.process.join()

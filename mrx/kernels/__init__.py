@@ -84,20 +84,22 @@ def read_package_version(package: str) -> str | None:
 def compile_function(
     function: Callable[..., Any],
     *parts: Callable[..., Any],
-    trial: Callable[[Callable[..., Any]], object],
-    maker: str,
+    warm_up: Callable[[Callable[..., Any]], object],
+    compiler_name: str,
 ) -> Callable[..., Any]:
     """Compile a function and those it calls by numba, cached on disk if possible.
 
     Args:
         function: the function to compile
         parts: the functions that it calls
-        trial: calls the compiled function once, with arguments of the types to compile it for
-        maker: name of the function of its module that calls this, for another process to call
+        warm_up: calls the compiled function once, with arguments of the types to compile it for
+        compiler_name: name of the function in that module that another process calls to compile
     """
     import numba
     from numba.extending import register_jitable
 
+    # fastmath lets LLVM reorder the sums of floats, without which it cannot vectorize them. It also
+    # assumes that no float is NaN or infinite: `mrx.kernels.summary` finds those by their bits.
     options: dict[str, Any] = {"fastmath": True, "nogil": True, "error_model": "numpy"}
     for part in parts:
         register_jitable(**options)(part)
@@ -107,13 +109,13 @@ def compile_function(
         # Always load the code from disk, even the first time. In the process that compiles it, the
         # parts exist alone as well and calls bind to those, which are optimized once less and
         # round differently.
-        if parts and not mark.exists() and _compile_elsewhere(function.__module__, maker):
+        if parts and not mark.exists() and _compile_elsewhere(function.__module__, compiler_name):
             mark.touch()
-        trial(compiled)
+        warm_up(compiled)
     except (RuntimeError, OSError):
         # The cache cannot be written: compile for this process alone.
         compiled = numba.njit(**options)(function)
-        trial(compiled)
+        warm_up(compiled)
     return compiled
 
 
@@ -128,18 +130,18 @@ def _locate_mark(function: Callable[..., Any], folder: Path) -> Path:
     return folder / f"{source.stem}.{function.__qualname__}.{digest[:16]}.made"
 
 
-def _compile_elsewhere(module: str, maker: str) -> bool:
+def _compile_elsewhere(module: str, compiler_name: str) -> bool:
     """Compile and cache in another process; return False if that fails or this is that process."""
     if os.environ.get(COMPILING_ONLY):
         return False
     # The other process must find this same source, wherever the current one found it.
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-c", f"from {module} import {maker}; {maker}()"]
+    command = [sys.executable, "-c", f"from {module} import {compiler_name}; {compiler_name}()"]
     environment = {**os.environ, "PYTHONPATH": paths, COMPILING_ONLY: "1"}
     try:
         subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
     except (subprocess.SubprocessError, OSError) as error:
-        _log.debug("%s.%s is compiled in this process: %s", module, maker, error)
+        _log.debug("%s.%s is compiled in this process: %s", module, compiler_name, error)
         return False
     return True

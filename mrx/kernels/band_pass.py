@@ -25,11 +25,11 @@ from torch import Tensor
 
 from mrx.errors import ShapeError
 from mrx.kernels import Backend, compile_function
+from mrx.kernels.array_types import Floats
 
 RADIUS = 4
 """Radius of the 9 taps of the numba rows; a smaller kernel runs with zeros around it."""
 
-Floats = NDArray[np.float32]
 HalfTaps = tuple[np.float32, np.float32, np.float32, np.float32, np.float32]
 ScratchArrays = tuple[NDArray[np.int16], Floats, Floats, Floats]
 
@@ -171,7 +171,7 @@ def _compile_band_pass() -> Callable[..., None]:
         _drain_ring,
     )
     return compile_function(
-        _filter_windows, *parts, trial=warm_up_band_pass, maker="_compile_band_pass"
+        _filter_windows, *parts, warm_up=warm_up_band_pass, compiler_name="_compile_band_pass"
     )
 
 

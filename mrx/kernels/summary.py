@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrx.kernels import compile_function
+from mrx.kernels.array_types import Floats
 
-Floats = NDArray[np.float32]
 Bits = NDArray[np.uint32]
 BitExtremes = tuple[Any, Any, Any, float]  # integers of 32 bits
 
@@ -46,7 +46,7 @@ def _compile_summary() -> Callable[[Floats, Bits], BitExtremes]:
     floats = np.zeros(3, np.float32)
     bits = floats.view(np.uint32)
     return compile_function(
-        _summarize_bits, trial=lambda run: run(floats, bits), maker="_compile_summary"
+        _summarize_bits, warm_up=lambda run: run(floats, bits), compiler_name="_compile_summary"
     )
 
 

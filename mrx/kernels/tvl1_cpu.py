@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mrx.kernels import Backend, tvl1_gpu, tvl1_launch, tvl1_rows, warp_rows
-from mrx.kernels.tvl1_rows import Floats
+from mrx.kernels.array_types import Floats
 from mrx.ops import flow as ops
 from mrx.ops.median import median_blur
 from mrx.ops.pyramid import blur_taps, build_pyramid, pyramid_sizes

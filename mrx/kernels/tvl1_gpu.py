@@ -1,13 +1,14 @@
-"""TV-L1 flow on a GPU: the buffers of a level, its warps as graphs, and the level itself.
+"""TV-L1 flow on a GPU: one pyramid level, its buffers, and CUDA graphs of its warps.
 
 `GpuLevel` computes what `mrx.ops.tvl1_solver.PlainLevel` does, to rounding, where
-`mrx.kernels.tvl1_launch.supports_device` allows. A warp of a level is tens to hundreds of short
-launches: it is recorded as a graph the second time it comes, and replayed from then on. Buffers and
-their graphs are kept for the next pairs of that size.
+`mrx.kernels.tvl1_launch.supports_device` allows. A warp is one linearization with its iterations,
+tens to hundreds of short launches. The first run launches its kernels, the second records a CUDA
+graph and replays it, later ones only replay. Buffers and their graphs are kept for later levels
+with an equal `_LevelKey`.
 
-Each pair tests the stop of ``epsilon`` for itself once a launch, and the host never waits for it. A
-launch of the kernel ``step`` is one iteration. One of ``tile`` is several, so that a pair may run
-for a few iterations more.
+Each launch tests the stop of ``epsilon`` separately for every pair, on the device; the host never
+waits. A launch of the kernel ``step`` is one iteration. One of ``tile`` is several, so that a pair
+may run for a few iterations more.
 """
 
 import weakref
@@ -36,9 +37,9 @@ from mrx.kernels.tvl1_launch import (
 from mrx.ops.tvl1_solver import SolverRules, compute_gradients
 
 MAX_IDLE_BUFFERS = 16
-"""Levels whose buffers and graphs are kept when they are done."""
+"""Number of finished levels whose buffers and graphs are kept."""
 
-_MOVING_CHANGE = torch.iinfo(torch.int64).max
+_MOVING_CHANGE = torch.iinfo(torch.int64).max  # above any limit: the pair counts as moving
 
 
 class _LevelKey(NamedTuple):
@@ -63,8 +64,8 @@ class _LevelBuffers:
         rules, (b, h, w) = key.rules, key.size
         self._flows = [allocate_planes(b, 2, h, w, like=like, dtype=key.dtype) for _ in range(2)]
         self._duals = [allocate_planes(b, 2, 2, h, w, like=like, dtype=key.dtype) for _ in range(2)]
-        # Launches read one of two sets and write the other: here, the index of the set with the
-        # current flow and of the one with the current dual. The median swaps the flow alone.
+        # Double buffering: a launch reads one buffer and writes the other. (flow, dual): the
+        # buffers with current values. The median swaps only the flow.
         self._active_sets = 0, 0
         self._term = DataTerm(
             allocate_planes(b, 2, h, w, like=like), allocate_planes(b, 1, h, w, like=like)
@@ -82,6 +83,8 @@ class _LevelBuffers:
         slots = 1 + rules.outer * len(counts)
         self._changes = like.new_empty(slots, b, dtype=torch.int64) if rules.epsilon else None
         self.records_graphs = like.is_cuda
+        # Key: buffers a warp starts from. Value: the graph, and the buffers it ends in; they differ
+        # after an odd number of swaps.
         self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, tuple[int, int]]] = {}
         self._seen_starts: set[tuple[int, int]] = set()
 
@@ -99,21 +102,19 @@ class _LevelBuffers:
 
     @torch.no_grad()
     def load_images(self, before: Tensor, after: Tensor, flow: Tensor) -> None:
-        """Copy in the images of new pairs and the flow to start at."""
+        """Load new pairs and the initial flow, and reset the dual."""
         first, second = compute_gradients(before, after, self.key.rules)
         self._after.copy_(torch.cat([after, second], 1))
         self._before.copy_(torch.cat([before, first], 1)[:, : self._before.shape[1]])
-        self._active_sets = 0, 0  # so that equal calls start their warps from the same buffers
+        self._active_sets = 0, 0  # Always start from set 0, so that recorded graphs are reused.
         self.state.flow.copy_(flow)
         self.state.dual.zero_()
 
     def run_warp(self) -> None:
-        """Linearize and iterate; from the second time in the same buffers on, by a graph."""
-        # A warp with an odd number of swaps ends in the other buffers, so graphs are kept by the
-        # sets that a warp starts from, with those that it ends in.
+        """Run one warp; from the second run with the same start buffers, by a graph."""
         start = self._active_sets
         if start not in self._graphs:
-            # Do not record the first time: kernels are compiled and loaded then.
+            # The first run compiles and loads kernels, which is not allowed during capture.
             if start not in self._seen_starts or not self.records_graphs:
                 self._seen_starts.add(start)
                 self._launch_sequence()
@@ -160,6 +161,7 @@ class _LevelBuffers:
             self._active_sets = 1 - self._active_sets[0], self._active_sets[1]
 
 
+# When it is full, `maxlen` drops the buffers that were returned first.
 _idle_buffers: deque[_LevelBuffers] = deque(maxlen=MAX_IDLE_BUFFERS)
 
 
@@ -212,7 +214,8 @@ class GpuLevel:
         chosen = kernel or ("step" if rules.epsilon else "tile")
         key = _LevelKey((b, h, w), rules, chosen, dtype, before.device, stream)
         self._buffers = _take_buffers(key, before)
-        # The buffers go back when this level is collected, but not at interpreter exit.
+        # The buffers go back when this level is collected, but not at interpreter exit. The GPU may
+        # still work in them then: their next owner launches in the same stream, so after that.
         weakref.finalize(self, _idle_buffers.append, self._buffers).atexit = False
         self._buffers.load_images(before, after, flow)
 

@@ -11,11 +11,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mrx.kernels import compile_function
-
-Floats = NDArray[np.float32]
+from mrx.kernels.array_types import Floats
 
 _ONE = np.float32(1)
 
@@ -35,14 +33,14 @@ def compile_iterations() -> Callable[..., bool]:
     - fields: ``(6, H + 1, W + 2)``: u1, u2, p11, p12, p21, p22, changed in place
     - term: ``(4, H, W)``: gradient x and y, offset and inverse of a `LinearResidual`
     - count: largest number of iterations
-    - depth: iterations that share a pass over the rows; above 1 they do not stop early
+    - depth: iterations that share a pass over the rows; above 1, pass a negative tolerance
     - limit, theta, rate: as in `take_data_step` and `take_dual_step`
     - tolerance: stop once the squared changes sum up to no more than this; never if below 0
     """
     return compile_function(
         *(_iterate_rows, _move_row, _update_dual_row, _step_primal_row, _step_dual_row),
-        trial=_try_iterations,
-        maker="compile_iterations",
+        warm_up=_try_iterations,
+        compiler_name="compile_iterations",
     )
 
 
@@ -61,8 +59,8 @@ def compile_structure() -> Callable[..., None]:
         _extract_structure_rows,
         _smooth_row,
         _project_dual_row,
-        trial=_try_structure,
-        maker="compile_structure",
+        warm_up=_try_structure,
+        compiler_name="compile_structure",
     )
 
 
@@ -82,6 +80,7 @@ def _iterate_rows(
         # Each wave is an iteration, a row behind the one before it, so that its rows are still in
         # the cache: depth 2 visits rows 0; 1, 0; 2, 1; 3, 2; ...
         waves = min(depth, count - num_done)
+        # In float64: a float32 total of all rows would round small changes away.
         change = np.float64(0)
         for front in range(height + waves):
             for wave in range(max(0, front - height), min(waves, front + 1)):
@@ -121,6 +120,7 @@ def _move_row(
         theta,
         w,
     )
+    # The right margin repeats the last displacement: its forward difference is 0.
     u1[w + 1] = u1[w]
     u2[w + 1] = u2[w]
     return change
@@ -128,7 +128,7 @@ def _move_row(
 
 def _update_dual_row(fields: Floats, y: int, h: int, w: int, rate: np.float32) -> None:
     """Update the dual fields of row y; the last row is its own neighbor below."""
-    r = y + 1
+    r = y + 1  # row 0 is the margin
     below = min(r + 1, h)
     for i in range(2):
         u = fields[i]
@@ -162,8 +162,11 @@ def _step_primal_row(
     theta: np.float32,
     n: int,
 ) -> np.float32:
+    # The sum of a row is float32 as its terms are, so that the loop has one width of vectors.
     change = np.float32(0)
     for x in range(n):
+        # The move of `take_data_step`, then the divergence of the dual fields (backward
+        # differences, which read the zero margins at the first row and column).
         a, b, i, j = u1[x], u2[x], gx[x], gy[x]
         residual = rest[x] + i * a + j * b
         step = min(limit, max(-limit, -residual * inverse[x]))
@@ -185,6 +188,7 @@ def _step_dual_row(
     n: int,
 ) -> None:
     for x in range(n):
+        # Forward differences, and the fixed-point step of `take_dual_step`.
         i, j = right[x] - u[x], below[x] - u[x]
         shrink = _ONE / (_ONE + rate * math.sqrt(i * i + j * j))
         across[x] = (across[x] + rate * i) * shrink

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrx.kernels import compile_function
+from mrx.kernels.array_types import Floats
 from mrx.ops.tvl1_solver import GRADIENT_GUARD
-
-Floats = NDArray[np.float32]
 
 PAD = 5
 """Width of the border around the planes that the warp reads, in pixels."""
@@ -38,8 +37,8 @@ def compile_warp() -> Callable[..., None]:
     """
     return compile_function(
         *(_warp_image_rows, _place_taps, _weigh_cubic_taps, _gather_taps, _complete_data_row),
-        trial=_try_warp,
-        maker="compile_warp",
+        warm_up=_try_warp,
+        compiler_name="compile_warp",
     )
 
 
@@ -54,7 +53,10 @@ def compile_gradients() -> Callable[..., None]:
     - slopes: ``(2, H, W)``, written
     """
     return compile_function(
-        _differentiate_rows, _difference_row, trial=_try_gradients, maker="compile_gradients"
+        _differentiate_rows,
+        _difference_row,
+        warm_up=_try_gradients,
+        compiler_name="compile_gradients",
     )
 
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrx.kernels import compile_function
-
-Floats = NDArray[np.float32]
+from mrx.kernels.array_types import Floats
 
 _BLOCK_PIXELS = 1024
 _ONE, _TWO, _NUM_COLORS = np.uintp(1), np.uintp(2), np.uintp(3)
@@ -47,8 +46,8 @@ def _compile_weighted_sum() -> Callable[..., None]:
     example = (np.zeros((1, 3), np.uint8), floats[:3], floats, np.zeros(3, np.float32))
     return compile_function(
         *(_sum_weighted_frames, _add_three_frames, _split_colors),
-        trial=lambda compiled: compiled(*example),
-        maker="_compile_weighted_sum",
+        warm_up=lambda compiled: compiled(*example),
+        compiler_name="_compile_weighted_sum",
     )
 
 

@@ -29,7 +29,7 @@ _RARE_OUTPUT_SHARE = 0.053
 
 
 class MBPM(Representation):
-    """Keep motion: a Laplacian of Gaussian in space, minus a second difference in time.
+    """Keeps motion: a Laplacian of Gaussian in space, minus a second difference in time.
 
     ``LoG * (2 f1 - f0 - f2) / 3`` per color, of three frames (Busy-Quiet Video Disentangling for
     Video Classification; the layout of the released code, which divides the LoG by its own sum).

@@ -41,7 +41,7 @@ class MatchMaps(NamedTuple):
 
 
 class FeatureMatching(nn.Module):
-    """Match each cell of a frame with nearby cells of the next (MotionSqueeze, section 2).
+    """Matches each cell of a frame with nearby cells of the next (MotionSqueeze, section 2).
 
     Cells are compared by the cosine of their features, with negative ones as 0. The displacement is
     the kernel soft-argmax of the cosines, see `mrx.ops.matching.soft_argmax`, and the confidence
@@ -127,7 +127,7 @@ class FeatureMatching(nn.Module):
 
 
 class MotionSqueeze(nn.Module):
-    """Add motion features to a network's features, as a layer of a classifier (MS module).
+    """Adds motion features to a network's features, as a layer of a classifier (MS module).
 
     Adjacent frames are matched. Convolutions turn the displacement, divided by the largest possible
     one, and the confidence into features, which are added to the input. No ReLU follows the sum.

@@ -22,7 +22,7 @@ LAYER2_STRIDE = 8
 
 _REDUCED_CHANNELS = 64
 _KEPT_LAYERS = ("conv1.", "bn1.", "layer1.", "layer2.")
-_REDUCTION_PREFIX = "chnl_reduction."
+REDUCTION_PREFIX = "chnl_reduction."
 
 
 def compute_pair_histograms(pair: Tensor, cell: int) -> Tensor:
@@ -97,7 +97,7 @@ def translate_ms_state(
     """
     # TSM wraps the convolutions that it shifts: layer1.0.conv1.net.weight -> layer1.0.conv1.weight
     named = {key.replace(".net.", ".").removeprefix("backbone."): state[key] for key in state}
-    reduction = {key: value for key, value in named.items() if key.startswith(_REDUCTION_PREFIX)}
+    reduction = {key: value for key, value in named.items() if key.startswith(REDUCTION_PREFIX)}
     layers = build_reduction(features) if reduction else None
     if layers is not None:
         _check_reduction_fit(reduction, layers.state_dict())
@@ -109,7 +109,7 @@ def translate_ms_state(
 
 def _check_reduction_fit(reduction: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     for key, value in reduction.items():
-        own = wanted.get(key.removeprefix(_REDUCTION_PREFIX))
+        own = wanted.get(key.removeprefix(REDUCTION_PREFIX))
         if own is None:
             raise ValueError(f"{key} is not a weight of the channel reduction")
         if own.shape != value.shape:

@@ -7,13 +7,13 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from mrx.errors import UsageError
+from mrx.methods.ms_features import REDUCTION_PREFIX
 from mrx.methods.weights import load_named_weights, read_state
 
 _OTHER_HEADS = {"new_fc", "fc1", "fc", "classifier"}
 _UNUSED_PREFIX = "bn2."
 """A batch norm that MotionSqueeze's code saves but never applies."""
 
-_REDUCTION_PREFIX = "chnl_reduction."
 _INSERTED_PREFIX = "inserted."
 _FLAT_BLOCK = re.compile(r"(features\.\d+\.conv)\.(\d+)\.(\w+)")
 _WIDENING_PLACES = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
@@ -84,7 +84,7 @@ def _load_network_state(
     net: nn.Module, state: dict[str, Tensor], path: Path, *, skip: tuple[str, ...] = ()
 ) -> CheckpointInfo:
     digest = load_named_weights(net, state, path, skip=skip)
-    return CheckpointInfo(digest, reduction=any(key.startswith(_REDUCTION_PREFIX) for key in state))
+    return CheckpointInfo(digest, reduction=any(key.startswith(REDUCTION_PREFIX) for key in state))
 
 
 def translate_network_state(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:

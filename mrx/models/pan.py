@@ -7,7 +7,7 @@ from mrx.errors import ShapeError
 
 
 class VAP(nn.Module):
-    """Classify a clip by its frames' features pooled at several speeds (PAN, various timescales).
+    """Classifies a clip by its frames' features pooled at several speeds (PAN, various timescales).
 
     For each stride s = 1, 2, 4, .. below ``n_segment``, rows of features are maxima over the frames
     j, j + s, j + 2s, ..; their sum is weighted by a softmax computed from the rows' means.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mrx.ops.median import median_blur
 from mrx.ops.orientation import blur_by_matrix, blur_by_taps, correlate_separable
-from mrx.ops.stencils import five_point_difference
+from mrx.ops.stencils import ROOT_EPSILON, five_point_difference
 from mrx.ops.warp import displaced_positions, is_inside
 
 CELL_PIXELS = 4
@@ -68,7 +68,6 @@ _FIT_TOLERANCE = 0.02
 _MIN_WEIGHT = 1e-6
 _AGREEMENT_TOLERANCE = 1.0  # pixels between both directions that halve the confidence
 _SPREAD_DAMPING = 0.05  # in squared sigmas
-_ROOT_EPSILON = 1e-24  # keeps the slope of the root finite
 _FILL_WINDOWS = ((0.7, 1.0), (4.0, 0.02))  # sigma in cells, and weight, of each window
 
 
@@ -215,7 +214,7 @@ class RefineLevel:
         xx, xy, yy = self._average_windows(*squares).chunk(3, 1)
         # An edge has one large eigenvalue: it fixes the displacement across it, not along it.
         smaller_eigenvalue = (xx + yy) / 2 - (
-            ((xx - yy) / 2).square() + xy.square() + _ROOT_EPSILON
+            ((xx - yy) / 2).square() + xy.square() + ROOT_EPSILON
         ).sqrt()
         self.texture = smaller_eigenvalue.relu() / (smaller_eigenvalue.relu() + _FLAT_TEXTURE)
         """Texture around each cell, from 0 (flat, or one edge) to 1, ``(N, 1, h, w)``."""

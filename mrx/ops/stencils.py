@@ -9,6 +9,9 @@ from torch import Tensor
 
 KernelScale = Literal["released", "paper"]
 
+ROOT_EPSILON = 1e-24
+"""Added under a square root to keep its slope finite; far below any image gradient squared."""
+
 
 class LoG(NamedTuple):
     """A sampled Laplacian of Gaussian in float64, as a kernel and as factors of the same scale.

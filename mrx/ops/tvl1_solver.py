@@ -16,14 +16,11 @@ from torch import Tensor
 
 from mrx.ops.median import median_blur
 from mrx.ops.pyramid import enlarge_flow
-from mrx.ops.stencils import central_difference, five_point_difference
+from mrx.ops.stencils import ROOT_EPSILON, central_difference, five_point_difference
 from mrx.ops.warp import BorderMode, is_inside, sample_cubic
 
 GRADIENT_GUARD = 1.1920929e-7
 """Squared gradients up to this count as 0: the pixel takes no data step."""
-
-# Keeps the slope of the root finite; below any square that float32 tells from zero.
-_ROOT_EPSILON = 1e-24
 
 GradientKind = Literal["central", "mixed"]
 MedianPlace = Literal["warp", "round"]
@@ -257,7 +254,7 @@ def take_dual_step(dual: Tensor, flow: Tensor, *, rate: float) -> Tensor:
         - flow: ``(B, 2, H, W)``
     """
     slope = forward_difference(flow)
-    length = (slope.square().sum(2, keepdim=True) + _ROOT_EPSILON).sqrt()
+    length = (slope.square().sum(2, keepdim=True) + ROOT_EPSILON).sqrt()
     return (dual + rate * slope) / (1 + rate * length)
 
 

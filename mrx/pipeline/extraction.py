@@ -1,8 +1,8 @@
 """decode → windows → method → shard: the work of one process on the videos that it is given.
 
-The only file that knows all stages; `mrx.pipeline.sequential` and `mrx.pipeline.threaded` bring
-videos through them. Engines hand out sources and collect rows. Nothing here depends on running in
-the parent or in a worker process.
+Sets up the stages and implements `PipelineStages`; `mrx.pipeline.sequential` and
+`mrx.pipeline.threaded` bring videos through them. Engines hand out sources and collect rows.
+Nothing here depends on running in the parent or in a worker process.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from mrx.decode import Video, nvdec
-from mrx.errors import InputError, RunCancelled, UsageError
-from mrx.job import Job, ManifestRow, Source, WorkerTimes, count_cores
+from mrx.errors import InputError, RunCanceled, UsageError
+from mrx.job import MAX_DECODE_THREADS, Job, ManifestRow, Source, WorkerTimes, count_cores
 from mrx.pipeline.compute import BatchComputer
 from mrx.pipeline.hardware import choose_device, read_library_versions
 from mrx.pipeline.method_run import MethodRun, check_stack_option
 from mrx.pipeline.outcome import commit_task, estimate_outcome, make_video_row
 from mrx.pipeline.sequential import run_sequentially
+from mrx.pipeline.size_estimate import SizeEstimator
 from mrx.pipeline.stream_device import CudaStreams, StreamDevice
 from mrx.pipeline.sync_device import SyncDevice
 from mrx.pipeline.tasks import VideoTask, WindowBatch
@@ -31,7 +32,6 @@ from mrx.shards.rotation import ShardRotation
 from mrx.shards.writer import ShardWriter
 
 DEVICE_BATCH_WINDOWS = 64  # enough at once to keep a GPU busy
-MAX_DECODE_THREADS = 16
 
 
 class Extraction:
@@ -41,7 +41,7 @@ class Extraction:
         job: the methods, decoding, windows and output of the run
         device: the device to compute on, instead of the job's first
         num_workers: the number of processes that share the cores
-        is_cancelled: asked between batches; True drops the videos in flight
+        is_canceled: asked between batches; True drops the videos in flight
         on_progress: called with the number of frames decoded since the last call
         on_sealed: called with the path of each sealed shard, and the keys in it
 
@@ -55,7 +55,7 @@ class Extraction:
         *,
         device: str | None = None,
         num_workers: int = 1,
-        is_cancelled: Callable[[], bool] = lambda: False,
+        is_canceled: Callable[[], bool] = lambda: False,
         on_progress: Callable[[int], None] = lambda frames: None,
         on_sealed: Callable[[Path, list[str]], None] = lambda path, keys: None,
     ) -> None:
@@ -70,23 +70,30 @@ class Extraction:
         nvdec.require_nvdec(job.decoding, self.device)
         self.decode_threads = _choose_decode_threads(job, self.device, num_workers)
         self.timer = StageTimer()
-        self._is_cancelled = is_cancelled
-        self._decoder = WindowDecoder(job, self.device, self.method_runs, self.timer, on_progress)
+        self._is_canceled = is_canceled
+        self._decoder = WindowDecoder(job, self.device, self.timer, on_progress)
         self._shards = ShardRotation(self._open_writer, job.storage, on_sealed)
+        self._size_estimator = SizeEstimator(job, self.device, self.method_runs, self.timer)
         self._has_begun = False
+        self._run_number = 1
 
     def inspect_output(self) -> OutputState:
-        """Return what the output holds; refuse an output made with other settings."""
+        """Check the folder, rescue leftovers (`overwrite`: delete all), list finished videos."""
         return inspect_output(self.job, self.settings)
 
-    def adopt_shards(self, pids: Collection[int]) -> list[str]:
-        """Save the videos that dead workers had finished, and return their keys."""
-        return salvage_dead_workers(self.job, pids)
+    def set_run_number(self, number: int) -> None:
+        """Set the number of the run, which the shards carry; before the first video."""
+        self._run_number = number
+
+    def adopt_shards(self, pids: Collection[int]) -> tuple[list[str], list[str]]:
+        """Save the videos that dead workers had finished; return their keys, and notes."""
+        return salvage_dead_workers(self.job, pids, self._run_number)
 
     def run(self, sources: Iterable[Source]) -> Iterator[ManifestRow]:
         """Extract the videos and yield a row for each. An error in a video ends as its row."""
         if self.job.dry_run:
             return (self._estimate_row(source) for source in sources)
+        # A CPU computes each batch as it was decoded; a GPU gets windows of several videos at once.
         default_batch = None if self.device.type == "cpu" else DEVICE_BATCH_WINDOWS
         device = _build_device(self.device, self.timer)
         computer = BatchComputer(device, self.job.batch or default_batch)
@@ -103,10 +110,10 @@ class Extraction:
         with self.timer.time_stage("write"):
             self._shards.close()
 
-    def check_cancelled(self) -> None:
-        """Raise `RunCancelled` if the run was told to stop."""
-        if self._is_cancelled():
-            raise RunCancelled("the run was stopped")
+    def check_canceled(self) -> None:
+        """Raise `RunCanceled` if the run was told to stop."""
+        if self._is_canceled():
+            raise RunCanceled("the run was stopped")
 
     def begin_video(self, source: Source) -> VideoTask:
         """Begin a video."""
@@ -114,10 +121,12 @@ class Extraction:
             # Opened before any video is decoded, so that a bad output costs no work.
             self._shards.get_current()
         self._has_begun = True
-        return VideoTask(source, Video(source, self.job.decoding, self.device))
+        wanted = source.methods or self.job.methods
+        method_runs = [run for run in self.method_runs if run.method.name in wanted]
+        return VideoTask(source, Video(source, self.job.decoding, self.device), method_runs)
 
     def decode_windows(self, task: VideoTask) -> Iterator[WindowBatch]:
-        """Decode each frame of a video once and yield the windows of every method."""
+        """Decode each frame of a video once and yield the windows of each of its methods."""
         return self._decoder.decode_windows(task)
 
     def write_maps(self, batch: WindowBatch, packed: PackedMaps) -> None:
@@ -143,7 +152,8 @@ class Extraction:
             try:
                 if task.failure is None:
                     with self.timer.time_stage("write"):
-                        outcome = commit_task(task, self.method_runs)
+                        has_others = len(task.method_runs) < len(self.method_runs)
+                        outcome = commit_task(task, has_other_maps=has_others)
             except InputError as error:
                 task.record_failure(error)
             with self.timer.time_stage("write"):
@@ -159,18 +169,20 @@ class Extraction:
                 self._shards.drop_entry(task.entry)
 
     def _open_writer(self) -> ShardWriter:
-        return ShardWriter(self.job, self.settings, read_library_versions())
+        return ShardWriter.for_job(
+            self.job, self.settings, read_library_versions(), self._run_number
+        )
 
     def _estimate_row(self, source: Source) -> ManifestRow:
         task = self.begin_video(source)
         try:
             with self.timer.time_stage("decode"):
-                frames, width, height = task.video.estimate_shape()
+                extent = task.video.estimate_extent()
         except InputError as error:
             task.record_failure(error)
             return make_video_row(task, task.failure or {})
-        outcome = estimate_outcome(self.method_runs, frames=frames, width=width, height=height)
-        return make_video_row(task, outcome)
+        size = self._size_estimator.estimate_bytes(task, extent)
+        return make_video_row(task, estimate_outcome(task.method_runs, extent, size))
 
 
 def _check_devices(names: Sequence[str]) -> None:

@@ -11,17 +11,18 @@ import numpy as np
 import torch
 
 from mrx import kernels
+from mrx.decode import pyav
 from mrx.errors import MissingError, UsageError
 
 
 @dataclass
 class _ProcessSettings:
-    """Settings of torch and OpenCV shared by the runs of this process.
+    """Settings of torch, OpenCV and FFmpeg's log shared by the runs of this process.
 
     Attributes:
         active_runs: the number of present runs
         backend: the backend that they use
-        own_backend, torch_threads, opencv_threads, allow_tf32: the values before the first run
+        own_backend, torch_threads, opencv_threads, allow_tf32, log: the values before the first run
     """
 
     active_runs: int = 0
@@ -30,6 +31,7 @@ class _ProcessSettings:
     torch_threads: int = 1
     opencv_threads: int = 1
     allow_tf32: bool = True
+    log: pyav.LogSettings = field(default_factory=pyav.read_log_settings)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -65,6 +67,7 @@ def _enter_run(backend: str, threads: int | None) -> None:
             _settings.torch_threads = torch.get_num_threads()
             _settings.opencv_threads = cv2.getNumThreads()
             _settings.allow_tf32 = torch.backends.cudnn.allow_tf32
+            _settings.log = pyav.read_log_settings()
         _settings.active_runs += 1
         if threads is not None:
             torch.set_num_threads(threads)
@@ -83,6 +86,7 @@ def _leave_run() -> None:
             torch.set_num_threads(_settings.torch_threads)
             cv2.setNumThreads(_settings.opencv_threads)
             torch.backends.cudnn.allow_tf32 = _settings.allow_tf32
+            pyav.restore_log_settings(_settings.log)
 
 
 def read_library_versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from mrx.errors import UsageError
 from mrx.job import Job, Windowing
 from mrx.methods.spec import Method, Representation
 from mrx.methods.weights import load_weights
-from mrx.shards.compression import dataset_options
+from mrx.shards.compression import dataset_options, describe_compressor
 from mrx.shards.encoding import Encoding
 from mrx.windows.plan import WindowRule
 
@@ -28,6 +28,7 @@ class MethodRun:
         rule: cuts frames into its windows
         encoding: turns its maps into the numbers that are stored
         dataset_options: compression arguments for its datasets
+        given_bound: the bound that the job gives for integers; None is the method's own
     """
 
     method: Method
@@ -36,6 +37,7 @@ class MethodRun:
     rule: WindowRule
     encoding: Encoding
     dataset_options: dict[str, Any]
+    given_bound: float | None = None
 
     @classmethod
     def from_job(cls, job: Job, name: str, device: torch.device) -> "MethodRun":
@@ -55,20 +57,43 @@ class MethodRun:
         rule = _build_window_rule(job.windowing, module)
         if job.storage.dtype == "uint8" and any("confidence" in c for c in module.channels):
             raise UsageError(f"uint8 cannot store {name}'s confidence: use float16 or q16")
-        encoding = Encoding.from_storage(job.storage, units=module.units, bound=module.bound)
+        encoding = Encoding.from_storage(
+            job.storage, units=module.units, bound=module.bound, channels=module.channels
+        )
         # On a GPU no method is slow enough to make compression cheap beside it.
         cost = method.cost if device.type == "cpu" else "light"
-        storage_filters = dataset_options(job.storage.compression, cost=cost)
-        return cls(method, module.to(device), parameters, rule, encoding, storage_filters)
+        storage_filters = dataset_options(
+            job.storage.compression, cost=cost, tolerance=job.storage.tolerance
+        )
+        return cls(
+            method,
+            module.to(device),
+            parameters,
+            rule,
+            encoding,
+            storage_filters,
+            job.storage.bound,
+        )
 
     def collect_settings(self) -> dict[str, Any]:
         """Return the settings of this method that decide the numbers."""
-        return {**self.parameters, "step": self.rule.step, "dilation": self.rule.recorded_dilation}
+        storage: dict[str, Any] = {"dtype": self.encoding.dtype_name}
+        if self.encoding.bound is not None:
+            # As given: the method's own bound follows from its parameters and weights.
+            storage["bound"] = self.given_bound
+        if self.encoding.tolerance is not None:
+            storage["tolerance"] = self.encoding.tolerance
+        windows = {"step": self.rule.step, "dilation": self.rule.recorded_dilation}
+        return {**self.parameters, **windows, **storage}
 
     def collect_attributes(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Return the attributes that describe the maps of frames with these facts."""
         height, width = self.module.covered_size(facts["height"], facts["width"])
+        tolerance = self.encoding.tolerance
         return {
+            "dtype": self.encoding.dtype_name,
+            **({} if tolerance is None else {"tolerance": tolerance}),
+            **describe_compressor(tolerance),
             "channels": list(self.module.channels),
             "units": self.module.units,
             "color": self.module.color,

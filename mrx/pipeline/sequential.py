@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from mrx.errors import InputError, RunCancelled
+from mrx.errors import InputError, RunCanceled
 from mrx.job import ManifestRow, Source
 from mrx.pipeline.compute import BatchComputer
 from mrx.pipeline.tasks import PipelineStages, VideoTask, WindowBatch
@@ -41,13 +41,14 @@ def _process_batch(stages: PipelineStages, computer: BatchComputer, batch: Windo
 def _process_video(stages: PipelineStages, computer: BatchComputer, task: VideoTask) -> None:
     try:
         for batch in stages.decode_windows(task):
-            stages.check_cancelled()
+            stages.check_canceled()
             limit = computer.get_window_limit(batch.method_run.method.name)
             for part in batch.split_windows(limit):
                 _process_batch(stages, computer, part)
             if task.failure:
                 return
-    except RunCancelled:  # an InputError too, but the run's, not this video's
+    except RunCanceled:
+        # A subclass of InputError, but it ends the run instead of failing the video.
         raise
     except InputError as error:
         task.record_failure(error)

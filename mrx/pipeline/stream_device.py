@@ -112,14 +112,14 @@ class LaunchedGroup:
 
     Attributes:
         batches: kept until the group is finished, as the device still reads their pinned memory
-        raw, numbers: pinned memory that receives the encoded maps and their statistics
+        raw, statistics_table: pinned memory that receives the encoded maps and their statistics
         shape: of the maps, (B, C, H, W)
         marks: copying in begins and ends, computing begins and ends, copying out ends
     """
 
     batches: Sequence[WindowBatch]
     raw: Tensor
-    numbers: Tensor
+    statistics_table: Tensor
     shape: torch.Size
     marks: tuple[Any, ...]
 
@@ -172,12 +172,12 @@ class StreamDevice(SyncDevice):
                 self.streams.wait_for_mark(copy_in_ends, *windows)
                 compute_begins = self.streams.record_mark()
                 maps = method_run.module.extract(join_windows(windows)).float()
-                raw, numbers = encode_on_device(maps, method_run.encoding)
+                raw, statistics_table = encode_on_device(maps, method_run.encoding)
                 compute_ends = self.streams.record_mark()
             with self.timer.time_stage("transfer", timed=False):
-                # On the compute stream, behind the computing. `raw` and `numbers` may be freed on
-                # return: their memory is reused by later work of this stream only.
-                results = [self._copy_out(raw), self._copy_out(numbers)]
+                # On the compute stream, behind the computing. `raw` and `statistics_table` may be
+                # freed on return: their memory is reused by later work of this stream only.
+                results = [self._copy_out(raw), self._copy_out(statistics_table)]
                 copy_out_ends = self.streams.record_mark()
         marks = (copy_in_begins, copy_in_ends, compute_begins, compute_ends, copy_out_ends)
         return LaunchedGroup(batches, results[0], results[1], raw.shape, marks)
@@ -196,7 +196,7 @@ class StreamDevice(SyncDevice):
             ):
                 self.timer.add_seconds(stage, self.streams.measure_seconds(begin, end))
         raw = launched.raw.view(launched.shape)
-        return self.split_group(launched.batches, raw, launched.numbers.view(len(raw), -1))
+        return self.split_group(launched.batches, raw, launched.statistics_table.view(len(raw), -1))
 
     def _copy_in(self, windows: Tensor) -> Tensor:
         memory = view_memory(windows)

@@ -71,13 +71,13 @@ class SyncDevice:
         with self.timer.time_stage("compute"):
             maps = method_run.module.extract(windows).float()
             if self.device.type != "cpu":
-                raw, numbers = encode_on_device(maps, method_run.encoding)
+                raw, statistics_table = encode_on_device(maps, method_run.encoding)
         if self.device.type == "cpu":
             parts = zip(batches, slice_batches(batches), strict=True)
             return [self._wrap_maps(batch, maps[part]) for batch, part in parts]
         with self.timer.time_stage("transfer"):
-            raw, numbers = raw.cpu(), numbers.cpu()
-        return self.split_group(batches, raw, numbers)
+            raw, statistics_table = raw.cpu(), statistics_table.cpu()
+        return self.split_group(batches, raw, statistics_table)
 
     def _wrap_maps(self, batch: WindowBatch, maps: torch.Tensor) -> ComputedMaps:
         """Wrap float maps on the CPU, which are encoded when they are packed."""
@@ -91,21 +91,23 @@ class SyncDevice:
         return ComputedMaps(maps.nbytes, pack_maps)
 
     def split_group(
-        self, batches: Sequence[WindowBatch], raw: torch.Tensor, numbers: torch.Tensor
+        self, batches: Sequence[WindowBatch], raw: torch.Tensor, statistics_table: torch.Tensor
     ) -> list[ComputedMaps]:
         """Split what a device has encoded into the maps of each batch."""
         parts = zip(batches, slice_batches(batches), strict=True)
-        return [self._wrap_encoded(batch, raw[part], numbers[part]) for batch, part in parts]
+        return [
+            self._wrap_encoded(batch, raw[part], statistics_table[part]) for batch, part in parts
+        ]
 
     def _wrap_encoded(
-        self, batch: WindowBatch, raw: torch.Tensor, numbers: torch.Tensor
+        self, batch: WindowBatch, raw: torch.Tensor, statistics_table: torch.Tensor
     ) -> ComputedMaps:
         method_run, clips = batch.method_run, batch.clips
 
         def pack_maps() -> PackedMaps:
             with self.timer.time_stage("pack"):
                 return pack_encoded(
-                    raw, numbers, clips, method_run.encoding, method_run.dataset_options
+                    raw, statistics_table, clips, method_run.encoding, method_run.dataset_options
                 )
 
         return ComputedMaps(raw.nbytes, pack_maps)

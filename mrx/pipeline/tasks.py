@@ -22,6 +22,7 @@ class VideoTask:
     Attributes:
         source: the input
         video: yields its frames
+        method_runs: the methods to compute
         small_methods: methods that its frames are too small for, each with the reason
         failure: the row's fields of its first failure; None if it has not failed
         entry: its entry in a shard; None before its first maps are written
@@ -32,6 +33,7 @@ class VideoTask:
 
     source: Source
     video: Video
+    method_runs: Sequence[MethodRun] = ()
     small_methods: dict[str, str] = field(default_factory=dict)
     failure: dict[str, Any] | None = None
     entry: VideoEntry | None = None
@@ -107,6 +109,6 @@ class PipelineStages(Protocol):
         """Drop the videos in flight when the run ends early."""
         ...
 
-    def check_cancelled(self) -> None:
-        """Raise `RunCancelled` if the run was told to stop."""
+    def check_canceled(self) -> None:
+        """Raise `RunCanceled` if the run was told to stop."""
         ...

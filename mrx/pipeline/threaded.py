@@ -3,18 +3,18 @@
     decode threads ──batches──▶ groups ─▶ device (this thread) ──results──▶ writer thread ──▶ rows
                                                       └──▶ packing threads ──┘
 
-Each decode thread works on its own video; as many threads pack. Both pipes are bounded in bytes: a
-slow writer stops the device, a slow device stops the decoders. An error that ends the run closes
-both pipes, and every thread ends at its next `put` or `get`.
+Each decode thread works on its own video. There are as many packing threads as decode threads.
+Both pipes are bounded in bytes: a slow writer stops the device, a slow device stops the decoders.
+An error that ends the run closes both pipes, and every thread ends at its next `put` or `get`.
 
-Memory, above what a worker takes when it has begun, is at most the sum of
+Beyond its memory at startup, a worker uses at most the sum of
 
-- 64 MiB, and 600 bytes a pixel of a frame for each method (measured, on a CPU: see
+- 64 MiB, plus 600 bytes per pixel of a frame for each method (measured, on a CPU: see
   `tests/benchmarks/results/memory.md`);
-- `PIECES_BYTES` and `RESULTS_BYTES`, or one batch and its maps if they alone are larger;
+- `BATCHES_BYTES` and `RESULTS_BYTES`, or one batch and its maps if they alone are larger;
 - for each decode thread 32 MiB, or a frame if that is larger, and three windows.
 
-Running the stages in sequence (`mrx.pipeline.sequential`) takes the first of these alone.
+Running the stages in sequence (`mrx.pipeline.sequential`) needs only the first item.
 """
 
 import queue
@@ -27,7 +27,7 @@ from typing import Literal
 
 import torch
 
-from mrx.errors import InputError, RunCancelled
+from mrx.errors import InputError, MrxError, RunCanceled
 from mrx.job import ManifestRow, Source
 from mrx.pipeline.batches import BatchGrouper
 from mrx.pipeline.compute import BatchComputer, BatchResult
@@ -36,16 +36,16 @@ from mrx.pipeline.sync_device import SyncDevice
 from mrx.pipeline.tasks import PipelineStages, VideoTask, WindowBatch
 from mrx.shards.chunks import PackedMaps
 
-PIECES_BYTES = 256 * 2**20
+BATCHES_BYTES = 256 * 2**20
 RESULTS_BYTES = 256 * 2**20
-FLUSH_SECONDS = 0.05  # a group that is not full by then is computed as it is
+FLUSH_SECONDS = 0.05  # a group still not full after this time is computed anyway
 JOIN_SECONDS = 5.0
 PipeSignal = Literal["done", "row"]
 
 
 @dataclass(frozen=True)
 class _PendingMaps:
-    """Maps on their way to the writer; the future packs them."""
+    """Maps queued for the writer; `future` gives them packed."""
 
     batch: WindowBatch
     future: Future[PackedMaps]
@@ -60,13 +60,13 @@ class _ThreadLinks:
         result_pipe: from the device to the writer thread
         row_queue: from the writer thread to the caller
         in_flight: videos that have begun and have no row yet
-        decoding: those of them that a decode thread works on
+        decoding: the videos in flight that are still being decoded
         failure: the first error that ends the run
     """
 
     def __init__(self) -> None:
         self.batch_pipe: BoundedPipe[WindowBatch | VideoTask | PipeSignal] = BoundedPipe(
-            PIECES_BYTES
+            BATCHES_BYTES
         )
         self.result_pipe: BoundedPipe[_PendingMaps | VideoTask | PipeSignal] = BoundedPipe(
             RESULTS_BYTES
@@ -84,7 +84,7 @@ class _ThreadLinks:
         return thread
 
     def close(self) -> None:
-        """Close both pipes and end the rows."""
+        """Close both pipes and put the end marker into the row queue."""
         self.batch_pipe.close()
         self.result_pipe.close()
         self.row_queue.put("done")
@@ -105,7 +105,7 @@ class _DecodeSide:
 
     Args:
         stages: begins and decodes videos
-        device: holds the windows until they are computed
+        device: chooses the memory in which windows wait
         links: the threads' links
         sources: the videos to decode
     """
@@ -129,7 +129,8 @@ class _DecodeSide:
         for task in iter(self._begin_next_video, None):
             try:
                 self._decode_video(task)
-            except RunCancelled:  # an InputError too, but the run's, not this video's
+            except RunCanceled:
+                # A subclass of InputError, but it ends the run instead of failing the video.
                 raise
             except InputError as error:
                 task.record_failure(error)
@@ -149,7 +150,7 @@ class _DecodeSide:
 
     def _decode_video(self, task: VideoTask) -> None:
         for batch in self.stages.decode_windows(task):
-            self.stages.check_cancelled()
+            self.stages.check_canceled()
             clips = self.device.hold_windows(batch.clips)
             size = self.device.count_held_bytes(clips)
             self.links.batch_pipe.put(replace(batch, clips=clips, held_bytes=size), size)
@@ -215,7 +216,8 @@ class ThreadedRunner:
         """Yield the row of each source, in the order in which the videos end.
 
         Raises:
-            MrxError: an error that is not one video's; the videos in flight are dropped
+            MrxError: any error that does not belong to a single video, after the rows of the
+                finished videos; the videos in flight are dropped
         """
         links = self.links
         decoder = _DecodeSide(self.stages, self.computer.device, links, sources)
@@ -225,16 +227,17 @@ class ThreadedRunner:
         reason: BaseException | None = None
         try:
             yield from self._compute_groups()
-        except (PipeClosed, RunCancelled) as error:
+        except (PipeClosed, MrxError) as error:
             reason = links.failure or error
         finally:
             links.close()
-            # The writer must have left the shard before videos are dropped from it.
+            # Give the writer `JOIN_SECONDS` to leave the shard; a writer that hangs is not waited
+            # for.
             writer.join(JOIN_SECONDS)
             self._packers.shutdown(wait=False, cancel_futures=True)
             self.stages.drop_videos(list(links.in_flight))
         if reason is not None:
-            # These videos are in the shard: the caller must learn of them however the run ends.
+            # These videos are in the shard, so the caller gets their rows before the error.
             yield from self._drain_rows()
             raise reason
 
@@ -242,7 +245,7 @@ class ThreadedRunner:
         """Feed groups to the device as they fill; yield rows as videos end."""
         num_decoding = self.threads
         while num_decoding:
-            self.stages.check_cancelled()
+            self.stages.check_canceled()
             item = self.links.batch_pipe.get(self._choose_wait_seconds())
             now = time.monotonic()
             # None: nothing came in time, or the decoders wait for room. The open groups may hold
@@ -269,7 +272,7 @@ class ThreadedRunner:
             raise PipeClosed
 
     def _choose_wait_seconds(self) -> float:
-        """Return the time to wait for batches: 0 if there is work to do and none will come."""
+        """Return the time to wait for batches: 0 if there is work, and no video is decoded now."""
         has_work = self._grouper.num_waiting or self.computer.is_busy
         return 0.0 if has_work and not self.links.decoding else FLUSH_SECONDS
 
@@ -291,7 +294,7 @@ class ThreadedRunner:
                 self._queue_results(self.computer.submit_group(group))
 
     def _collect_results(self) -> None:
-        """Wait for the group in flight, when there is no other to launch meanwhile."""
+        """Wait for the group in flight and queue its results."""
         with torch.inference_mode():
             self._queue_results(self.computer.collect_results())
 
@@ -307,7 +310,7 @@ class ThreadedRunner:
             self._finish_if_complete(batch.task)
 
     def _finish_if_complete(self, task: VideoTask) -> None:
-        """Let the writer finish a video of which no more maps will come."""
+        """Queue the video for the writer if it is decoded and all its windows are computed."""
         if task.is_decoded and not task.pending_windows:
             self.links.result_pipe.put(task)
 

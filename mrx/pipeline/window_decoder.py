@@ -1,10 +1,9 @@
 """Videos to windows: one decode feeds the window stackers of all methods."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 
-from mrx.decode import Video
 from mrx.job import Job
 from mrx.pipeline.method_run import MethodRun
 from mrx.pipeline.tasks import VideoTask, WindowBatch
@@ -17,12 +16,11 @@ LIGHT_BATCH_VALUES = 2**19
 
 
 class WindowDecoder:
-    """Decodes each frame of a video once and cuts the windows of every method.
+    """Decodes each frame of a video once and cuts the windows of each of its methods.
 
     Args:
         job: how videos are decoded and cut into batches
         device: the device that computes the maps
-        method_runs: the methods
         timer: collects the seconds of the stage "decode"
         on_progress: called with the number of frames decoded since the last call
     """
@@ -31,45 +29,43 @@ class WindowDecoder:
         self,
         job: Job,
         device: torch.device,
-        method_runs: Sequence[MethodRun],
         timer: StageTimer,
         on_progress: Callable[[int], None],
     ) -> None:
-        self.method_runs = method_runs
         self.timer = timer
         self._uses_segments = bool(job.windowing.segments)
         self._max_windows = job.batch
         self._on_cpu = device.type == "cpu"
         self._on_progress = on_progress
-        self._colors = sorted({run.module.color for run in method_runs})
 
     def decode_windows(self, task: VideoTask) -> Iterator[WindowBatch]:
         """Decode a video and yield the windows of each method."""
-        stackers = self._make_stackers(task.video)
+        stackers = self._make_stackers(task)
+        colors = sorted({run.module.color for run in task.method_runs})
         wanted_positions = None
         if self._uses_segments:
             wanted_positions = set[int]().union(*(s.list_wanted_positions() for s in stackers))
-        chunks = task.video.read_frames(self._colors, wanted_positions)
+        chunks = task.video.read_frames(colors, wanted_positions)
         for chunk in self.timer.time_items("decode", chunks):
-            for method_run, stacker in zip(self.method_runs, stackers, strict=True):
+            for method_run, stacker in zip(task.method_runs, stackers, strict=True):
                 reason = method_run.why_too_small(task.video.tally.facts)
                 if reason:
                     task.small_methods[method_run.method.name] = reason
                     continue
                 clips = stacker.push_frames(chunk[method_run.module.color])
                 yield from self._make_batches(task, method_run, clips)
-            self._on_progress(len(chunk[self._colors[0]]))
-        for method_run, stacker in zip(self.method_runs, stackers, strict=True):
+            self._on_progress(len(chunk[colors[0]]))
+        for method_run, stacker in zip(task.method_runs, stackers, strict=True):
             yield from self._make_batches(task, method_run, stacker.finish_stream())
 
-    def _make_stackers(self, video: Video) -> list[WindowStacker]:
+    def _make_stackers(self, task: VideoTask) -> list[WindowStacker]:
         frame_count = None
         if self._uses_segments:
             with self.timer.time_stage("decode"):
-                frame_count = video.count_frames()
+                frame_count = task.video.count_frames()
         return [
             WindowStacker(run.rule, frames=frame_count, batch_values=self._choose_batch_values(run))
-            for run in self.method_runs
+            for run in task.method_runs
         ]
 
     def _choose_batch_values(self, method_run: MethodRun) -> int:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from mrx.errors import UsageError
 from mrx.render.arrays import Picture
 
-Color = tuple[int, int, int]
-BLACK: Color = (0, 0, 0)
-WHITE: Color = (255, 255, 255)
+TextColor = tuple[int, int, int]
+BLACK: TextColor = (0, 0, 0)
+WHITE: TextColor = (255, 255, 255)
 TEXT_HEIGHT = 14
 """Default height of a line of text in pixels, including descenders."""
 
@@ -62,7 +62,7 @@ def draw_text(
     at: tuple[int, int],
     *,
     height: int = TEXT_HEIGHT,
-    color: Color = BLACK,
+    color: TextColor = BLACK,
 ) -> None:
     """Write a line of text into a picture, in place; parts outside the picture are cropped.
 

@@ -6,8 +6,8 @@ thread, and leaves the writer thread free; `tests/benchmarks/storage.py` measure
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from mrx import kernels
 from mrx.kernels.checksum import fletcher32
 from mrx.records import Clips, Motion
+from mrx.shards.bounded import BoundedChunk, compress_channels
 from mrx.shards.encoding import Encoding, ValueStatistics, encode_maps, split_statistics
 
 CHECKSUM_BYTES = 4
@@ -30,10 +31,12 @@ class PackedMaps:
 
     Attributes:
         shape: shape of one map, (C, H, W)
-        chunks: bytes of each map's chunk; None if HDF5 has to make the chunks
+        chunks: bytes of the chunks, in order: one for each map, or one for each channel of each
+            map; None if HDF5 has to make the chunks
         raw: raw numbers, (B, C, H, W), for HDF5 to make the chunks of; else None
         statistics: statistics of each map
         index, time: as in `Motion`
+        masks: number of a chunk → HDF5's mask of the filters that were left out of it
     """
 
     shape: tuple[int, ...]
@@ -42,9 +45,17 @@ class PackedMaps:
     statistics: list[ValueStatistics]
     index: NDArray[np.int64]
     time: NDArray[np.float64]
+    masks: Mapping[int, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.statistics)
+
+    def place_chunks(self, first: int) -> Iterator[tuple[tuple[int, ...], ChunkBytes, int]]:
+        """Yield the place, bytes and filter mask of each chunk, in a dataset of `first` maps."""
+        chunks = self.chunks or []
+        for number, chunk in enumerate(chunks):
+            item, channel = divmod(number, len(chunks) // len(self))
+            yield (first + item, channel, 0, 0), chunk, self.masks.get(number, 0)
 
 
 def pack_motion(motion: Motion, encoding: Encoding, filters: Mapping[str, Any]) -> PackedMaps:
@@ -54,42 +65,74 @@ def pack_motion(motion: Motion, encoding: Encoding, filters: Mapping[str, Any]) 
     def fill_chunk(i: int, out: NDArray[Any]) -> None:
         encode_maps(motion.data[i], encoding, statistics[i], out=out)
 
-    chunks, raw = _make_chunks(fill_chunk, tuple(motion.data.shape), encoding.dtype, filters)
-    shape = tuple(motion.data.shape[1:])
-    return PackedMaps(shape, chunks, raw, statistics, motion.index, motion.time)
+    shape = tuple(motion.data.shape)
+    return _pack_maps(fill_chunk, shape, encoding, filters, statistics, motion)
 
 
 def pack_encoded(
-    raw: Tensor, numbers: Tensor, clips: Clips, encoding: Encoding, filters: Mapping[str, Any]
+    raw: Tensor,
+    statistics_table: Tensor,
+    clips: Clips,
+    encoding: Encoding,
+    filters: Mapping[str, Any],
 ) -> PackedMaps:
     """Make the chunks of maps that a device has encoded.
 
     Args:
         raw: encoded maps from `encode_on_device`, on the CPU
-        numbers: their statistics from `encode_on_device`, on the CPU
+        statistics_table: their statistics from `encode_on_device`, on the CPU
         clips: the windows of the maps, for their indices and times
         encoding: the encoding that was used
         filters: compression arguments of the dataset
     """
     values, shape = raw.numpy(), tuple(raw.shape)
-    statistics = split_statistics(numbers, values[0].size if len(values) else 0, encoding)
+    statistics = split_statistics(statistics_table, values[0].size if len(values) else 0, encoding)
 
     def fill_chunk(i: int, out: NDArray[Any]) -> None:
         np.copyto(out, values[i])
 
-    chunks, kept = _make_chunks(fill_chunk, shape, encoding.dtype, filters)
-    return PackedMaps(shape[1:], chunks, kept, statistics, clips.index, clips.time)
+    return _pack_maps(fill_chunk, shape, encoding, filters, statistics, clips)
+
+
+def _pack_maps(
+    fill: FillFunction,
+    shape: tuple[int, ...],
+    encoding: Encoding,
+    filters: Mapping[str, Any],
+    statistics: list[ValueStatistics],
+    windows: Motion | Clips,
+) -> PackedMaps:
+    """Pack the maps of this shape that `fill` writes; their statistics are complete by then."""
+    index, time = windows.index, windows.time
+    if encoding.channel_chunks or not _can_make_chunks(filters):
+        raw = np.empty(shape, encoding.dtype)
+        for i, out in enumerate(raw):
+            fill(i, out)
+        if encoding.tolerance is None:
+            return PackedMaps(shape[1:], None, raw, statistics, index, time)
+        bounded = compress_channels(raw, encoding.tolerance, filters)
+        masks = _record_bounded(bounded, statistics, shape[1])
+        chunks = [chunk.data for chunk in bounded]
+        return PackedMaps(shape[1:], chunks, None, statistics, index, time, masks)
+    chunks = _make_chunks(fill, shape, encoding.dtype, filters)
+    return PackedMaps(shape[1:], chunks, None, statistics, index, time)
+
+
+def _record_bounded(
+    bounded: list[BoundedChunk], statistics: list[ValueStatistics], channels: int
+) -> dict[int, int]:
+    """Add the chunks of channels to the statistics of their maps, and return their masks."""
+    for number, chunk in enumerate(bounded):
+        of_map = statistics[number // channels]
+        of_map.decoded_checksum += chunk.checksum
+        of_map.lossless += bool(chunk.mask)
+    return {number: chunk.mask for number, chunk in enumerate(bounded) if chunk.mask}
 
 
 def _make_chunks(
     fill: FillFunction, shape: tuple[int, ...], dtype: str, filters: Mapping[str, Any]
-) -> tuple[list[ChunkBytes] | None, NDArray[Any] | None]:
-    """Make chunks of the maps that `fill` writes, or return the raw numbers alone."""
-    if not _can_make_chunks(filters):
-        raw = np.empty(shape, dtype)
-        for i, out in enumerate(raw):
-            fill(i, out)
-        return None, raw
+) -> list[ChunkBytes]:
+    """Make chunks of the maps that `fill` writes."""
     size = math.prod(shape[1:]) * np.dtype(dtype).itemsize
     # Each map is encoded into its chunk, which has room for the checksum: no copy later.
     rows = np.empty((shape[0], size + CHECKSUM_BYTES), np.uint8)
@@ -98,7 +141,7 @@ def _make_chunks(
         raw = row[:-CHECKSUM_BYTES].view(dtype).reshape(shape[1:])
         fill(i, raw)
         chunks.append(_deflate_chunk(raw, filters) if filters else _add_checksum(row))
-    return chunks, None
+    return chunks
 
 
 def _can_make_chunks(filters: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,16 +12,21 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mrx.errors import MissingError, NoInputError
+from mrx.errors import FormatError, NoInputError
+from mrx.shards.compression import load_filters
+from mrx.shards.contents import find_counting_rows
 from mrx.shards.encoding import decode_maps
 from mrx.shards.layout import (
     INDEX_DTYPE,
     ITEMS_SUFFIX,
+    READ_ERRORS,
     group_name,
     list_shards,
+    make_damage_error,
     open_shard,
     read_index,
 )
+from mrx.shards.video_record import read_long_attributes, read_record
 
 MAX_OPEN_FILES = 32
 
@@ -29,8 +35,8 @@ class Shards(Mapping[str, "Recording"]):
     """Maps keys to the videos of one or more shards.
 
     Files are opened when they are read, at most 32 at a time and separately in every process, so
-    an object can be passed to a data loader's workers. If several shards hold a key, the shard
-    written last counts.
+    an object can be passed to a data loader's workers. If several shards hold the same maps, those
+    of the later run count. A video is checked against its digest when it is first read.
 
     Args:
         path: a folder of shards, or one shard
@@ -43,20 +49,17 @@ class Shards(Mapping[str, "Recording"]):
             raise NoInputError(f"no shards in {root}: mrx extract -o {root} makes them")
         self._files: OrderedDict[Path, h5py.File] = OrderedDict()
         self._process_id = os.getpid()
-        indexes = {p: read_index(p) for p in self.paths}
-        written = sorted(self.paths, key=lambda p: indexes[p][0])
-        self._index_rows = {p: indexes[p][1] for p in written}
-        # Later shards replace the keys of earlier ones.
-        self._path_of_key = {row["key"].decode(): p for p in written for row in self._index_rows[p]}
+        self._rows = find_counting_rows(read_index(path) for path in self.paths)
+        self._checked: set[tuple[Path, str]] = set()
 
     def __getitem__(self, key: str) -> "Recording":
-        return Recording(self, key, self._path_of_key[key])
+        return Recording(self, key, {name: path for name, (path, _) in self._rows[key].items()})
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._path_of_key)
+        return iter(self._rows)
 
     def __len__(self) -> int:
-        return len(self._path_of_key)
+        return len(self._rows)
 
     def __repr__(self) -> str:
         return f"Shards({len(self)} videos in {len(self.paths)} shards)"
@@ -78,19 +81,33 @@ class Shards(Mapping[str, "Recording"]):
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield one row for each video and method, as plain values."""
-        for path, rows in self._index_rows.items():
-            for row in rows:
+        for methods in self._rows.values():
+            for path, row in methods.values():
                 values = {name: row[name] for name in INDEX_DTYPE.names or ()}
                 plain = {
                     n: v.decode() if isinstance(v, bytes) else v.item() for n, v in values.items()
                 }
-                if self._path_of_key[plain["key"]] == path:
-                    yield {**plain, "shard": str(path)}
+                yield {**plain, "shard": str(path)}
 
     def close(self) -> None:
         """Close the open files."""
         while self._files:
             self._files.popitem()[1].close()
+
+    def open_group(self, path: Path, key: str) -> h5py.Group:
+        """Open the group of a video, and check it if it is opened for the first time.
+
+        Raises:
+            FormatError: it is damaged
+        """
+        try:
+            group = self._open_file(path)["videos"][group_name(key)]
+            if (path, key) not in self._checked:
+                _check_group(path, key, group)
+                self._checked.add((path, key))
+        except READ_ERRORS as error:
+            raise make_damage_error(path, error) from error
+        return group
 
     def _open_file(self, path: Path) -> h5py.File:
         # The state of the HDF5 library must not be shared after a fork.
@@ -106,33 +123,52 @@ class Shards(Mapping[str, "Recording"]):
 
 
 class Recording(Mapping[str, "Maps"]):
-    """One video: its attributes, and its `Maps` by method."""
+    """One video: its attributes, and its `Maps` by method.
 
-    def __init__(self, shards: Shards, key: str, path: Path) -> None:
+    Args:
+        shards: the shards that are read
+        key: of the video
+        paths: method → the shard that holds its maps
+    """
+
+    def __init__(self, shards: Shards, key: str, paths: Mapping[str, Path]) -> None:
         self.key = key
-        self.path = path
+        self._paths = paths
         self._shards = shards
 
     @property
+    def path(self) -> Path:
+        """The shard that was written last."""
+        return list(self._paths.values())[-1]
+
+    @property
     def group(self) -> h5py.Group:
-        """The HDF5 group of the video."""
-        return self._shards._open_file(self.path)["videos"][group_name(self.key)]
+        """The HDF5 group of the video, in the shard that was written last."""
+        return self._shards.open_group(self.path, self.key)
 
     @property
     def attrs(self) -> dict[str, Any]:
         """The attributes of the video."""
-        return dict(self.group.attrs)
+        return _join_attributes(self.group)
+
+    def get_path(self, method: str) -> Path:
+        """Return the shard that holds the maps of a method."""
+        return self._paths[method]
+
+    def open_maps_group(self, method: str) -> h5py.Group:
+        """Open the HDF5 group that holds the maps of a method."""
+        return self._shards.open_group(self._paths[method], self.key)
 
     def __getitem__(self, method: str) -> "Maps":
-        if method not in self.group or method.endswith(ITEMS_SUFFIX):
+        if method not in self._paths:
             raise KeyError(f"{self.key} has no {method}; it has {', '.join(self)}")
         return Maps(self, method)
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name in self.group if not name.endswith(ITEMS_SUFFIX))
+        return iter(self._paths)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._paths)
 
 
 class Maps:
@@ -149,17 +185,20 @@ class Maps:
     @property
     def dataset(self) -> h5py.Dataset:
         """The HDF5 dataset of raw numbers."""
-        return self._recording.group[self.method]
+        with self._explain_damage():
+            return self._recording.open_maps_group(self.method)[self.method]
 
     @property
     def attrs(self) -> dict[str, Any]:
         """The channels, units, parameters and statistics."""
-        return dict(self.dataset.attrs)
+        with self._explain_damage():
+            return _join_attributes(self._recording.open_maps_group(self.method), self.method)
 
     @property
     def items(self) -> NDArray[Any]:
         """The first and last source frame of each item, and their times in seconds."""
-        return self._recording.group[self.method + ITEMS_SUFFIX][...]
+        with self._explain_damage():
+            return self._recording.open_maps_group(self.method)[self.method + ITEMS_SUFFIX][...]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -171,15 +210,34 @@ class Maps:
 
     def __getitem__(self, index: Any) -> NDArray[np.float32]:
         dataset = self.dataset
+        load_filters(dataset)
+        # A damaged chunk is an OSError; the others are those of a wrong index.
+        with self._explain_damage((OSError, RuntimeError)):
+            raw = np.asarray(dataset[index])
+        return decode_maps(raw, scale=dataset.attrs["scale"], offset=dataset.attrs["offset"])
+
+    @contextmanager
+    def _explain_damage(self, errors: tuple[type[Exception], ...] = READ_ERRORS) -> Iterator[None]:
         try:
-            raw = dataset[index]
-        except OSError as error:
-            if "filter" in str(error) and "available" in str(error):
-                raise MissingError(
-                    f"missing filter ({self._recording.path}): its maps are compressed with blosc. "
-                    "pip install hdf5plugin, and import it"
-                ) from error
-            raise
-        return decode_maps(
-            np.asarray(raw), scale=dataset.attrs["scale"], offset=dataset.attrs["offset"]
+            yield
+        except errors as error:
+            path = self._recording.get_path(self.method)
+            raise make_damage_error(path, error) from error
+
+
+def _check_group(path: Path, key: str, group: h5py.Group) -> None:
+    """Compare a video with its digest; one of format 1 has none."""
+    if "digest" not in group.attrs and group.file.attrs["mrx_format"] == 1:
+        return
+    record = read_record(group)
+    if record.key != key or record.compute_digest() != record.digest:
+        raise FormatError(
+            f"damaged video ({path}::{key}): its attributes or items do not fit its digest. "
+            f"Run mrx verify --repair {path}, then mrx extract again"
         )
+
+
+def _join_attributes(group: h5py.Group, method: str = "") -> dict[str, Any]:
+    """Return attributes as h5py reads them, with those that are stored as datasets."""
+    target = group[method] if method else group
+    return {**read_long_attributes(group, method), **dict(target.attrs)}

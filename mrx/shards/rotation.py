@@ -51,10 +51,13 @@ class ShardRotation:
     def drop_entry(self, entry: VideoEntry) -> None:
         """Drop an unfinished entry, unless its shard is sealed or abandoned."""
         if entry.shard is self._current or entry.shard in self._full:
-            entry.drop_video()
+            with self.abandon_on_error():
+                entry.drop_video()
 
     def seal_full_shards(self) -> None:
-        """Seal the full shards in which no video is in flight."""
+        """Seal the full shards in which no video is in flight; called after every video."""
+        if self._current:
+            self._current.journal.touch()
         if self._current and self._current.is_full(self._storage):
             self._retire_current()
         for shard in [shard for shard in self._full if not shard.open_entries]:
@@ -62,12 +65,17 @@ class ShardRotation:
             self._seal_shard(shard)
 
     def close(self) -> None:
-        """Seal all shards."""
+        """Seal all shards; if some cannot be sealed, raise the first error at the end."""
         self._retire_current()
+        first_error: OutputError | None = None
         while self._full:
-            # Removed before it is sealed: after an error the next call goes on with the others.
-            shard = self._full.pop(0)
-            self._seal_shard(shard)
+            try:
+                self._seal_shard(self._full.pop(0))
+            except OutputError as error:
+                # Others may still have room, or a disk that works.
+                first_error = first_error or error
+        if first_error:
+            raise first_error
 
     def _retire_current(self) -> None:
         if self._current:

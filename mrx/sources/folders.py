@@ -12,7 +12,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from mrx.sources.keys import NaturalKey, natural_sort_key
-from mrx.sources.numbered import NUMBERED_IMAGE, is_flow_image, is_folder_entry
+from mrx.sources.numbered import (
+    NUMBERED_IMAGE,
+    compute_fingerprint,
+    is_flow_image,
+    is_folder_entry,
+)
 
 NO_FILE = "no such file"
 
@@ -27,6 +32,7 @@ class FoundVideo:
         mtime: time of the last change; None if `stat` failed
         problem: reason why it cannot be opened, as far as `stat` can tell
         has_images: it is a folder of numbered images
+        fingerprint: of the images of a folder; None for files
     """
 
     path: str
@@ -34,6 +40,7 @@ class FoundVideo:
     mtime: float | None = None
     problem: str | None = None
     has_images: bool = False
+    fingerprint: str | None = None
 
     @classmethod
     def from_stat(
@@ -82,6 +89,7 @@ class FolderWalker:
                 visited.add((stat_result.st_dev, stat_result.st_ino))
                 with os.scandir(folder) as entries:
                     files, subfolders, has_images = self._sort_entries(entries)
+                fingerprint = compute_fingerprint(folder) if has_images else None
             except OSError as error:
                 videos.append(FoundVideo(folder, problem=describe_os_error(error, folder)))
                 continue
@@ -89,7 +97,14 @@ class FolderWalker:
                 FoundVideo.from_stat(entry.path, *stat_input(entry.path, entry)) for entry in files
             ]
             if has_images:
-                videos.append(FoundVideo(folder, mtime=stat_result.st_mtime, has_images=True))
+                videos.append(
+                    FoundVideo(
+                        folder,
+                        mtime=stat_result.st_mtime,
+                        has_images=True,
+                        fingerprint=fingerprint,
+                    )
+                )
             for entry in subfolders:
                 links_passed = num_links + entry.is_symlink()
                 heapq.heappush(pending, (links_passed, natural_sort_key(entry.path), entry.path))
@@ -140,7 +155,7 @@ def stat_input(
 def describe_os_error(error: OSError | ValueError, path: str) -> str:
     """Return the reason in an error of the operating system, in lower case."""
     if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return f"{NO_FILE} (a link that leads nowhere)" if os.path.islink(path) else NO_FILE
+        return f"{NO_FILE} (broken symbolic link)" if os.path.islink(path) else NO_FILE
     return str(getattr(error, "strerror", None) or error).lower()
 
 

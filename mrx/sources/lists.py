@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mrx.errors import UsageError
+from mrx.job import Decoding
 from mrx.sources.keys import escape_key, printable
 
 
@@ -24,22 +25,28 @@ class ListRow:
 EMPTY_ROW = ListRow()
 
 
-def read_list(name: str, *, nul_separated: bool = False) -> list[tuple[str, ListRow]]:
+def read_list(
+    name: str,
+    *,
+    nul_separated: bool = False,
+    decoding: Decoding = Decoding(),  # noqa: B008 - frozen
+) -> list[tuple[str, ListRow]]:
     """Read a text list or, if the name ends in ``.csv``, a CSV with a header.
 
     Args:
         name: The path of the list.
         nul_separated: Paths are separated by NUL bytes, not by newlines (text lists only).
+        decoding: Settings whose start and end hold for the rows that lack one.
 
     Returns:
         The literal paths, each with its other columns.
 
     Raises:
-        UsageError: the list cannot be read or parsed
+        UsageError: the list cannot be read or parsed, or the range of a row is empty
     """
     try:
         if name.lower().endswith(".csv"):
-            return list(_read_csv_rows(name))
+            return list(_read_csv_rows(name, decoding))
         with Path(name).open("rb") as stream:
             return [
                 (line, EMPTY_ROW)
@@ -67,7 +74,7 @@ def split_list_lines(data: bytes, name: str, *, nul_separated: bool = False) -> 
     return (os.fsdecode(path) for path in paths if not path.startswith(b"#"))
 
 
-def _read_csv_rows(name: str) -> Iterator[tuple[str, ListRow]]:
+def _read_csv_rows(name: str, decoding: Decoding) -> Iterator[tuple[str, ListRow]]:
     with Path(name).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         reader = csv.reader(stream)
         header = [cell.strip().lower() for cell in next(reader, [])]
@@ -85,7 +92,9 @@ def _read_csv_rows(name: str) -> Iterator[tuple[str, ListRow]]:
                         f"bad list ({where}): {len(cells)} cells for {len(header)} columns."
                         ' Put "…" around a path that contains a comma'
                     )
-                yield _parse_csv_row(dict(zip(header, cells, strict=False)), where)
+                path, row = _parse_csv_row(dict(zip(header, cells, strict=False)), where)
+                _check_range(row, decoding, where)
+                yield path, row
         except csv.Error as error:
             raise UsageError(
                 f"bad list ({printable(name)}, line {reader.line_num}): {error}. Save it as CSV"
@@ -96,13 +105,21 @@ def _parse_csv_row(cells: dict[str, str], where: str) -> tuple[str, ListRow]:
     if not cells.get("path"):
         raise UsageError(f"bad list ({where}): the path is empty. Fill it in or delete the line")
     start, end = _parse_seconds(cells, "start", where), _parse_seconds(cells, "end", where)
-    if end is not None and (start or 0.0) >= end:
-        raise UsageError(
-            f"bad list ({where}): start {start or 0.0:g} is not before end {end:g}."
-            " Both are seconds after the first frame"
-        )
     key = cells.get("key")
     return cells["path"], ListRow(escape_key(key) if key else "", start, end, cells.get("label"))
+
+
+def _check_range(row: ListRow, decoding: Decoding, where: str) -> None:
+    start, end = decoding.combine_range(row.start, row.end)
+    if end is None or (start or 0.0) < end:
+        return
+    # The reader finds only the row's own values in the list.
+    start_origin = " of --start" if row.start is None and start is not None else ""
+    end_origin = " of --end" if row.end is None else ""
+    raise UsageError(
+        f"bad list ({where}): start {start or 0.0:g}{start_origin} is not before end"
+        f" {end:g}{end_origin}. Both are seconds after the first frame"
+    )
 
 
 def _parse_seconds(cells: dict[str, str], column: str, where: str) -> float | None:

@@ -1,8 +1,9 @@
 """Folders of numbered images, which are videos."""
 
-# ruff: noqa: PTH118
+# ruff: noqa: PTH116, PTH118, PTH119
 # Paths are str for the reasons that mrx.sources.scan has.
 
+import hashlib
 import os
 import re
 from collections import Counter, defaultdict
@@ -52,6 +53,27 @@ def list_numbered_images(folder: str) -> NumberedImages:
         missing_numbers=list(islice(gaps, MAX_LISTED_GAPS)),
         num_missing=numbers[-1] - numbers[0] + 1 - len(numbers) if numbers else 0,
     )
+
+
+def compute_fingerprint(folder: str) -> str | None:
+    """Hash the names, sizes and times of a folder's frames; None if it has no frames.
+
+    Replacing an image changes neither the folder's own time nor the number of images.
+    """
+    paths = sorted(list_numbered_images(folder).paths)
+    digest = hashlib.sha256()
+    for path in paths:
+        name = os.fsencode(os.path.basename(path))
+        try:
+            facts = os.stat(path)
+        except OSError:
+            # A broken symbolic link. The video counts it as an unreadable image.
+            size, mtime_ns = -1, -1
+        else:
+            size, mtime_ns = facts.st_size, facts.st_mtime_ns
+        # No file name contains a slash, so distinct lists give distinct texts.
+        digest.update(b"%s/%d/%d/" % (name, size, mtime_ns))
+    return digest.hexdigest()[:16] if paths else None
 
 
 def is_folder_entry(entry: os.DirEntry[str]) -> bool:

@@ -13,12 +13,13 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from mrx.errors import NoInputError, UsageError
-from mrx.job import Source
+from mrx.job import Decoding, Source
 from mrx.sources.folders import (
     NO_FILE,
     FolderWalker,
@@ -36,7 +37,7 @@ from mrx.sources.keys import (
     simplify_url,
 )
 from mrx.sources.lists import EMPTY_ROW, ListRow, read_list, split_list_lines
-from mrx.sources.numbered import list_numbered_images
+from mrx.sources.numbered import compute_fingerprint, list_numbered_images
 
 _VIDEO_ENDINGS = (
     "264 265 3g2 3gp asf avi divx f4v flv gif h264 h265 hevc m1v m2ts m2v m4v mjpeg mjpg mkv mov"
@@ -77,6 +78,7 @@ def find_sources(
     extensions: Collection[str] = VIDEO_EXTENSIONS,
     label_from_parent: bool = False,
     image_folders: bool = True,
+    decoding: Decoding = Decoding(),  # noqa: B008 - frozen
 ) -> ScanResult:
     """Find the videos that the inputs name, and give them keys.
 
@@ -91,10 +93,11 @@ def find_sources(
         extensions: Extensions of video files in folders, in any case.
         label_from_parent: Label each video with the name of its folder.
         image_folders: Treat folders of numbered images as videos.
+        decoding: Settings whose start and end hold for the rows of a CSV that lack one.
 
     Raises:
-        UsageError: A list cannot be read, two videos have the same key, or a path is outside the
-            root.
+        UsageError: A list cannot be read, a range in it is empty, two videos have the same key, or
+            a path is outside the root.
         NoInputError: No video was found.
     """
     finder = _SourceFinder(
@@ -110,7 +113,8 @@ def find_sources(
             )
             finder.take_list((line, EMPTY_ROW) for line in lines)
         elif text.startswith("@") or text.lower().endswith(".csv"):
-            finder.take_list(read_list(text.removeprefix("@"), nul_separated=nul_separated))
+            name = text.removeprefix("@")
+            finder.take_list(read_list(name, nul_separated=nul_separated, decoding=decoding))
         elif glob.has_magic(text) and not (_URL_SCHEME.match(text) or os.path.lexists(text)):
             finder.take_glob(text)
         else:
@@ -135,12 +139,18 @@ def make_path_source(path: str | os.PathLike[str], key: str | None = None) -> So
     absolute = os.path.abspath(text)
     stat_result, _ = stat_input(absolute)
     is_folder = stat_result is not None and stat.S_ISDIR(stat_result.st_mode)
+    fingerprint = None
+    if is_folder:
+        # `why_unreadable` tells of a folder that cannot be listed.
+        with suppress(OSError):
+            fingerprint = compute_fingerprint(absolute)
     return Source(
         key=absolute if key is None else key,
         path=absolute,
         kind="frames" if is_folder else "file",
         size=stat_result.st_size if stat_result and not is_folder else None,
         mtime=stat_result.st_mtime if stat_result else None,
+        fingerprint=fingerprint,
     )
 
 
@@ -269,6 +279,7 @@ class _SourceFinder:
             mtime=video.mtime,
             problem=video.problem,
             missing=video.problem == NO_FILE,
+            fingerprint=video.fingerprint,
         )
 
     def _choose_label(self, path: str, row: ListRow) -> str | None:

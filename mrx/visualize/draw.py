@@ -1,7 +1,8 @@
 """The work of ``mrx visualize``: decode → windows → method → render → film or page.
 
-A first pass measures the whole clip, so that all its pictures have one scale. Its moments are kept
-for the second pass if they are small, and computed again otherwise.
+Unless every picture has its own scale or --max-flow fixes it, a first pass measures the whole clip,
+so that all its pictures have one scale. Its moments are kept for the second pass if they are small,
+and computed again otherwise.
 """
 
 import os
@@ -23,18 +24,18 @@ from mrx.visualize.film import CODECS, find_output_kind, open_film, write_png
 from mrx.visualize.moments import FrameRange, Moment, MomentSource
 from mrx.visualize.page import Page
 from mrx.visualize.painter import Painter
+from mrx.visualize.picture_options import PictureOptions
 from mrx.visualize.stored import StoredMoments
-from mrx.visualize.track_style import PictureOptions as PictureOptions
 
-KEPT_BYTES = 256 * 2**20  # of moments that are kept for the second pass
+KEPT_BYTES = 256 * 2**20  # limit on the moments kept in memory between the passes
 LARGE_PAGE = 100e6  # bytes
 PAGE_TOO_LARGE = (
     f"the page exceeds {LARGE_PAGE / 1e6:.0f} MB and may be slow to send and open. Show less with "
     "--every, --frames or --scale"
 )
 UNEVEN_TIMES = (
-    "the video's frames are unevenly spaced in time, the film's are evenly spaced: off by up to "
-    "{:.2f} s. An .html shows the time of each"
+    "frames are unevenly spaced, but a film has a fixed rate: it is off by up to {:.2f} s. An "
+    ".html page shows each frame's time"
 )
 NO_WINDOWS = "nothing to show: no window fits into the requested frames"
 SHARD_ENDINGS = (".h5", ".hdf5")
@@ -59,7 +60,7 @@ class DrawRequest:
     kind: str = field(init=False)
 
     def __post_init__(self) -> None:
-        # Decided once: a folder made meanwhile under this name would change the answer.
+        # Computed once: creating the output folder would change the answer.
         object.__setattr__(self, "kind", find_output_kind(self.output))
 
 
@@ -97,7 +98,7 @@ def visualize_video(path: str, job: Job, request: DrawRequest) -> None:
     """Compute and draw the maps of a video, a folder of numbered images or a URL."""
     source = _make_video_source(path)
     name = source.public_path if source.kind == "url" else source.key
-    with configure_process(threads=None):
+    with configure_process(job.backend, threads=None):
         _write_clip(ComputedMoments(job, source, request.frame_range), name, request)
 
 
@@ -137,14 +138,14 @@ def visualize_shard(text: str, names: Sequence[str], request: DrawRequest) -> No
 def _draw_recording(recording: Recording, names: Sequence[str], request: DrawRequest) -> None:
     source = str(recording.attrs.get("source", ""))
     if source:
-        # Its frames are read again, so it is an input even if only the shard was named.
+        # The source video is decoded again, so it must not be overwritten either.
         check_output_differs(source, output=request.output)
     method_names = _choose_stored_methods(list(recording), names, recording.key)
     _write_clip(StoredMoments(recording, method_names, request.frame_range), recording.key, request)
 
 
 def _draw_all_recordings(recordings: Shards, names: Sequence[str], request: DrawRequest) -> None:
-    """Draw each key into its own folder; the others continue after a failure."""
+    """Draw each key into its own folder; report a key that fails and draw the others."""
     targets = {key: _make_key_folder(request.output, key=key) for key in recordings}
     _check_folders_empty(targets.values())
     failed = 0
@@ -166,9 +167,11 @@ def _check_folders_empty(folders: Iterable[str]) -> None:
 
 def _make_key_folder(output: str, *, key: str) -> str:
     root = Path(output).resolve()
-    # A shard made elsewhere may hold any key, even ../../x.
+    # A shard from another program may hold any key, even ../../x.
     if not (root / key).resolve().is_relative_to(root):
-        raise OutputError(f"key {key} is outside {output}: draw it alone, by its name")
+        raise OutputError(
+            f"key {key} is outside {output}: draw it alone, with PATH::KEY and a file as -o"
+        )
     # The trailing slash keeps a key such as a.mp4 a folder, not a film.
     return str(Path(output) / key) + os.sep
 
@@ -176,7 +179,7 @@ def _make_key_folder(output: str, *, key: str) -> str:
 def _choose_stored_methods(available: list[str], names: Sequence[str], key: str) -> list[str]:
     for name in names:
         if name not in available:
-            raise UsageError(f"{key} has no {name}; it has {', '.join(available)}")
+            raise UsageError(f"{key} has no maps of {name}; it has {', '.join(available)}")
     return list(names) or available
 
 
@@ -218,7 +221,7 @@ def _write_clip(clip: MomentSource, name: str, request: DrawRequest) -> None:
 
 def _write_film(cache: "MomentCache", painter: Painter, request: DrawRequest) -> None:
     output, times = request.output, []
-    # Closing ends the decoding at once, and not only when the generator is collected.
+    # Close the generator explicitly, so that decoding stops at once after an error.
     with closing(cache.iter_moments()) as moments:
         first = next(moments, None)
         if first is None:
@@ -234,7 +237,7 @@ def _write_film(cache: "MomentCache", painter: Painter, request: DrawRequest) ->
 
 
 def _measure_time_error(times: Sequence[float], rate: float) -> float:
-    """Return how far evenly spaced pictures are from their times, in seconds.
+    """Return the largest difference, in seconds, between a frame's time and when the film shows it.
 
     Steps that are off by up to half a picture count as even and give 0.
     """
@@ -270,7 +273,7 @@ class MomentCache:
         max_count: show at most this many moments; all others only count for the scale
 
     Attributes:
-        count: the number of moments in the first pass
+        count: the number of moments measured by `measure_clip`; 0 before
     """
 
     def __init__(self, clip: MomentSource, stride: int, max_count: int | None) -> None:
@@ -293,7 +296,7 @@ class MomentCache:
             yield from islice(sampled, self._max_count)
 
     def _iter_sampled(self) -> Generator[Moment]:
-        """Yield the moments that count for the scale, shown or not."""
+        """Yield every Nth moment, without the limit of `max_count`."""
         with closing(self.clip.iter_moments()) as moments:
             yield from islice(moments, 0, None, self._stride)
 

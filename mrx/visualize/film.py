@@ -14,12 +14,11 @@ import av
 import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
-from numpy.typing import NDArray
 
 from mrx.errors import MissingError, OutputError, ShapeError, UsageError
+from mrx.render import Picture
 from mrx.visualize.palette import Palette
 
-Picture = NDArray[np.uint8]
 MAX_SIDE = 16383  # pixels per side that every codec used here can store
 BT709, SRGB = 1, 13  # codes of H.273: BT.709 primaries, and the transfer function of sRGB
 

@@ -22,7 +22,7 @@ FrameRange = tuple[int, int | None]
 
 @dataclass(frozen=True)
 class MethodTrack:
-    """What pictures need to know about a method; `parameters` has the non-default ones only."""
+    """A method's name, channels, units and non-default parameters."""
 
     name: str
     channels: tuple[str, ...]

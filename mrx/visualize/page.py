@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrx.errors import OutputError, UsageError
+from mrx.render import Picture
 from mrx.visualize.film import (
     MAX_SIDE,
-    Picture,
     check_output_folder,
     make_unfinished_path,
     make_write_error,

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 
 from mrx import render
 from mrx.errors import UsageError
+from mrx.render import Picture
 from mrx.visualize.moments import MethodTrack, Moment
 from mrx.visualize.page import PagePanel, PanelView
+from mrx.visualize.picture_options import PictureOptions
 from mrx.visualize.picture_size import PictureSizer
 from mrx.visualize.track_painter import TrackPainter
-from mrx.visualize.track_style import PictureOptions, TrackStyle
+from mrx.visualize.track_style import TrackStyle
 
 SEAM = 2  # white pixels between panels
 GRID_SEAM = 4  # white pixels between the pictures of a grid
-Picture = render.Picture
 
 
 class Painter:

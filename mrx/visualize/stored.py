@@ -3,18 +3,18 @@
 import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrx.decode import Video
 from mrx.errors import InputError, UsageError
-from mrx.job import Decoding, Source
+from mrx.job import Decoding
 from mrx.shards.layout import make_damage_error
 from mrx.shards.reader import Maps, Recording
-from mrx.sources.scan import why_unreadable
+from mrx.sources.scan import make_path_source, why_unreadable
 from mrx.visualize.moments import (
     FrameRange,
     MethodTrack,
@@ -153,12 +153,12 @@ def _open_source_video(recording: Recording) -> tuple[Video | None, str]:
     # Another file under the old name would show frames that do not belong to the maps.
     if not is_url and stored_size is not None and Path(path).stat().st_size != stored_size:
         return None, f"frames are left out: {path} is not the video that was extracted"
-    kind: Any = "url" if is_url else "frames" if Path(path).is_dir() else "file"
     start, end = (
         None if attributes.get(name) is None else float(attributes[name])
         for name in _RANGE_ATTRIBUTES
     )
-    return Video(Source(recording.key, path, kind, start, end), _read_decoding(recording)), ""
+    source = replace(make_path_source(path, key=recording.key), start=start, end=end)
+    return Video(source, _read_decoding(recording)), ""
 
 
 def _read_decoding(recording: Recording) -> Decoding:

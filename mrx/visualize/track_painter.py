@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from mrx import render
+from mrx.render import Picture
 from mrx.visualize.moments import Moment
 from mrx.visualize.page import PagePanel, PanelView
 from mrx.visualize.picture_size import PictureSizer, make_background
 from mrx.visualize.track_style import MapPart, TrackStyle
 
-Picture = render.Picture
 OVERLAY_STYLES = ("overlay", "quiver")  # the styles that draw over the frame
 
 

@@ -1,4 +1,4 @@
-"""The look of a method's pictures: the user's options, and the style, scale and labels chosen."""
+"""The style, scale and labels of a method's pictures, chosen by the user's options."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,36 +7,7 @@ from mrx import render
 from mrx.errors import UsageError
 from mrx.render.styles import MapKind
 from mrx.visualize.moments import MethodTrack
-
-
-@dataclass(frozen=True)
-class PictureOptions:
-    """The look of the pictures.
-
-    Attributes:
-        style: a style of `mrx.render`, or ``side-by-side``: the default style of each method
-        max_flow: the displacement of full color in pixels; None measures it in a first pass
-        per_frame_scale: give each picture its own scale
-        legend: add the meaning of the colors
-        label: ``none``, ``names`` of the methods, or ``parameters``: names and the parameters that
-            are not the default
-        scale: size relative to the frames
-        alone: leave out the frame beside the panels
-        every: show every Nth window
-        fps: pictures per second; None keeps the video's speed
-        columns: draw a grid of this many moments instead of a film
-    """
-
-    style: str = "side-by-side"
-    max_flow: float | None = None
-    per_frame_scale: bool = False
-    legend: bool = False
-    label: str = "names"
-    scale: float = 1.0
-    alone: bool = False
-    every: int = 1
-    fps: float | None = None
-    columns: int | None = None
+from mrx.visualize.picture_options import PictureOptions
 
 
 @dataclass(frozen=True)
@@ -80,8 +51,7 @@ class TrackStyle:
     def __init__(self, track: MethodTrack, options: PictureOptions) -> None:
         self.track = track
         self.options = options
-        requested: Any = options.style
-        self._style: render.Style = "auto" if requested == "side-by-side" else requested
+        self._style: render.Style = "auto" if options.style == "side-by-side" else options.style
         # The whole map's kind: drawn signed, each component of a displacement is a "change".
         self.kind = render.kind_of(track.channels, track.units)
         if self._style not in ("auto", *render.STYLES[self.kind]):

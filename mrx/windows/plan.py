@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from mrx.errors import UsageError
+from mrx.job import TailPolicy
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class WindowRule:
     dilation: int = 1
     segments: int | None = None
     across_segments: bool = False
-    tail: Literal["drop", "repeat"] = "drop"
+    tail: TailPolicy = "drop"
 
     def __post_init__(self) -> None:
         for name in ("length", "step", "dilation", "segments"):

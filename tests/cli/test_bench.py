@@ -10,9 +10,9 @@ from support.command import mrx
 
 from mrx import methods
 from mrx.bench.bench_records import BenchRow, quantile
-from mrx.bench.clip import decode_clip, make_texture_windows
 from mrx.bench.compare import BaseResult
 from mrx.bench.floor import estimate_map_cost
+from mrx.bench.texture_clip import decode_clip, make_texture_windows
 from mrx.cli.bench_command import parse_batches, parse_tolerance
 from mrx.errors import UsageError
 

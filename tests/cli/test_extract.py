@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import click
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -211,6 +212,57 @@ def test_a_csv_gives_keys_ranges_and_labels(clips, tmp_path, out):
         assert shards["second"]["mbpm"].items["start"][0] == pytest.approx(0.24)
 
 
+def test_a_bad_row_of_a_csv_is_wrong_usage_before_any_work(clips, tmp_path, out):
+    (tmp_path / "x.csv").write_text(
+        f"path,start\n{clips / 'a.mp4'},\n{clips / 'day 1/b.mp4'},0.5\n"
+    )
+    ran = mrx("extract", tmp_path / "x.csv", "-o", out, "--end", "0.2")
+    assert ran.code == 2
+    assert "x.csv, line 3): start 0.5 is not before end 0.2 of --end." in ran.stderr
+    assert not out.exists()
+
+
+def test_images_replaced_in_place_are_extracted_again(tmp_path, out):
+    folder = tmp_path / "frames" / "f"
+    folder.mkdir(parents=True)
+    for i in range(3):
+        cv2.imwrite(str(folder / f"{i}.png"), np.full((16, 16, 3), 9 * i, np.uint8))
+    words = ("extract", tmp_path / "frames", "-o", out, "--json")
+    assert read_summary(mrx(*words))["ok"] == 1
+    assert read_summary(mrx(*words))["before"] == 1
+    before = folder.stat()
+    cv2.imwrite(str(folder / "1.png"), np.full((16, 16, 3), 200, np.uint8))
+    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = read_summary(mrx(*words))
+    assert (again["ok"], again["before"]) == (1, 0)
+
+
+def test_a_video_in_a_shard_without_a_row_gets_one(clips, out):
+    words = ("extract", clips, "-o", out)
+    mrx(*words)
+    whole = read_manifest(out)
+    lines = (out / "manifest.jsonl").read_text().splitlines(keepends=True)
+    (out / "manifest.jsonl").write_text("".join(n for n in lines if '"a.mp4"' not in n))
+    for _ in range(2):
+        assert mrx(*words).code == 0
+        assert read_manifest(out)["a.mp4"]["status"] == "ok"
+    assert read_manifest(out).keys() == whole.keys()
+    assert len((out / "manifest.jsonl").read_text().splitlines()) == len(lines)
+
+
+def test_foreign_files_named_like_manifests_are_kept(clips, out, tmp_path):
+    out.mkdir()
+    (out / "manifest-0of9.jsonl").write_text("mine\n")
+    (out / "manifest.jsonl").symlink_to(tmp_path / "elsewhere")
+    ran = mrx("extract", clips, "-o", out, "--overwrite")
+    assert ran.code == 4
+    assert "Move it away, or use another -o" in ran.stderr
+    assert not (tmp_path / "elsewhere").exists()
+    (out / "manifest.jsonl").unlink()
+    assert mrx("extract", clips, "-o", out, "--overwrite").code == 0
+    assert (out / "manifest-0of9.jsonl").read_text() == "mine\n"
+
+
 def test_dry_run_writes_nothing_and_estimates(clips, out):
     ran = mrx("extract", clips, "-o", out, "--dry-run")
     assert ran.code == 0
@@ -218,7 +270,7 @@ def test_dry_run_writes_nothing_and_estimates(clips, out):
         ["12", "122.9", "kB", "a.mp4"],
         ["7", "61.4", "kB", "day", "1/b.mp4"],
     ]
-    assert "2 inputs: 2 to extract (about 184.3 kB)" in ran.stderr
+    assert "2 inputs: 2 to extract (about 184.3 kB, 873.1 MB an hour of video)" in ran.stderr
     assert not out.exists()
 
 
@@ -256,7 +308,7 @@ def test_blosc_needs_its_package(clips, out, monkeypatch):
     monkeypatch.setitem(sys.modules, "hdf5plugin", None)
     ran = mrx("extract", clips, "-o", out, "--compression", "blosc")
     assert ran.code == 5
-    assert "pip install 'mrx[blosc]'" in ran.stderr
+    assert "pip install 'mrx[small]'" in ran.stderr
 
 
 def test_blosc_reads_back(clips, out):
@@ -362,6 +414,12 @@ def test_two_v_after_the_command_add_the_traceback_of_an_error(clips, out):
     ran = mrx("extract", clips, "-o", out, "-vv", "--step", "0")
     assert "Traceback" in ran.stderr
     assert "UsageError" in ran.stderr
+
+
+def test_a_note_is_printed_even_if_quiet(capsys):
+    report = ProgressReport(verbose=0, quiet=True, progress=True, output="nothing")
+    report.note("set aside broken-\n1")
+    assert capsys.readouterr() == ("", "set aside broken-%0A1\n")
 
 
 def test_quiet_hides_the_report_of_saved_videos(capsys):

@@ -10,6 +10,7 @@ from support.command import read_keys, read_manifest, read_rows, run_process, st
 from support.trouble import BREAK, GOOD, HANG, KILL, RAISE, list_workers, wait_until
 
 import mrx
+from mrx.shards.layout import read_index
 
 pytestmark = pytest.mark.slow
 
@@ -206,17 +207,34 @@ def test_shards_of_processes_on_one_folder_never_collide(folder, tmp_path, envir
     assert read_keys(tmp_path / "out") == [f"{i}.mp4" for i in range(8)]
 
 
-def test_a_worker_killed_between_two_shards_duplicates_no_video(folder, tmp_path, environment):
-    for i in range(10):
-        trouble.write_clip(folder / f"{i}.mp4", GOOD, frames=20)
-    out = tmp_path / "out"
-    words = ["extract", folder, "-o", out, "-m", "trouble", "-p", "slow=0.05", "--workers", "1"]
-    running = start_process(*words, "--videos-per-shard", "1", environment=environment)
-    wait_until(lambda: len(list(out.glob("shard-*.h5"))) >= 3)
-    trouble.kill_process(list_workers(running)[0])
-    stderr = running.communicate(timeout=60)[1].decode()
-    assert (running.returncode, "10 ok, 0 skipped, 0 failed" in stderr) == (0, True), stderr
-    assert read_keys(out) == [f"{i}.mp4" for i in range(10)]
+@pytest.mark.parametrize("videos_per_shard", ["1", "2"])
+@pytest.mark.parametrize("point", trouble.KILL_POINTS)
+def test_a_worker_killed_between_two_shards_doubles_nothing(
+    folder, tmp_path, environment, point, videos_per_shard
+):
+    keys = [f"{i}.mp4" for i in range(6)]
+    for key in keys:
+        trouble.write_clip(folder / key, GOOD)
+    marker = tmp_path / "killed"
+    environment |= {"TROUBLE_KILL": f"{point},2,{marker}"}
+    options = ("--videos-per-shard", videos_per_shard)
+    ran = extract(folder, tmp_path / "out", environment, *options, workers="1")
+    assert (ran.returncode, marker.exists()) == (0, True), ran.stderr
+    assert b"6 ok, 0 skipped, 0 failed" in ran.stderr
+    ended = sorted((row["key"], row["status"]) for row in read_rows(ran))
+    assert ended == [(key, "ok") for key in keys]
+    assert read_keys(tmp_path / "out") == keys
+    assert run_process("verify", tmp_path / "out").returncode == 0
+
+
+def test_a_video_safe_at_its_workers_second_death_is_ok(folder, tmp_path, environment):
+    trouble.write_clip(folder / "bad.mp4", KILL)
+    environment |= {"TROUBLE_KILL": f"record,1,{tmp_path / 'killed'}"}
+    options = ("-p", f"once={tmp_path / 'died'}")
+    ran = extract(folder, tmp_path / "out", environment, *options, workers="1")
+    assert (ran.returncode, outcomes(ran)) == (0, {"bad.mp4": ("ok", "")})
+    assert (tmp_path / "killed").exists()
+    assert read_keys(tmp_path / "out") == ["bad.mp4"]
 
 
 def test_workers_that_are_killed_while_they_start_are_replaced(folder, tmp_path, environment):
@@ -245,3 +263,15 @@ def test_a_signal_to_the_whole_group_closes_the_shards_too(folder, tmp_path, env
     assert running.returncode == 143
     assert not list((tmp_path / "out").glob(".tmp-*"))
     assert len(read_keys(tmp_path / "out")) >= 1
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_shards_carry_the_number_of_their_run(folder, tmp_path, environment, workers):
+    numbers = []
+    for run in range(2):
+        for i in range(2):
+            trouble.write_clip(folder / f"{run}{i}.mp4", GOOD)
+        extract(folder, tmp_path / "out", environment, workers=workers)
+        shards = (tmp_path / "out").glob("shard-*.h5")
+        numbers.append({read_index(path).run for path in shards})
+    assert numbers == [{1}, {1, 2}]

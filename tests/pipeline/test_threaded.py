@@ -15,7 +15,7 @@ from support.stages import (
     run_stages,
 )
 
-from mrx.errors import DeviceFault, OutputError, RunCancelled
+from mrx.errors import DeviceFault, OutputError, RunCanceled
 from mrx.pipeline import sync_device as device_module
 from mrx.pipeline import threaded as threads_module
 from mrx.pipeline.compute import BatchComputer
@@ -104,6 +104,28 @@ def test_a_permanent_device_fault_ends_the_run_without_rows():
     assert told == []
 
 
+def test_a_device_fault_comes_after_the_rows_of_finished_videos():
+    stages = FakeStages(make_plans(9), slow_write=0.05)
+    whole, runner = stages.extract, _feeder(stages, threads=1)
+
+    def fail_after_a_row(windows):
+        if len(stages.batches) < 2:
+            return whole(windows)
+        deadline = time.monotonic() + 5
+        while runner.links.row_queue.empty() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return _failing(windows)
+
+    stages.method_run.module.extract = fail_after_a_row
+    told = []
+    with pytest.raises(DeviceFault):
+        told.extend(runner.run(stages.sources()))
+    assert [(row.key, row.status) for row in told] == [("000", "ok")]
+    assert "001" in stages.forgotten
+    assert "000" not in stages.forgotten
+    until_alone()
+
+
 def _failing(windows):
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
@@ -132,7 +154,7 @@ def _ours():
 
 
 def test_a_slow_writer_stops_the_decoders_before_memory_grows(monkeypatch):
-    monkeypatch.setattr(threads_module, "PIECES_BYTES", 4000)
+    monkeypatch.setattr(threads_module, "BATCHES_BYTES", 4000)
     monkeypatch.setattr(threads_module, "RESULTS_BYTES", 1000)
     stages = FakeStages(make_plans(40, windows=3, pieces=2, size=8), slow_write=0.002)
     assert_whole(stages, run_stages(stages, most=6))
@@ -140,7 +162,7 @@ def test_a_slow_writer_stops_the_decoders_before_memory_grows(monkeypatch):
 
 
 def test_a_piece_larger_than_the_queue_passes_alone(monkeypatch):
-    monkeypatch.setattr(threads_module, "PIECES_BYTES", 10)
+    monkeypatch.setattr(threads_module, "BATCHES_BYTES", 10)
     monkeypatch.setattr(threads_module, "RESULTS_BYTES", 10)
     stages = FakeStages(make_plans(5, windows=4, pieces=3))
     assert_whole(stages, run_stages(stages, most=100))
@@ -154,7 +176,7 @@ def test_a_slow_decoder_is_waited_for():
 def test_a_stopped_run_drops_the_videos_in_flight():
     stages = FakeStages(make_plans(50, pieces=4), cancel_at=3)
     told = []
-    with pytest.raises(RunCancelled):
+    with pytest.raises(RunCanceled):
         told.extend(_feeder(stages).run(stages.sources()))
     assert stages.forgotten
     assert {row.key for row in told} == set(stages.concluded)
@@ -169,9 +191,9 @@ def test_closing_the_iterator_of_rows_ends_the_run():
     until_alone()
 
 
-def _feeder(stages):
+def _feeder(stages, threads=2):
     computer = BatchComputer(SyncDevice(CPU, stages.busy), 1)
-    return threads_module.ThreadedRunner(stages, computer, 2)
+    return threads_module.ThreadedRunner(stages, computer, threads)
 
 
 class SmallDevice(SyncDevice):

@@ -5,9 +5,17 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 from hypothesis.strategies import floats
 
+from mrx import kernels
 from mrx.errors import InputError
 from mrx.job import Storage
-from mrx.shards.encoding import Encoding, ValueStatistics, decode_maps, encode_maps
+from mrx.shards.encoding import (
+    Encoding,
+    ValueStatistics,
+    decode_maps,
+    encode_maps,
+    encode_on_device,
+    split_statistics,
+)
 
 maps = arrays(np.float32, (2, 1, 3, 4), elements=floats(-20, 20, width=32))
 
@@ -88,7 +96,63 @@ def test_nan_cannot_become_an_integer(dtype):
 def test_statistics_are_those_of_the_floats():
     values = np.array([[-3.0, 1.0], [2.0, 6.0]], np.float32).reshape(1, 1, 2, 2)
     attributes = round_trip(values, dtype="float16")[2].to_attributes()
-    assert attributes == {"clipped_fraction": 0.0, "min": -3.0, "max": 6.0, "absmean": 3.0}
+    assert attributes == {
+        "clipped_fraction": 0.0,
+        "nan_count": 0,
+        "min": -3.0,
+        "max": 6.0,
+        "absmean": 3.0,
+    }
+
+
+@pytest.mark.parametrize("backend", kernels.list_backends())
+def test_statistics_are_those_of_the_finite_values(backend):
+    values = np.array([np.nan, -3, np.inf, 1, -np.inf, 7e4], np.float32).reshape(1, 1, 2, 3)
+    before = kernels.set_backend(backend)
+    try:
+        back, _, statistics = round_trip(values, dtype="float16")
+    finally:
+        kernels.set_backend(before)
+    assert statistics.to_attributes() == {
+        "clipped_fraction": 1 / 6,
+        "nan_count": 3,
+        "min": -3.0,
+        "max": 7e4,
+        "absmean": pytest.approx((3 + 1 + 7e4) / 3),
+    }
+    assert np.array_equal(back.ravel(), [np.nan, -3, np.inf, 1, -np.inf, 65504], equal_nan=True)
+
+
+def test_a_map_without_a_finite_value_has_no_extremes():
+    values = np.full((1, 1, 2, 2), np.nan, np.float32)
+    attributes = round_trip(values, dtype="float32")[2].to_attributes()
+    assert attributes == {"clipped_fraction": 0.0, "nan_count": 4}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_device_encodes_nan_as_the_cpu_does(dtype):
+    values = torch.tensor([[np.nan, -3, np.inf, 1, -np.inf, 7e4], [1, 2, 3, 4, 5, 6]])
+    maps = values.view(2, 1, 2, 3)
+    encoding = Encoding.from_storage(Storage(dtype=dtype), units="px", bound=20.0)
+    raw, numbers = encode_on_device(maps, encoding)
+    for i, found in enumerate(split_statistics(numbers, 6, encoding)):
+        expected = ValueStatistics()
+        on_cpu = encode_maps(maps[i], encoding, expected)
+        assert found == expected
+        assert np.array_equal(raw[i].numpy(), on_cpu, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("units", "channels", "dtype"),
+    [
+        ("px", ("dx", "dy"), "q16"),
+        ("px", ("dx", "dy", "confidence"), "float16"),
+        ("a.u.", ("red",), "float16"),
+    ],
+)
+def test_auto_chooses_by_units_and_channels(units, channels, dtype):
+    encoding = Encoding.from_storage(Storage(), units=units, bound=20.0, channels=channels)
+    assert encoding.dtype_name == dtype
 
 
 def test_a_bound_that_was_asked_for_is_taken():

@@ -15,7 +15,7 @@ from mrx.shards.writer import ShardWriter
 
 
 def test_values_of_every_type_are_read_as_floats(tmp_path):
-    writer = ShardWriter(Job(output=str(tmp_path)), shards.SETTINGS)
+    writer = ShardWriter.for_job(Job(output=str(tmp_path)), shards.SETTINGS)
     for dtype in ("float16", "float32", "q16", "uint8"):
         entry = writer.begin_entry(dtype)
         encoding = Encoding.from_storage(Storage(dtype=dtype, bound=5.0), units="px", bound=5.0)
@@ -47,8 +47,8 @@ def test_an_absent_method_is_refused_with_a_list_of_the_stored(tmp_path):
 
 
 def test_the_newer_entry_of_a_key_written_twice_is_read(tmp_path):
-    make_shard(tmp_path, ["a"], seed=1, share=(7, 8))
-    make_shard(tmp_path, ["a"], seed=2)
+    make_shard(tmp_path, ["a"], seed=2, share=(0, 8), run=2)
+    make_shard(tmp_path, ["a"], seed=1, run=1)
     with mrx.open(tmp_path) as found:
         assert len(list(found.rows())) == len(found) == 1
         assert np.allclose(found["a"]["mbpm"][:], make_motion(seed=2).data, atol=1e-2)
@@ -94,7 +94,7 @@ def test_few_files_stay_open(tmp_path):
 
 
 def test_added_videos_are_found(tmp_path):
-    writer = ShardWriter(Job(output=str(tmp_path)), shards.SETTINGS)
+    writer = ShardWriter.for_job(Job(output=str(tmp_path)), shards.SETTINGS)
     add_video(writer, "a")
     add_video(writer, "b", label="7")
     writer.seal_shard()

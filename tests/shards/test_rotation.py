@@ -5,6 +5,7 @@ from support.shards import SETTINGS, add_video, write_video
 
 from mrx.errors import OutputError
 from mrx.job import Job, Storage
+from mrx.shards.contents import KnownVideos
 from mrx.shards.layout import list_shards, list_temporaries
 from mrx.shards.repair import salvage_leftover
 from mrx.shards.rotation import ShardRotation
@@ -17,7 +18,7 @@ class Rotation(ShardRotation):
     def __init__(self, folder, videos_per_shard=1):
         self.sealed = []
         super().__init__(
-            lambda: ShardWriter(Job(output=str(folder)), SETTINGS),
+            lambda: ShardWriter.for_job(Job(output=str(folder)), SETTINGS),
             Storage(videos_per_shard=videos_per_shard),
             lambda path, keys: self.sealed.append(keys),
         )
@@ -94,7 +95,8 @@ def test_an_output_error_abandons_shards_and_keeps_whole_videos(tmp_path):
     rotation.close()
     assert rotation.sealed == []
     (leftover,) = list_temporaries(tmp_path)
-    assert salvage_leftover(leftover, "", {}) == ["a"]
+    saved = salvage_leftover(leftover, "", KnownVideos({})).saved
+    assert [record.key for record in saved] == ["a"]
 
 
 def test_other_errors_abandon_nothing(tmp_path):
@@ -113,12 +115,17 @@ def test_a_shard_that_cannot_be_sealed_does_not_block_the_others(tmp_path, monke
     rotation.seal_full_shards()
     add_video(rotation.get_current(), "b")
     with monkeypatch.context() as patch:
-        patch.setattr("mrx.shards.writer._sync_to_disk", _fail_to_sync)
+        patch.setattr("mrx.shards.writer.sync_to_disk", _fail_to_sync_once())
         with pytest.raises(OutputError, match="cannot write"):
             rotation.close()
-    rotation.close()
     assert rotation.sealed == [["b"]]
 
 
-def _fail_to_sync(path):
-    raise OSError("no space")
+def _fail_to_sync_once():
+    errors = [OSError("no space")]
+
+    def sync(path):
+        if errors:
+            raise errors.pop()
+
+    return sync

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mrx.errors import NoInputError, UsageError
+from mrx.job import Decoding
 from mrx.sources.keys import escape_key
 from mrx.sources.numbered import list_numbered_images
 from mrx.sources.scan import find_sources, make_path_source, why_unreadable
@@ -94,7 +95,7 @@ def test_a_scan_lists_unreadable_videos_with_their_problem(here):
     assert result == {
         "fifo.mp4": "not a regular file",
         "loop.mp4": "too many levels of symbolic links",
-        "nowhere.mp4": "no such file (a link that leads nowhere)",
+        "nowhere.mp4": "no such file (broken symbolic link)",
         "zero.mp4": "empty file",
     }
 
@@ -114,6 +115,51 @@ def test_an_unreadable_folder_is_reported(here, monkeypatch):
 
 
 # Folders of numbered images
+
+
+def test_each_change_of_an_image_changes_the_fingerprint(here):
+    make(here, "v/f/1.jpg", "v/f/2.jpg", "v/f/3.jpg")
+    os.utime(here / "v/f/2.jpg", ns=(5, 1_000_000_005))
+    folder = (here / "v/f").stat()
+    seen = [only("v").stamp]
+    (here / "v/f/1.jpg").write_bytes(b"other")
+    seen.append(only("v").stamp)
+    os.utime(here / "v/f/2.jpg", ns=(5, 1_000_000_006))
+    seen.append(only("v").stamp)
+    (here / "v/f/3.jpg").write_bytes(b"longer bytes")
+    seen.append(only("v").stamp)
+    (here / "v/f/3.jpg").rename(here / "v/f/4.jpg")
+    os.utime(here / "v/f", ns=(folder.st_atime_ns, folder.st_mtime_ns))
+    seen.append(only("v").stamp)
+    assert len(set(seen)) == 5
+    assert len({stamp[:4] for stamp in seen}) == 1
+
+
+def test_a_fingerprint_is_the_same_from_every_way_to_a_folder(here):
+    make(here, "v/f/1.jpg", "v/f/2.jpg", "v/f/flow_1.jpg", "v/f/Thumbs.db", "v/f/other2.png")
+    fingerprint = only("v").fingerprint
+    assert len(fingerprint) == 16
+    assert int(fingerprint, 16) >= 0
+    os.utime(here / "v/f/Thumbs.db", (1, 1))
+    os.utime(here / "v/f/other2.png", (1, 1))
+    ways = [only("v/f"), only("*/f"), make_path_source("v/f")]
+    assert [source.fingerprint for source in ways] == [fingerprint] * 3
+    assert ways[0].stamp[4] == fingerprint
+
+
+def test_an_image_that_is_a_broken_link_is_in_the_fingerprint(here):
+    make(here, "f/1.jpg")
+    (here / "f/2.jpg").symlink_to("gone")
+    broken = make_path_source("f").fingerprint
+    make(here, "f/gone")
+    assert make_path_source("f").fingerprint != broken
+
+
+def test_files_urls_and_empty_folders_have_no_fingerprint(here):
+    make(here, "a.mp4", "empty/x.txt")
+    sources = [only("a.mp4"), make_path_source("empty"), only("https://host/a.mp4")]
+    assert [source.fingerprint for source in sources] == [None, None, None]
+    assert {source.stamp[4] for source in sources} == {""}
 
 
 def test_a_folder_of_numbered_images_is_one_video(here):
@@ -306,6 +352,27 @@ def test_an_error_in_a_csv_names_its_place(here, content, message):
     (here / "x.csv").write_text(content)
     with pytest.raises(UsageError, match=message):
         find_sources(["x.csv"])
+
+
+@pytest.mark.parametrize(
+    ("row", "decoding", "message"),
+    [
+        ("5,", Decoding(end=4), r"start 5 is not before end 4 of --end\. Both are seconds"),
+        (",4", Decoding(start=4), r"start 4 of --start is not before end 4\. Both are seconds"),
+        ("3,2", Decoding(start=0, end=9), r"start 3 is not before end 2\. Both are seconds"),
+    ],
+)
+def test_a_row_and_the_settings_make_one_range(here, row, decoding, message):
+    (here / "x.csv").write_text(f"path,start,end\na.mp4,,\nx.mp4,{row}\n")
+    with pytest.raises(UsageError, match=rf"^bad list \(x\.csv, line 3\): {message}"):
+        find_sources(["x.csv"], decoding=decoding)
+
+
+def test_the_range_of_a_row_goes_before_that_of_the_settings(here):
+    make(here, "x.mp4")
+    (here / "x.csv").write_text("path,start,end\nx.mp4,5,6\n")
+    source = only("x.csv", decoding=Decoding(start=1, end=2))
+    assert (source.start, source.end) == (5.0, 6.0)
 
 
 def test_a_list_that_is_not_there_is_wrong_usage(here):

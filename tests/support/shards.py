@@ -30,15 +30,15 @@ def add_video(writer, key, **options):
 def write_video(entry, *, seed=0, items=3, **attributes):
     """Write random maps to an entry and commit it."""
     maps = make_motion(items, seed=seed)
-    encoding = Encoding.from_storage(Storage(), units="a.u.", bound=1.0)
+    encoding = Encoding.from_storage(Storage(dtype="float16"), units="a.u.", bound=1.0)
     entry.create_dataset("mbpm", shape=maps.data.shape[1:], encoding=encoding, filters={})
     entry.append_maps("mbpm", pack_motion(maps, encoding, {}))
     entry.commit_video({**ATTRIBUTES, **attributes}, {"mbpm": METHOD})
 
 
-def make_shard(folder, keys, *, settings=SETTINGS, share=None, seed=0):
+def make_shard(folder, keys, *, settings=SETTINGS, share=None, seed=0, run=1):
     """Write a shard with these videos, and return its path."""
-    writer = ShardWriter(Job(output=str(folder), share=share), settings)
+    writer = ShardWriter.for_job(Job(output=str(folder), share=share), settings, run=run)
     for i, key in enumerate(keys):
         add_video(writer, key, seed=seed + i)
     return writer.seal_shard()

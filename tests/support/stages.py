@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from mrx.errors import OutputError, RunCancelled
+from mrx.errors import OutputError, RunCanceled
 from mrx.job import ManifestRow, Source
 from mrx.pipeline.compute import BatchComputer
 from mrx.pipeline.sync_device import SyncDevice
@@ -107,9 +107,9 @@ class FakeStages:
     def drop_videos(self, tasks):
         self.forgotten += [task.source.key for task in tasks]
 
-    def check_cancelled(self):
+    def check_canceled(self):
         if self.cancel_at is not None and len(self.batches) >= self.cancel_at:
-            raise RunCancelled("the run was stopped")
+            raise RunCanceled("the run was stopped")
 
     def raise_if_broken(self, stage):
         """Raise an error that ends the run if this stage is broken."""

@@ -48,7 +48,48 @@ class Trouble(Representation):
         return self(frames)
 
 METHOD = Method("trouble", Trouble, "crashes, hangs or fails on request", "none", "light")
+if "TROUBLE_KILL" in os.environ:
+    import trouble_kill
 '''
+# Patches the worker, not the parent, which imports the methods too. The first worker to reach the
+# point for the nth time kills itself there; the marker keeps its successors alive.
+KILL_MODULE = """
+import multiprocessing, os, signal
+from pathlib import Path
+from mrx.shards.journal import Journal
+
+point, turn, marker = os.environ["TROUBLE_KILL"].split(",", 2)
+turns_left = int(turn)
+
+def die():
+    global turns_left
+    turns_left -= 1
+    if turns_left or Path(marker).exists():
+        return
+    Path(marker).touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def kill_around(owner, name, when):
+    work = getattr(owner, name)
+    def act(*args, **options):
+        if when == "before":
+            die()
+        result = work(*args, **options)
+        if when == "after":
+            die()
+        return result
+    setattr(owner, name, act)
+
+POINTS = {
+    "record": (Journal, "append_record", "after"),
+    "name": (Path, "hardlink_to", "after"),
+    "unlink": (Journal, "remove", "before"),
+    "publish": (Journal, "remove", "after"),
+}
+if multiprocessing.parent_process():
+    kill_around(*POINTS[point])
+"""
+KILL_POINTS = ("record", "name", "unlink", "publish")
 
 
 def install_package(folder):
@@ -60,6 +101,7 @@ def install_package(folder):
         "[mrx.methods]\ntrouble = trouble_method:METHOD\n"
     )
     (folder / "trouble_method.py").write_text(MODULE)
+    (folder / "trouble_kill.py").write_text(KILL_MODULE)
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {"PYTHONPATH": os.pathsep.join(paths)}
 

@@ -1,18 +1,24 @@
 """Drawing of clips: choice of moments, scales, and protection of inputs."""
 
+from typing import get_args
+
 import cv2
 import numpy as np
 import pytest
 from support.videos import write_clip, write_images
 
 import mrx
+from mrx.checks import list_choices
 from mrx.errors import InputError, OutputError, UsageError
-from mrx.job import Decoding, Storage
+from mrx.job import Decoding, Job, Storage
+from mrx.kernels import choose_backend
+from mrx.render import Style
+from mrx.visualize import draw as draw_module
 from mrx.visualize.draw import DrawRequest, _write_clip, check_output_differs, visualize_shard
 from mrx.visualize.moments import MethodTrack, Moment
 from mrx.visualize.painter import Painter
+from mrx.visualize.picture_options import PictureOptions
 from mrx.visualize.stored import StoredMoments
-from mrx.visualize.track_style import PictureOptions
 
 
 class Fake:
@@ -61,6 +67,20 @@ def test_a_grid_shows_the_middles_of_equal_parts(tmp_path, count, places):
         painter.measure_moment(moment)
     expected = painter.draw_grid([moments[place] for place in places])
     np.testing.assert_array_equal(picture(tmp_path / "a.png"), expected)
+
+
+def test_a_video_is_drawn_with_the_backend_of_the_job(tmp_path, monkeypatch):
+    used = []
+    monkeypatch.setattr(draw_module, "_write_clip", lambda *_: used.append(choose_backend()))
+    clip = write_clip(tmp_path / "a.mp4", 6)
+    request = DrawRequest(str(tmp_path / "a.png"), (0, None), PictureOptions(), used.append)
+    draw_module.visualize_video(str(clip), Job("out", backend="torch"), request)
+    assert used == ["torch"]
+
+
+def test_the_options_offer_the_styles_of_render():
+    styles = list_choices(PictureOptions, "style")
+    assert styles == ("side-by-side", *(s for s in get_args(Style) if s != "auto"))
 
 
 def test_one_picture_is_on_the_scale_of_its_clip(tmp_path):

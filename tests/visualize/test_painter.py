@@ -8,8 +8,8 @@ from mrx import render
 from mrx.errors import UsageError
 from mrx.visualize.moments import MethodTrack, Moment
 from mrx.visualize.painter import SEAM, Painter
+from mrx.visualize.picture_options import PictureOptions
 from mrx.visualize.picture_size import PictureSizer
-from mrx.visualize.track_style import PictureOptions
 
 FLOW = MethodTrack("tvl1", ("dx", "dy"), "px", {})
 SLOW = MethodTrack("pa", ("pa0",), "a.u.", {})
