@@ -55,7 +55,7 @@ def run_pipeline(machine, report, *, frames=None, disk=None):
 
 def measure_decoding(machine, report, frames):
     """Report frames/s of decoding alone; return the gain of 16 threads over one at 720p."""
-    from mrx.bench import clip
+    from mrx.bench import texture_clip
 
     gains = {}
     threads = THREADS[:2] if machine.quick else THREADS
@@ -64,8 +64,8 @@ def measure_decoding(machine, report, frames):
             if report.is_late("decoding"):
                 return {}
             path = Path(scratch) / f"{name}.mp4"
-            clip.write_texture_clip(path, frames, size)
-            decode = functools.partial(clip.decode_clip, str(path), size, "rgb")
+            texture_clip.write_texture_clip(path, frames, size)
+            decode = functools.partial(texture_clip.decode_clip, str(path), size, "rgb")
             decode()
             ways = {
                 f"{n} threads": functools.partial(decode_by_threads, decode, n) for n in threads

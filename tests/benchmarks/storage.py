@@ -8,6 +8,11 @@ first with one thread that packs and writes, then with two that pack and one tha
 time of that writer limits the rate for any number of packers.
 
     python tests/benchmarks/storage.py [--maps 64] [--repeats 5] [--folder DIR]
+
+With clips it prints instead what each store costs for their maps at the default size: GB an hour of
+video, and CPU ms to encode, compress and write a map, and to read and decode it.
+
+    python tests/benchmarks/storage.py --clips a.mp4 b.mkv c.mp4 [--maps 24] [--repeats 3]
 """
 
 import argparse
@@ -24,16 +29,25 @@ import h5py
 import numpy as np
 import torch
 
-from mrx import kernels
+from mrx import kernels, methods
+from mrx.decode.video import open_video
 from mrx.job import Storage
 from mrx.records import Motion
 from mrx.shards.chunks import pack_motion
 from mrx.shards.compression import dataset_options
-from mrx.shards.encoding import Encoding, ValueStatistics, encode_maps
+from mrx.shards.encoding import Encoding, ValueStatistics, decode_maps, encode_maps
 from mrx.shards.writer import MethodDataset
+from mrx.windows.plan import WindowRule, count_windows
+from mrx.windows.stack import WindowStacker
 
 STORED = (("float16", "none"), ("float16", "gzip"), ("uint8", "gzip"), ("q16", "gzip"))
 SHAPES = {"2x256x340": (2, 256, 340), "3x256x340": (3, 256, 340)}
+TOLERANCES = {"tvl1": (0.05, 0.1), "mbpm": (4.0, 8.0)}
+PLAIN_STORES = (
+    *(("float16", c) for c in ("none", "gzip", "blosc", "blosc2")),
+    *(("q16", c) for c in ("none", "gzip", "blosc", "blosc2")),
+    *(("uint8", c) for c in ("none", "gzip")),
+)
 BATCH = 8
 PACKERS = 2
 WAITING = 4  # batches before the writer
@@ -187,11 +201,76 @@ def print_rates(name, count, sizes, taken):
     )
 
 
+def make_real_maps(path, method, count):
+    """Return maps spread over a clip, and the number of maps that an hour of it has."""
+    module = methods.find_method(method).build_module({})
+    video = open_video(path)
+    frames = video.count_frames()
+    seconds = video.tally.to_attributes()["duration"]
+    rule = WindowRule(length=module.length, step=module.step, dilation=module.dilation)
+    per_hour = count_windows(frames, rule) / seconds * 3600
+    spread = WindowRule(rule.length, rule.step, rule.dilation, segments=count)
+    stacker = WindowStacker(spread, frames=frames)
+    color, maps = module.color, []
+    with torch.inference_mode():
+        for chunk in video.read_frames([color], stacker.list_wanted_positions()):
+            maps += [module.extract(c.data).float() for c in stacker.push_frames(chunk[color])]
+    return torch.cat(maps).contiguous(), per_hour, module
+
+
+def list_stores(method):
+    """Yield the name and the settings of each store."""
+    for dtype, compression in PLAIN_STORES:
+        yield f"{dtype} {compression}", Storage(dtype=dtype, compression=compression)
+    for tolerance in TOLERANCES[method]:
+        yield f"tolerance {tolerance:g}", Storage(tolerance=tolerance)
+
+
+def measure_store(maps, module, storage, repeats):
+    """Return bytes, and the least CPU ms to write and to read a map, in a file in memory."""
+    encoding = Encoding.from_storage(
+        storage, units=module.units, bound=module.bound, channels=module.channels
+    )
+    filters = dataset_options(storage.compression, cost="heavy", tolerance=storage.tolerance)
+    writing, reading = [], []
+    for _ in range(repeats):
+        with h5py.File("store", "w", driver="core", backing_store=False, rdcc_nbytes=0) as file:
+            began = time.thread_time()
+            series = MethodDataset(file, "maps", tuple(maps.shape[1:]), encoding, filters)
+            for motion in split_batches(maps):
+                series.append_maps(pack_motion(motion, encoding, filters))
+            file.flush()
+            written = time.thread_time()
+            for i in range(len(maps)):
+                decode_maps(series.dataset[i], scale=encoding.scale, offset=encoding.offset)
+            reading.append(time.thread_time() - written)
+            writing.append(written - began)
+            size = series.dataset.id.get_storage_size()
+    return size / len(maps), *(min(t) / len(maps) * 1000 for t in (writing, reading))
+
+
+def print_stores(clips, count, repeats):
+    """Print a row for each method and store: each clip's figures, and their means."""
+    for method in TOLERANCES:
+        real = [make_real_maps(path, method, count) for path in clips]
+        print(f"{method}: GB an hour of {', '.join(Path(c).name for c in clips)}; mean; CPU ms")
+        for name, storage in list_stores(method):
+            found = [measure_store(maps, module, storage, repeats) for maps, _, module in real]
+            hourly = [f[0] * r[1] / 1e9 for f, r in zip(found, real, strict=True)]
+            write, read = (statistics.mean(f[i] for f in found) for i in (1, 2))
+            print(
+                f"  {name:<16} {'  '.join(f'{value:6.2f}' for value in hourly)}   mean "
+                f"{statistics.mean(hourly):6.2f}   write {write:5.2f}  read {read:5.2f}",
+                flush=True,
+            )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--maps", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", help="where to write, as /dev/shm or a disk")
+    parser.add_argument("--clips", nargs="+", help="print what each store costs for real maps")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(
@@ -202,6 +281,9 @@ def main():
     )
     if kernels.choose_backend() != "numba":
         print("without numba the chunks are made in the library here too: expect ratios of 1")
+    if options.clips:
+        print_stores(options.clips, options.maps, options.repeats)
+        return
     print(
         f"{'maps, stored as':<24} {'':<18} {'plain/s':>9} {'packed/s':>9}  {'ratio':<18}"
         f"{'CPU ms a map':>16}  ratio"

@@ -32,7 +32,7 @@ from mrx.visualize.film import find_output_kind, open_film
 from mrx.visualize.moments import MethodTrack, Moment
 from mrx.visualize.page import Page
 from mrx.visualize.painter import Painter
-from mrx.visualize.track_style import PictureOptions
+from mrx.visualize.picture_options import PictureOptions
 
 WIDTH, HEIGHT, FULL, RATE = 340, 256, 8.0, 25
 NAMES = ("a.mp4", "a.webm", "a.gif", "all", "a.html")

@@ -1,6 +1,6 @@
 """Measure the overhead of the pipeline on many tiny clips, and its memory on long and large ones.
 
-    python tests/benchmarks/feeding.py [--clips 1000] [--hours 1] [--methods mbpm tvl1 ...]
+    python tests/benchmarks/concurrency.py [--clips 1000] [--hours 1] [--methods mbpm tvl1 ...]
 
 First it prints the CPU time of a tiny clip beyond its decoding and computing, without and with
 decode threads. Then it prints the peak memory of one process on an hour of 340x256 with the first
@@ -19,7 +19,7 @@ import av
 import numpy as np
 
 from mrx import methods
-from mrx.pipeline.threaded import PIECES_BYTES, RESULTS_BYTES
+from mrx.pipeline.threaded import BATCHES_BYTES, RESULTS_BYTES
 
 PROGRAM = """
 import json, re, sys, time
@@ -96,7 +96,7 @@ def memory_bound(method, width, height, threads):
     frame = width * height * (3 if module.color == "rgb" else 1)
     bound = 64 * 2**20 + 600 * width * height
     if threads:
-        bound += max(PIECES_BYTES, 2 * frame) + max(RESULTS_BYTES, 4 * frame)
+        bound += max(BATCHES_BYTES, 2 * frame) + max(RESULTS_BYTES, 4 * frame)
         bound += threads * (max(32 * 2**20, frame) + 3 * module.length * frame)
     return bound / 2**20
 
