@@ -73,7 +73,7 @@ def write_shard(folder, out, dtype, compression):
 
 
 def measure_turn(folder, dtype, compression):
-    """Print the least CPU seconds and the bytes of a map as JSON; a load on the machine adds some."""
+    """Print the least CPU seconds and bytes of a map as JSON; load on the machine adds to them."""
     torch.set_num_threads(1)
     results = []
     for _ in range(SHARDS):
