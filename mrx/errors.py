@@ -19,9 +19,15 @@ The exit code is an attribute. `mrx.cli` turns an error into one line and this c
 
 
 class MrxError(Exception):
-    """Base class of the errors that mrx raises on purpose."""
+    """Base class of the errors that mrx raises on purpose.
+
+    Attributes:
+        exit_code: of the command
+        traceback: text of the traceback in a worker process; empty for errors of this process
+    """
 
     exit_code: int = 1
+    traceback: str = ""
 
 
 class UsageError(MrxError):

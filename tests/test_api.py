@@ -193,3 +193,38 @@ def test_runs_side_by_side_do_not_mix_backends(clip, tmp_path):
 
     with pytest.raises(UsageError, match="another run of this process uses torch"):
         mrx.extract(clip, tmp_path / "a", backend="torch", listener=Second())
+
+
+def test_a_caller_may_use_the_new_precision_settings(clip, tmp_path):
+    cudnn = torch.backends.cudnn
+    kept, legacy = cudnn.conv.fp32_precision, cudnn.allow_tf32
+    cudnn.conv.fp32_precision = "tf32" if kept == "ieee" else "ieee"
+    before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, choose_backend()
+    try:
+        assert mrx.extract(clip, tmp_path / "out", backend="torch").ok == 1
+        after = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, choose_backend()
+    finally:
+        cudnn.conv.fp32_precision = kept
+        cudnn.allow_tf32 = legacy
+    assert after == before
+
+
+def test_every_thread_gets_its_number_of_threads_back(clip, tmp_path, unusual_process):
+    before = unusual_process()
+
+    class Second(mrx.Listener):
+        def row(self, row):
+            import threading
+
+            run = threading.Thread(target=lambda: mrx.extract(clip, tmp_path / "b"))
+            run.start()
+            run.join()
+
+    mrx.extract(clip, tmp_path / "a", listener=Second())
+    assert unusual_process() == before
+
+
+def test_errors_of_workers_have_the_class_they_have_here(clip, tmp_path):
+    for workers in (0, 1):
+        with pytest.raises(UsageError, match="has no parameter x"):
+            mrx.extract(clip, tmp_path / "out", parameters={"mbpm": {"x": 1}}, workers=workers)

@@ -64,8 +64,8 @@ from mrx.sources.sharding import parse_shard, select_share
     "--backend",
     type=click.Choice(list_choices(Job, "backend")),
     default=Job.backend,
-    help="CPU kernels of all methods; auto takes the fastest installed. torch also turns off "
-    "Triton's kernels on a GPU.",
+    help="CPU kernels of all methods; auto follows MRX_BACKEND, else takes the fastest installed. "
+    "torch also turns off Triton's kernels on a GPU.",
 )
 @click.option(
     "--workers",

@@ -20,19 +20,19 @@ from mrx.engines.messages import OutputInspected, RunRefused, ShardsAdopted, Wor
 from mrx.engines.video_queue import VideoQueue
 from mrx.engines.worker_handle import WorkerHandle
 from mrx.engines.worker_pool import WorkerPool
-from mrx.errors import MrxError, UsageError
+from mrx.errors import MissingError, MrxError, NoInputError, OutputError, UsageError
 from mrx.job import Job, Source, count_cores
 
 MAX_FAILED_STARTS = 3
 
 
-class RefusalError(MrxError):
-    """A worker could not go on; carries the exit code and traceback of the worker's error."""
-
-    def __init__(self, refused: RunRefused) -> None:
-        super().__init__(refused.text)
-        self.exit_code = refused.exit_code
-        self.traceback = refused.traceback
+def make_refusal_error(refused: RunRefused) -> MrxError:
+    """Make the error that a worker raised, of the same class as in this process."""
+    classes = (UsageError, NoInputError, OutputError, MissingError)
+    by_code: dict[int, type[MrxError]] = {one.exit_code: one for one in classes}
+    error = by_code.get(refused.exit_code, MrxError)(refused.text)
+    error.traceback = refused.traceback
+    return error
 
 
 class LocalEngine(Engine):
@@ -74,7 +74,7 @@ class LocalEngine(Engine):
         self._output_inspected = False
         self._num_failed_starts = 0
         self._canceled = False
-        self._refusal: RefusalError | None = None
+        self._refusal: MrxError | None = None
 
     def inspect_output(self) -> OutputInspected | None:
         """Start the first worker and return its report on the output, or None if canceled."""
@@ -172,7 +172,7 @@ class LocalEngine(Engine):
 
     def _refuse_run(self, refused: RunRefused) -> None:
         """Cancel the run, which then raises the first refusal."""
-        self._refusal = self._refusal or RefusalError(refused)
+        self._refusal = self._refusal or make_refusal_error(refused)
         self._canceled = True
 
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import cv2
@@ -22,7 +23,7 @@ class _ProcessSettings:
     Attributes:
         active_runs: the number of present runs
         backend: the backend that they use
-        own_backend, torch_threads, opencv_threads, allow_tf32, log: the values before the first run
+        own_backend, torch_threads, opencv_threads, precision, log: the values before the first run
     """
 
     active_runs: int = 0
@@ -30,12 +31,13 @@ class _ProcessSettings:
     own_backend: str = "auto"
     torch_threads: int = 1
     opencv_threads: int = 1
-    allow_tf32: bool = True
+    precision: tuple[Any, ...] = (True,)
     log: pyav.LogSettings = field(default_factory=pyav.read_log_settings)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 _settings = _ProcessSettings()
+_thread = threading.local()  # `runs`: the number of runs that this thread is in
 
 
 @contextmanager
@@ -62,13 +64,14 @@ def _enter_run(backend: str, threads: int | None) -> None:
                 "Wait for it, or use worker processes"
             )
         if not _settings.active_runs:
-            _settings.backend = backend
-            _settings.own_backend = kernels.set_backend(backend)
             _settings.torch_threads = torch.get_num_threads()
             _settings.opencv_threads = cv2.getNumThreads()
-            _settings.allow_tf32 = torch.backends.cudnn.allow_tf32
+            _settings.precision = _read_precision()
             _settings.log = pyav.read_log_settings()
+            _settings.backend = backend
+            _settings.own_backend = kernels.set_backend(backend)
         _settings.active_runs += 1
+        _thread.runs = getattr(_thread, "runs", 0) + 1
         if threads is not None:
             torch.set_num_threads(threads)
             cv2.setNumThreads(threads)
@@ -79,14 +82,34 @@ def _enter_run(backend: str, threads: int | None) -> None:
 def _leave_run() -> None:
     with _settings.lock:
         _settings.active_runs -= 1
+        _thread.runs -= 1
+        # Torch keeps a number for each thread that has computed.
+        if not _thread.runs:
+            torch.set_num_threads(_settings.torch_threads)
         # Of runs in several threads, the last one out restores: an earlier one would change the
         # settings under those that still compute.
         if not _settings.active_runs:
             kernels.set_backend(_settings.own_backend)
-            torch.set_num_threads(_settings.torch_threads)
             cv2.setNumThreads(_settings.opencv_threads)
-            torch.backends.cudnn.allow_tf32 = _settings.allow_tf32
+            _restore_precision(_settings.precision)
             pyav.restore_log_settings(_settings.log)
+
+
+def _read_precision() -> tuple[Any, ...]:
+    """Return cuDNN's settings of TF32: the old one, or two new ones if the caller uses those."""
+    cudnn: Any = torch.backends.cudnn
+    try:
+        return (cudnn.allow_tf32,)
+    except RuntimeError:  # torch refuses to read the old one once the new ones differ
+        return cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+
+
+def _restore_precision(precision: tuple[Any, ...]) -> None:
+    cudnn: Any = torch.backends.cudnn
+    if len(precision) == 1:
+        (cudnn.allow_tf32,) = precision
+    else:
+        cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = precision
 
 
 def read_library_versions() -> dict[str, str]:
