@@ -9,7 +9,6 @@ and in this process; then all videos must be there, as in a run that nothing dis
 """
 
 import argparse
-import contextlib
 import os
 import random
 import signal
@@ -33,7 +32,7 @@ from mrx.shards.verify import check_output  # noqa: E402
 CLIPS = 12
 SLOW = 0.02  # seconds of a batch
 KINDS = ("parent", "worker", "group", "SIGTERM", "SIGINT", "double SIGINT")
-START_SECONDS, WORK_SECONDS = 3.0, 3.0  # in which the kill falls; every fourth at the start
+START_SECONDS, WORK_SECONDS = 2.0, 1.5  # in which the kill falls; every fourth at the start
 PATIENCE = 300  # seconds until a run hangs
 FULL = b"no space left, or a file-size limit"
 BLOCK = 1024  # bytes of a unit of ``ulimit -f``
@@ -88,7 +87,11 @@ class KilledRuns:
         )
 
     def kill_run(self, number):
-        """Start a run, kill it in a way that the number chooses, and let another complete it."""
+        """Start a run, kill it in a way that the number chooses, and let another complete it.
+
+        Returns:
+            1 if the run was killed, 0 if it or its workers had ended before
+        """
         kind, out = KINDS[number % len(KINDS)], self.root / f"kill{number}"
         running = start_process(
             *self._words(out), environment=self.environment, start_new_session=True
@@ -98,12 +101,13 @@ class KilledRuns:
         else:
             _wait_for_work(running, out)
             time.sleep(self.random.uniform(0.0, WORK_SECONDS))
-        _send(kind, running, self.random)
+        was_running = running.poll() is None and _send(kind, running, self.random)
         text = running.communicate(timeout=PATIENCE)[1].decode()
         self.outcomes[kind, running.returncode] += 1
         if "Traceback" in text:
             self.broken.append(f"{kind} {number}: {text[-1500:]}")
         self._complete(f"{kind} {number}", out)
+        return int(was_running)
 
     def cut_run(self, number, mount=None):
         """Run with little room for files, and let a run with enough room complete it."""
@@ -176,23 +180,24 @@ def _wait_for_work(running, out):
 
 
 def _send(kind, running, chance):
-    """Send the signal of a kind, if the run has not ended."""
-    with contextlib.suppress(ProcessLookupError):
-        if kind == "group":
-            os.killpg(running.pid, signal.SIGKILL)
-        elif kind == "worker":
-            workers = trouble.list_workers(running)
-            if workers:
-                trouble.kill_process(chance.choice(workers))
-        elif kind == "parent":
-            running.kill()
-        elif kind == "SIGTERM":
-            running.send_signal(signal.SIGTERM)
-        else:
+    """Send the signal of a kind; return False if there is no worker to send it to."""
+    if kind == "worker":
+        workers = trouble.list_workers(running)
+        if workers:
+            trouble.kill_process(chance.choice(workers))
+        return bool(workers)
+    if kind == "group":
+        os.killpg(running.pid, signal.SIGKILL)
+    elif kind == "parent":
+        running.kill()
+    elif kind == "SIGTERM":
+        running.send_signal(signal.SIGTERM)
+    else:
+        running.send_signal(signal.SIGINT)
+        if kind == "double SIGINT":
+            time.sleep(chance.uniform(0.0, 0.3))
             running.send_signal(signal.SIGINT)
-            if kind == "double SIGINT":
-                time.sleep(chance.uniform(0.0, 0.3))
-                running.send_signal(signal.SIGINT)
+    return True
 
 
 def find_mount_command(folder):
@@ -210,10 +215,12 @@ def find_mount_command(folder):
 def disturb_runs(root, *, kills, cuts, seed):
     """Kill and cut off runs; return the `KilledRuns`."""
     runs = KilledRuns(root, seed)
-    for number in range(kills):
-        runs.kill_run(number)
-        if number % 20 == 19:
-            print(number + 1, "kills,", len(runs.broken), "broken promises", flush=True)
+    number = killed = 0
+    while killed < kills:
+        killed += runs.kill_run(number)
+        number += 1
+        if number % 20 == 0:
+            print(f"{killed} kills, {len(runs.broken)} broken promises", flush=True)
     mount = find_mount_command(root)
     for number in range(cuts):
         runs.cut_run(number, mount if number % 2 else None)
