@@ -285,11 +285,9 @@ class Job:
         # Every method has its own values of these, and its own storage, in `method_settings`.
         per_method = ("step", "dilation")
         windowing = {k: v for k, v in asdict(self.windowing).items() if k not in per_method}
-        all_settings = {**decoding, **windowing}
-        settings = {
-            name: list(v) if isinstance(v, tuple) else v for name, v in all_settings.items()
-        }
-        return {"methods": dict(method_settings), **settings}
+        settings = {**decoding, **windowing}
+        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()}
+        return {"methods": dict(method_settings), **plain}
 
 
 @dataclass(frozen=True)
@@ -330,6 +328,13 @@ class ManifestRow:
     run: int = 0
     methods: tuple[str, ...] = ()
 
+    @classmethod
+    def of_source(cls, source: Source, status: RowStatus, **facts: Any) -> "ManifestRow":
+        """Return the row of a source that ended with this status, with further facts about it."""
+        names = ("key", "size", "mtime", "start", "end", "fingerprint", "methods")
+        shared = {name: getattr(source, name) for name in names}
+        return cls(**{**shared, "path": source.public_path, "status": status, **facts})
+
     @property
     def stamp(self) -> tuple[float | str, ...]:
         """The stamp of the source as it was when the row was written: see `make_stamp`."""
@@ -343,12 +348,8 @@ class ManifestRow:
     def from_json(cls, line: str) -> "ManifestRow":
         """Parse a line written by `to_json`."""
         values = json.loads(line)
-        typed = {
-            "warnings": tuple(values["warnings"]),
-            "run": int(values.get("run", 0)),
-            "methods": tuple(values.get("methods", ())),
-        }
-        return cls(**{**values, **typed})
+        names = {"warnings": tuple(values["warnings"]), "methods": tuple(values.get("methods", ()))}
+        return cls(**{**values, **names, "run": int(values.get("run", 0))})
 
 
 def restore_path(stored: str) -> str:

@@ -8,7 +8,6 @@ import pytest
 
 from mrx.checks import list_choices
 from mrx.cli.options import format_exact_bytes, parse_bytes, parse_size
-from mrx.engines.messages import make_manifest_row
 from mrx.errors import UsageError
 from mrx.job import (
     Decoding,
@@ -65,7 +64,7 @@ def test_a_row_of_an_older_mrx_has_no_fingerprint_and_run_0():
 
 def test_a_row_and_its_source_have_one_stamp():
     source = Source("a", "/a", "frames", end=2.0, mtime=1.5, fingerprint="0123456789abcdef")
-    row = make_manifest_row(source, "ok")
+    row = ManifestRow.of_source(source, "ok")
     assert row.stamp == source.stamp == (-1.0, 1.5, -1.0, 2.0, "0123456789abcdef")
     assert dataclasses.replace(source, fingerprint=None).stamp == (-1.0, 1.5, -1.0, 2.0, "")
 

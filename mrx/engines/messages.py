@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mrx.job import DoneMaps, ManifestRow, RowStatus, Source, WorkerTimes
+from mrx.job import DoneMaps, ManifestRow, WorkerTimes
 
 
 @dataclass(frozen=True)
@@ -116,25 +116,6 @@ class RunRefused:
     exit_code: int
     text: str
     traceback: str = ""
-
-
-def make_manifest_row(
-    source: Source, status: RowStatus, reason: str = "", **facts: Any
-) -> ManifestRow:
-    """Return the manifest row of a source, with the facts that identify its present version."""
-    return ManifestRow(
-        source.key,
-        status,
-        reason,
-        path=source.public_path,
-        size=source.size,
-        mtime=source.mtime,
-        start=source.start,
-        end=source.end,
-        fingerprint=source.fingerprint,
-        methods=source.methods,
-        **facts,
-    )
 
 
 WorkerMessage = (

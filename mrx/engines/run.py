@@ -23,7 +23,6 @@ from mrx.engines.messages import (
     VideoUndone,
     WorkerClosed,
     WorkerMessage,
-    make_manifest_row,
 )
 from mrx.engines.source_plan import (
     count_moved_sources,
@@ -32,7 +31,7 @@ from mrx.engines.source_plan import (
     needs_success_row,
 )
 from mrx.errors import UsageError
-from mrx.job import Job, ManifestRow, Source, WorkerTimes
+from mrx.job import Job, ManifestRow, RowStatus, Source, WorkerTimes
 from mrx.manifest import (
     Manifest,
     check_manifest,
@@ -280,12 +279,12 @@ class _RunTracker:
             elif end is None or (end == "failed" and self.limits.retry_failed):
                 remaining.append(source)
             else:
-                self.summary.count_row(make_manifest_row(source, end))
+                self.summary.count_row(ManifestRow.of_source(source, end))
                 self.summary.before += end == "ok"
                 self.summary.failed_before += end == "failed"
                 is_salvaged = source.key in salvaged_keys
                 if not missing and not is_salvaged and needs_success_row(row, source, methods):
-                    self._append_row(make_manifest_row(source, "ok", "found in a shard"))
+                    self._append_row(ManifestRow.of_source(source, "ok", reason="found in a shard"))
         self._space_watch = SpaceWatch(Path(self.summary.output), remaining)
         self.listener.begin(self.summary, len(remaining) + len(unreadable_rows))
         for row in unreadable_rows:
@@ -344,7 +343,8 @@ class _RunTracker:
 
     def _make_unreadable_row(self, source: Source) -> ManifestRow:
         skip = source.missing and self.limits.missing_ok
-        return make_manifest_row(source, "skipped" if skip else "failed", source.problem or "")
+        status: RowStatus = "skipped" if skip else "failed"
+        return ManifestRow.of_source(source, status, reason=source.problem or "")
 
 
 def _read_earlier_rows(folder: Path, settings: Mapping[str, Any]) -> dict[str, ManifestRow]:

@@ -4,9 +4,9 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
-from mrx.engines.messages import VideoEnded, VideoUndone, WorkerMessage, make_manifest_row
+from mrx.engines.messages import VideoEnded, VideoUndone, WorkerMessage
 from mrx.engines.worker_handle import WorkerHandle
-from mrx.job import Source
+from mrx.job import ManifestRow, Source
 
 # One death proves nothing: it may have come from outside (the kernel's out-of-memory killer, a
 # user's kill). After two, the video is taken to be the cause.
@@ -77,8 +77,8 @@ class VideoQueue:
         for key, video in videos.items():
             if key in safe_keys:
                 # The worker died after the video was safe, and before its row was sent.
-                yield VideoEnded(make_manifest_row(video.source, "ok"))
+                yield VideoEnded(ManifestRow.of_source(video.source, "ok"))
             elif self._death_counts[key] >= MAX_TRIES:
-                yield VideoEnded(make_manifest_row(video.source, "failed", video.death))
+                yield VideoEnded(ManifestRow.of_source(video.source, "failed", reason=video.death))
             else:
                 self._waiting.append(video.source)

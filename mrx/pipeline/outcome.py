@@ -69,20 +69,13 @@ def estimate_outcome(
 
 def make_video_row(task: VideoTask, outcome: Mapping[str, Any]) -> ManifestRow:
     """Make the row of a video that ends with this outcome."""
-    source, tally = task.source, task.video.tally
-    return ManifestRow(
-        key=source.key,
-        path=source.public_path,
-        size=source.size,
-        mtime=source.mtime,
-        start=source.start,
-        end=source.end,
-        fingerprint=source.fingerprint,
-        methods=tuple(run.method.name for run in task.method_runs),
-        seconds=round(time.monotonic() - task.began_at, 3),
-        warnings=tuple(tally.warnings),
-        **{"frames": tally.frames_selected, **outcome},
-    )
+    facts = {
+        "methods": tuple(run.method.name for run in task.method_runs),
+        "seconds": round(time.monotonic() - task.began_at, 3),
+        "warnings": tuple(task.video.tally.warnings),
+        "frames": task.video.tally.frames_selected,
+    }
+    return ManifestRow.of_source(task.source, **{**facts, **outcome})
 
 
 def _explain_missing_methods(task: VideoTask, counts: Mapping[str, int]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import pytest
 
 from mrx.engines import run
-from mrx.engines.messages import OutputInspected, VideoEnded, make_manifest_row
+from mrx.engines.messages import OutputInspected, VideoEnded
 from mrx.errors import OutputError
 from mrx.job import Job, ManifestRow, Source
 from mrx.manifest import Manifest, list_manifests, merge_rows, read_rows
@@ -23,7 +23,7 @@ class StillEngine:
         return self.inspection
 
     def run(self, sources, number):
-        return [VideoEnded(make_manifest_row(source, self.status)) for source in sources]
+        return [VideoEnded(ManifestRow.of_source(source, self.status)) for source in sources]
 
     def cancel(self):
         pass
