@@ -16,7 +16,7 @@ from pathlib import Path
 
 from test_house import import_violations
 
-RIDDLES = ("what", "how", "whether", "where", "who", "whom", "which", "why")
+RIDDLES = ("what", "whatever", "how", "whether", "where", "who", "whom", "which", "why")
 LONG_FILE, LONG_CLASS = 400, 150
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -79,16 +79,20 @@ class Figures:
         for node in tree.body:
             if isinstance(node, (*FUNCTIONS, ast.ClassDef)) and not node.name.startswith("_"):
                 self._homes[node.name].add(path)
+        self._add_docstring(f"{path}:1", tree)
         for node in ast.walk(tree):
             self._add_definition(path, node)
+
+    def _add_docstring(self, place, node):
+        first = (ast.get_docstring(node) or "").split(maxsplit=1)
+        if first:
+            self.riddles.count_place(place, first[0].lower().rstrip(",;:") in RIDDLES)
 
     def _add_definition(self, path, node):
         if not isinstance(node, (*FUNCTIONS, ast.ClassDef)):
             return
         place = f"{path}:{node.lineno}: {node.name}"
-        first = (ast.get_docstring(node) or "").split(maxsplit=1)
-        if first:
-            self.riddles.count_place(place, first[0].lower().rstrip(",;:") in RIDDLES)
+        self._add_docstring(place, node)
         if isinstance(node, ast.ClassDef):
             self.classes.count_place(place, is_one_word(node.name))
             lines = node.end_lineno - node.lineno + 1

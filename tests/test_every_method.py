@@ -1,4 +1,4 @@
-"""What holds for every method of the table; what holds for one stands in that method's tests."""
+"""Tests that hold for every method of the table; those of a single method have their own files."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ SMALL = {
 STILL = {"mbpm": 0.0, "dynamic-image": 1e-3, "pa": 2.9e-6, "tvl1": 0.0, "tvnet": 1e-6, "ms": 1e-4}
 """The most that a still video gives; of confidence, more is right."""
 CLOSE = {"tvl1": 1e-3, "tvnet": 3e-5}
-"""How far two ways may lie apart, as a share of the largest value, where it is not 1e-6: flow by
+"""The largest difference of two ways, as a share of the largest value, if it is not 1e-6: flow by
 iterations makes much of what rounding makes little."""
 
 

@@ -185,7 +185,7 @@ def form_violations(path, source):
 
 
 def violations(path, source):
-    """What is wrong with the source of a module at this path in mrx."""
+    """Return all violations in the source of a module at this path in mrx."""
     checks = (import_violations, device_violations, form_violations)
     return [found for check in checks for found in check(path, source)]
 

@@ -1,4 +1,4 @@
-"""What the README says is what mrx does."""
+"""Tests that mrx does as the README says."""
 
 import json
 import os

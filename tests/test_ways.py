@@ -1,4 +1,4 @@
-"""Whatever way videos go through the stages, the shards hold the same bits."""
+"""Tests that shards hold the same bits on every way of videos through the stages."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""How busy each stage of a run was, and the stage that held up the others."""
+"""The share of time that each stage of a run was busy, and the stage that held up the others."""
 
 from collections.abc import Sequence
 

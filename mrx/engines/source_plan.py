@@ -1,4 +1,4 @@
-"""What an output folder says about a source: the methods it lacks, how it ended, whether it moved.
+"""The plan of a source: the methods it still lacks, its earlier end, and its move, if it moved.
 
 Only shards prove maps. The manifest is believed for methods that have none: they failed, were
 skipped, or the video was too short for them.

@@ -1,4 +1,4 @@
-"""Where `mrx extract` computes, how many videos it decodes at once, and where its time goes."""
+"""Tests of the devices of `mrx extract`, its decode threads, and the times of its stages."""
 
 import pytest
 import torch

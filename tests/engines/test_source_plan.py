@@ -1,4 +1,4 @@
-"""What shards and manifest rows say about a source: methods it lacks, its end, its path."""
+"""Tests of source plans: the methods a source lacks, its end and its path, from shards and rows."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What a later run in the same folder does again, and what it leaves."""
+"""Tests of a later run in the same folder: the work it does again, and the work it leaves."""
 
 import json
 
