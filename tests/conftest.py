@@ -1,4 +1,5 @@
 import os
+import sys
 import tarfile
 
 import h5py
@@ -25,6 +26,13 @@ def no_shard_left_open():
     yield
     left = [f.name for f in h5py.h5f.get_obj_ids(types=h5py.h5f.OBJ_FILE)]
     assert not left, f"left open: {left}"
+
+
+@pytest.fixture(autouse=True)
+def import_path_restored():
+    before = list(sys.path)
+    yield
+    assert sys.path == before
 
 
 @pytest.fixture

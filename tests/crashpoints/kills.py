@@ -55,14 +55,14 @@ class KilledRuns:
         self.random = random.Random(seed)
         self.outcomes = Counter()
         self.broken = []
-        self.environment = trouble.install_package(root / "site")
+        self.site = root / "site"
+        self.environment = trouble.install_package(self.site)
         self.environment["MRX_BACKEND"] = "opencv"
         self.clips = root / "videos"
         self.clips.mkdir()
         for i in range(CLIPS):
             frames = 20 + 3 * i
             videos.write_clip(self.clips / f"{i:02}.mp4", frames, height=48, width=64, seed=i)
-        sys.path.insert(0, str(root / "site"))  # where this process finds the method too
         whole = root / "whole"
         assert self._extract(whole).exit_code == 0
         self.expected = read_contents(whole)
@@ -76,15 +76,16 @@ class KilledRuns:
 
     def _extract(self, out):
         """Do as the command does, in this process."""
-        return mrx.extract(
-            self.clips,
-            out,
-            method=["trouble", "dynamic-image"],
-            parameters={"trouble": {"slow": SLOW}},
-            decoding=Decoding(short_side=None),
-            storage=Storage(videos_per_shard=4),
-            backend="opencv",
-        )
+        with trouble.find_package_in(self.site):
+            return mrx.extract(
+                self.clips,
+                out,
+                method=["trouble", "dynamic-image"],
+                parameters={"trouble": {"slow": SLOW}},
+                decoding=Decoding(short_side=None),
+                storage=Storage(videos_per_shard=4),
+                backend="opencv",
+            )
 
     def kill_run(self, number):
         """Start a run, kill it in a way that the number chooses, and let another complete it.

@@ -7,6 +7,7 @@ finds the method through an entry point, as it finds the methods of any other pa
 import contextlib
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -104,6 +105,17 @@ def install_package(folder):
     (folder / "trouble_kill.py").write_text(KILL_MODULE)
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+@contextlib.contextmanager
+def find_package_in(folder):
+    """Let this process find the package too, for a while."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop("trouble_method", None)
 
 
 def write_clip(path, level, frames=10):
