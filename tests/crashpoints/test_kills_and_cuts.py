@@ -6,6 +6,6 @@ from kills import disturb_runs
 
 @pytest.mark.slow
 def test_killed_and_cut_runs_are_completed_by_the_next(tmp_path):
-    runs = disturb_runs(tmp_path, kills=12, cuts=10, seed=3)
+    runs = disturb_runs(tmp_path, kills=6, cuts=4, seed=3)
     print(dict(runs.outcomes))
     assert not runs.broken, "\n".join(runs.broken)
