@@ -40,6 +40,7 @@ def random_starts(frames: int, segments: int, length: int, draw: DrawFunction) -
 
 def validation_starts(frames: int, segments: int, length: int) -> list[int]:
     """Return the center of each of N equal parts; zeros if the video is too short for N parts."""
+    check_window_fits(frames, length)
     if frames > segments + length - 1:
         return center_starts(frames, segments, length)
     return [0] * segments

@@ -58,6 +58,7 @@ def test_frames_past_the_end_are_the_last_one(golden):
     assert sampling.list_read_frames([19, 24, 28], 3, frames=30) == expected
 
 
-def test_a_video_shorter_than_a_window_is_refused():
-    with pytest.raises(UsageError, match="window of 6 frames does not fit in a video of 4"):
-        sampling.center_starts(4, 8, 6)
+@pytest.mark.parametrize("choose", [sampling.center_starts, sampling.validation_starts])
+def test_a_video_shorter_than_a_window_is_refused(choose):
+    with pytest.raises(UsageError, match="window of 6 frames does not fit in a video of 5"):
+        choose(5, 8, 6)
