@@ -172,8 +172,9 @@ def _draw_hue(maps: NDArray[np.floating], bound: float | None) -> Picture:
     angle = (np.arctan2(v, u) + np.arctan2(u, w) + np.arctan2(v, w)) / (3 * np.pi)
     hues = colors_at((angle + 1) / 2)
     colors = 1 - strength[..., None] * (1 - hues)
-    # In float32 a strength of 1 may round to slightly more.
-    beyond = strength > 1 + 1e-6
+    # The released code darkens the largest norm where it rounds to more than 1. A norm equal to a
+    # given bound is to have full color, even if it rounds so in float32.
+    beyond = strength > (1 if bound is None else 1 + 1e-6)
     colors[beyond] = 0.75 * hues[beyond]
     picture = np.floor(255 * np.maximum(colors, 0)).astype(np.uint8)
     return paint_unknown(picture, known_mask)

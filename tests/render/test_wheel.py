@@ -184,6 +184,15 @@ def test_three_clipped_channels_have_the_hue_of_released_code():
         np.testing.assert_array_equal(drawn, golden[f"clip{number}"])
 
 
+def test_a_norm_that_rounds_beyond_1_is_as_in_released_code():
+    # Large float32 values, for which the released code's 1e-5 is lost.
+    maps = np.random.default_rng(337).normal(0, 900, (3, 2, 2)).astype(np.float32)
+    norm = np.sqrt(np.square(maps).sum(0))
+    place = np.unravel_index(norm.argmax(), norm.shape)
+    full = render.hue_to_rgb(maps, bound=float(norm.max()))[place].astype(int)
+    np.testing.assert_allclose(render.hue_to_rgb(maps)[place], 0.75 * full, atol=1)
+
+
 def test_blue_first_is_the_picture_backwards():
     golden = flows.load_golden_arrays("appearance_flowvis3")
     np.testing.assert_array_equal(
