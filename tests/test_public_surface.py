@@ -93,7 +93,8 @@ EXTRACT_PARAMETERS = [
 ]
 HOOKS = {
     Representation: [
-        *("check_clip", "collect_facts", "covered_size", "estimate_bound", "extract"),
+        *("check_clip", "collect_facts", "covered_size"),
+        *("describe_dilation_problem", "estimate_bound", "extract"),
         *("output_shape", "prepare", "translate_state"),
         *("across_segments", "bound", "channels", "color", "dilation", "key_prefixes", "length"),
         *("smallest", "step", "units"),

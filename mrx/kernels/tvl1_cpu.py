@@ -14,6 +14,7 @@ from torch import Tensor
 from mrx.kernels import Backend, tvl1_gpu, tvl1_launch, tvl1_rows, warp_rows
 from mrx.kernels.array_types import Floats
 from mrx.ops import flow as ops
+from mrx.ops.light import match_frame_light
 from mrx.ops.median import median_blur
 from mrx.ops.pyramid import blur_taps, build_pyramid, pyramid_sizes
 from mrx.ops.texture import STRUCTURE_THETA, extract_structure, extract_texture
@@ -70,10 +71,18 @@ def compute_tvl1_flow(
             prepared[address] = _build_levels(frame, rules, backend)
         return prepared[address]
 
-    make_level = _LEVEL_CLASSES[backend]
-    return ops.map_neighbors(
-        frames, lambda a, b: solve_levels(prepare_levels(a), prepare_levels(b), rules, make_level)
-    )
+    def solve_pair(before: Tensor, after: Tensor) -> Tensor:
+        levels = None
+        if rules.light != "none":
+            image = before[None].float()
+            matched = match_frame_light(image, after[None].float())
+            if not torch.equal(matched, image):
+                levels = _build_levels(matched[0], rules, backend)
+        return solve_levels(
+            levels or prepare_levels(before), prepare_levels(after), rules, _LEVEL_CLASSES[backend]
+        )
+
+    return ops.map_neighbors(frames, solve_pair)
 
 
 def _choose_device_level(

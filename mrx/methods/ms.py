@@ -23,10 +23,17 @@ from mrx.methods.ms_matching import (
     check_matching_rules,
     check_ms_window,
     choose_matching_rules,
+    describe_coarse_cells,
     match_pair,
     name_map_channels,
 )
-from mrx.methods.spec import Method, Representation, full_precision, hash_weights
+from mrx.methods.spec import (
+    Method,
+    Representation,
+    full_precision,
+    hash_weights,
+    keep_traced_size,
+)
 from mrx.ops.matching import TieRule
 from mrx.ops.refine import MATCHED_PIXELS
 
@@ -123,7 +130,7 @@ class MS(Representation):
             if len(frames) == 0:
                 return frames.new_zeros(0, *self.output_shape(*frames.shape[3:]))
             # One window at a time: the bits of a map must not depend on its batch.
-            return torch.cat([self._map_window(window) for window in frames])
+            return torch.cat([self._map_window(window) for window in keep_traced_size(frames)])
 
     def output_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Return the shape (C', H', W'): one value for each whole cell."""
@@ -140,6 +147,10 @@ class MS(Representation):
             return state
         weights, self.chnl_reduction = translate_ms_state(state, self.features)
         return weights
+
+    def describe_dilation_problem(self, dilation: int) -> str:
+        """Return why whole cells are too coarse for frames this far apart, or an empty string."""
+        return describe_coarse_cells(self.rules, dilation)
 
     def collect_facts(self) -> dict[str, Any]:
         """Return the resolved rules, and the state and hash of the weights."""

@@ -113,6 +113,17 @@ def check_matching_rules(rules: MatchingRules, features: FeatureKind, seed: int 
         raise ValueError(f"seed={seed}: features=hog has no weights to draw")
 
 
+def describe_coarse_cells(rules: MatchingRules, dilation: int) -> str:
+    """Return why cells matched as a whole are too coarse for this dilation, or an empty string."""
+    if rules.uses_refinement or not 0 < dilation < rules.cell_pixels:
+        return ""
+    cell = rules.cell_pixels
+    return (
+        f"frames {dilation} apart move by less than the {cell} pixels of a cell, which is matched "
+        f"as a whole: use --dilation {cell} or more, or preset=refined"
+    )
+
+
 def check_ms_window(features: FeatureKind, stack: int, shift: MSShift) -> None:
     """Raise ValueError if a window has no pairs, or no network that could shift its channels."""
     check_choice("shift", shift, MSShift)

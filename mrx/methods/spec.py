@@ -87,6 +87,10 @@ class Representation(nn.Module):
         """
         return state
 
+    def describe_dilation_problem(self, dilation: int) -> str:
+        """Return why frames of a window this far apart give poor maps, or an empty string."""
+        return ""
+
     def collect_facts(self) -> dict[str, Any]:
         """Return facts besides the parameters that decide the output, for shard attributes."""
         return {}
@@ -211,6 +215,20 @@ def full_precision(clip: Tensor) -> Iterator[Tensor]:
     # Autocast would run convolutions and products in half precision, which spoils the sums.
     with torch.autocast(clip.device.type, enabled=False):
         yield clip.to(torch.promote_types(clip.dtype, torch.float32))
+
+
+def keep_traced_size(frames: Tensor) -> Tensor:
+    """Make a `torch.jit.trace` refuse frames of another size than it has seen.
+
+    A trace holds numbers that depend on the size, such as those of pyramid levels, and would
+    silently return maps of the old size. `torch.export` checks sizes by itself.
+
+    Shape:
+        - frames: ``(B, T, C, H, W)``; output: the same
+    """
+    if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return frames
+    return frames.expand(-1, *map(int, frames.shape[1:]))
 
 
 def hash_weights(module: nn.Module) -> str:

@@ -12,10 +12,11 @@ from mrx.methods.spec import (
     Representation,
     full_precision,
     hash_weights,
+    keep_traced_size,
     name_flow_channels,
 )
 from mrx.methods.tvnet_depth import TVNetPreset, check_tvnet_numbers, choose_depth
-from mrx.methods.tvnet_flow import FlowRules, FlowWeights, compute_clip_flows
+from mrx.methods.tvnet_flow import FlowRules, FlowWeights, FrameLight, compute_clip_flows
 from mrx.methods.tvnet_names import translate_tvnet_state
 from mrx.methods.weights import WeightSnapshot
 from mrx.ops.flow import map_neighbors
@@ -55,13 +56,12 @@ class TVNet(Representation):
         pad: border of frames for smoothing; ``zero`` darkens 2 pixels at the border
         outside: sampling outside the frame, see `mrx.ops.tvnet_solver.warp`
         short_shift: sample at (1 - 1/W) u instead of u, as the official code does
-        tau: step of the dual, τ
-        strength: weight of the brightness error, λ
-        theta: coupling of the brightness error to the smooth flow, θ
+        tau, strength, theta: step of the dual, τ, weight of the brightness error, λ, and its
+            coupling to the smooth flow, θ
         train_constants: train τ, λ and θ as parameters ``log_tau``, .., which keeps them above 0
-        field_height: height of a trained flow to start from, interpolated to the coarsest scale;
-            0 is none
-        field_width: width of the same
+        field_height, field_width: size of a trained flow to start from, interpolated to the
+            coarsest scale; a height of 0 is none
+        light: ``frame`` gives the earlier frame the gain and offset of the later one
 
     Shape:
         - clip: ``(B, stack + 1, 3, H, W)``, 0..255
@@ -95,17 +95,20 @@ class TVNet(Representation):
         train_constants: bool = False,
         field_height: int = 0,
         field_width: int = 0,
+        light: FrameLight = "none",
     ) -> None:
         super().__init__()
         check_choice("preset", preset, TVNetPreset)
         check_choice("pad", pad, PadMode)
         check_choice("outside", outside, OutsideMode)
+        check_choice("light", light, FrameLight)
         given = {"scales": scales, "warps": warps, "iterations": iterations, "zoom": zoom}
         self.depth = choose_depth(preset, given)
         self.constants = {"tau": tau, "strength": strength, "theta": theta}
         check_tvnet_numbers(stack, self.depth, self.constants, (field_height, field_width))
         self.sampling = WarpSampling(outside, shorten=short_shift)
-        self.rules = FlowRules(floor_grey, normalize_pair, pad, self.sampling, self.depth.zoom)
+        zoom = self.depth.zoom
+        self.rules = FlowRules(floor_grey, normalize_pair, pad, self.sampling, zoom, light)
         self.train_constants = train_constants
         taps = torch.tensor([-1.0, 1.0]).repeat(*self.depth[:3], 2, 2, 1)
         self.divergence = nn.Parameter(taps)
@@ -133,7 +136,7 @@ class TVNet(Representation):
         self.check_clip(clip)
         with full_precision(clip) as frames:
             weights = self._cast_weights(frames.dtype)
-            return compute_clip_flows(frames, weights, self.rules, in_place=False)
+            return compute_clip_flows(keep_traced_size(frames), weights, self.rules, in_place=False)
 
     def extract(self, frames: Tensor) -> Tensor:
         """Compute flows from bytes, with the bits of `forward`.
@@ -143,7 +146,6 @@ class TVNet(Representation):
         if frames.device.type != "cpu" or torch.is_grad_enabled() or len(frames) == 0:
             return super().extract(frames)
         self.check_clip(frames)
-        # Only (-1, 1) taps have an in-place twin.
         in_place = not self._untrained_weights.differ_from(self, ("divergence", "gradient"))
 
         def compute_pair(before: Tensor, after: Tensor) -> Tensor:
@@ -163,8 +165,7 @@ class TVNet(Representation):
 
     def collect_facts(self) -> dict[str, Any]:
         """Return the depth, the constants, and the state and hash of the weights."""
-        parameters = dict(self.named_parameters())
-        logs = {k: parameters[f"log_{k}"] for k in self.constants if self.train_constants}
+        logs = {k: getattr(self, f"log_{k}") for k in self.constants if self.train_constants}
         return {
             **self.depth._asdict(),
             **(self.constants | {name: log.exp().item() for name, log in logs.items()}),
@@ -176,8 +177,8 @@ class TVNet(Representation):
         kernel = self.kernel.to(dtype)
         constants = [kernel.new_full((), value) for value in self.constants.values()]
         if self.train_constants:
-            logs = [self.get_parameter(f"log_{name}") for name in self.constants]
-            constants = [log.to(dtype).exp() for log in logs]
+            # Attributes, as `torch.func.functional_call` sets others than the parameters.
+            constants = [getattr(self, f"log_{name}").to(dtype).exp() for name in self.constants]
         taps = DifferenceTaps(self.divergence.to(dtype), self.gradient.to(dtype))
         start = None if self.initial_field is None else self.initial_field.to(dtype)
         return FlowWeights(kernel, taps, SolverConstants(*constants), start)

@@ -1,9 +1,10 @@
 """Flows of TVNet as a function of frames, weights and rules."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from mrx.ops.light import match_frame_light
 from mrx.ops.tvnet_solver import (
     DifferenceTaps,
     PadMode,
@@ -17,6 +18,8 @@ from mrx.ops.tvnet_solver import (
     unroll_flow,
 )
 
+FrameLight = Literal["none", "frame"]
+
 
 class FlowRules(NamedTuple):
     """Untrained choices of a TVNet.
@@ -27,6 +30,7 @@ class FlowRules(NamedTuple):
         pad: border of frames for smoothing
         sampling: of the second frame along the flow
         zoom: size of a scale relative to the next finer one
+        light: ``frame`` gives the earlier frame the gain and offset of the later one
     """
 
     floor_gray: bool
@@ -34,6 +38,7 @@ class FlowRules(NamedTuple):
     pad: PadMode
     sampling: WarpSampling
     zoom: float
+    light: FrameLight
 
 
 class FlowWeights(NamedTuple):
@@ -67,6 +72,8 @@ def compute_clip_flows(
     """
     gray_frames = convert_to_gray(frames, round_down=rules.floor_gray)
     first, second = gray_frames[:, :-1].flatten(0, 1), gray_frames[:, 1:].flatten(0, 1)
+    if rules.light == "frame":
+        first = match_frame_light(first, second)
     if rules.normalize_pair:
         first, second = normalize_pair(first, second)
     flow, _ = unroll_flow(

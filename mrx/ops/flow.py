@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from mrx.ops.light import match_frame_light
 from mrx.ops.pyramid import build_pyramid
 from mrx.ops.texture import extract_texture
 from mrx.ops.tvl1_solver import LevelFactory, PlainLevel, SolverRules, solve_levels
@@ -19,7 +20,10 @@ def estimate_flow(clip: Tensor, rules: SolverRules, level: LevelFactory = PlainL
         - output: ``(B, 2 (T - 1), H, W)``, x and y of each pair in turn
     """
     b, t = clip.shape[:2]
-    return _solve_distinct_pairs(clip.flatten(0, 1), torch.arange(b * t).view(b, t), rules, level)
+    windows = torch.arange(b * t, device=clip.device).view(b, t)
+    first, second = windows[:, :-1].flatten(), windows[:, 1:].flatten()
+    flows = _solve_pairs(clip.flatten(0, 1), first, second, rules, level)
+    return flows.view(b, 2 * (t - 1), *clip.shape[3:])
 
 
 def estimate_shared_flow(
@@ -41,29 +45,35 @@ def estimate_shared_flow(
     image_indices = {pointer: index for index, pointer in enumerate(distinct)}
     windows = [[image_indices[frame.data_ptr()] for frame in window] for window in frames]
     images = torch.stack(list(distinct.values())).float()
-    return _solve_distinct_pairs(images, torch.tensor(windows), rules, level)
+    # windows [[0, 1, 2], [1, 2, 3]] -> pairs [[0, 1], [1, 2], [2, 3]], places [0, 1, 1, 2]
+    neighbor_pairs = torch.tensor([pair for window in windows for pair in pairwise(window)])
+    pairs, places = torch.unique(neighbor_pairs, dim=0, return_inverse=True)
+    first, second = pairs.to(images.device).unbind(1)
+    flows = _solve_pairs(images, first, second, rules, level)
+    b, t = frames.shape[:2]
+    return flows[places.to(images.device)].view(b, 2 * (t - 1), *images.shape[2:])
 
 
-def _solve_distinct_pairs(
-    images: Tensor, windows: Tensor, rules: SolverRules, level: LevelFactory
+def _solve_pairs(
+    images: Tensor, first: Tensor, second: Tensor, rules: SolverRules, level: LevelFactory
 ) -> Tensor:
-    """Solve each distinct pair of images once, and arrange the flow by window.
+    """Solve pairs of images.
 
     Shape:
         - images: ``(N, 1, H, W)``
-        - windows: ``(B, T)``, indices of images
-        - output: ``(B, 2 (T - 1), H, W)``
+        - first, second: ``(P,)``, indices of images
+        - output: ``(P, 2, H, W)``
     """
+    if rules.light != "none":
+        # The earlier image of each pair in the light of its later one.
+        matched = match_frame_light(images[first], images[second])
+        first = torch.arange(len(images), len(images) + len(matched), device=images.device)
+        images = torch.cat([images, matched])
     if rules.texture:
         images = extract_texture(images, rules)
     levels = build_pyramid(images, zoom=rules.zoom, max_levels=rules.levels, smooth=rules.blur)
-    # windows [[0, 1, 2], [1, 2, 3]] -> pairs [[0, 1], [1, 2], [2, 3]], places [0, 1, 1, 2]
-    neighbor_pairs = torch.stack([windows[:, :-1], windows[:, 1:]], dim=-1).flatten(0, 1)
-    pairs, places = torch.unique(neighbor_pairs, dim=0, return_inverse=True)
-    first, second = ([size[side] for size in levels] for side in pairs.to(images.device).unbind(1))
-    pair_flows = solve_levels(first, second, rules, level)
-    b, t = windows.shape
-    return pair_flows[places.to(images.device)].view(b, 2 * (t - 1), *images.shape[2:])
+    before, after = ([size[side] for size in levels] for side in (first, second))
+    return solve_levels(before, after, rules, level)
 
 
 def map_neighbors(clip: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

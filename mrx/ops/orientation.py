@@ -47,18 +47,18 @@ def compute_luma(frames: Tensor) -> Tensor:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def gaussian_taps(sigma: float) -> Tensor:
-    """Return the taps of a Gaussian in float64; they sum to 1.
+def gaussian_taps(sigma: float) -> list[float]:
+    """Return the taps of a Gaussian; they sum to 1.
 
     The radius is ``int(3 sigma + 0.5)``.
 
-    >>> [round(value, 3) for value in gaussian_taps(0.5).tolist()]
+    >>> [round(value, 3) for value in gaussian_taps(0.5)]
     [0.0, 0.106, 0.787, 0.106, 0.0]
     """
     radius = int(3 * sigma + 0.5)
-    steps = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    taps = torch.exp(-steps.square() / (2 * sigma**2))
-    return taps / taps.sum()
+    taps = [math.exp(-(step**2) / (2 * sigma**2)) for step in range(-radius, radius + 1)]
+    total = sum(taps)
+    return [tap / total for tap in taps]
 
 
 def smoothing_matrix(size: int, sigma: float) -> Tensor:
@@ -70,7 +70,7 @@ def smoothing_matrix(size: int, sigma: float) -> Tensor:
     >>> [round(value, 3) for value in smoothing_matrix(3, 0.5)[0].tolist()]
     [0.893, 0.106, 0.0]
     """
-    taps = gaussian_taps(sigma)
+    taps = torch.tensor(gaussian_taps(sigma), dtype=torch.float64)
     steps = torch.arange(len(taps)) - len(taps) // 2
     positions = (torch.arange(size)[:, None] + steps).clamp(0, size - 1)
     # Taps beyond the edge add up at the edge pixel.
@@ -95,7 +95,7 @@ def blur_by_taps(images: Tensor, sigma: float) -> Tensor:
     Shape:
         - images: ``(N, C, H, W)``; output: the same
     """
-    return correlate_separable(images, gaussian_taps(sigma).tolist())
+    return correlate_separable(images, gaussian_taps(sigma))
 
 
 def correlate_separable(images: Tensor, taps: list[float]) -> Tensor:

@@ -1,5 +1,6 @@
 """Image pyramids, blurred and resized as in OpenCV."""
 
+import functools
 import math
 
 import torch
@@ -58,8 +59,9 @@ def blur_reflected(image: Tensor, taps: list[float]) -> Tensor:
         size = image.shape[axis]
         # F.pad refuses a kernel wider than the image; these positions reflect repeatedly.
         padded = image.index_select(axis, _reflected_positions(size, radius).to(image.device))
-        shifted = [padded.narrow(axis, i, size) * tap for i, tap in enumerate(taps)]
-        image = torch.stack(shifted).sum(0)
+        shifted = (padded.narrow(axis, i, size) * tap for i, tap in enumerate(taps))
+        # `torch.sum` rounds differently by the place in memory, and equal images must stay equal.
+        image = functools.reduce(torch.add, shifted)
     return image
 
 
@@ -114,7 +116,9 @@ def build_pyramid(image: Tensor, *, zoom: float, max_levels: int, smooth: bool) 
         - image: ``(B, C, H, W)``
     """
     levels = [image]
-    for height, width in pyramid_sizes(*image.shape[2:], zoom=zoom, max_levels=max_levels)[1:]:
+    # Integers, as sizes are tensors while `torch.jit.trace` runs.
+    sizes = pyramid_sizes(*map(int, image.shape[2:]), zoom=zoom, max_levels=max_levels)
+    for height, width in sizes[1:]:
         above = blur_reflected(levels[-1], blur_taps(zoom)) if smooth else levels[-1]
         levels.append(shrink_image(above, height, width, zoom=zoom))
     return levels

@@ -46,7 +46,7 @@ class RefineScale(NamedTuple):
     motion_sigmas: tuple[float, ...]
 
 
-_QUARTER = RefineScale(shrink_factor=4, cell_pixels=2, steps=3, motion_sigmas=(8.0, 4.0))
+QUARTER_SCALE = RefineScale(shrink_factor=4, cell_pixels=2, steps=3, motion_sigmas=(8.0, 4.0))
 _HALF = RefineScale(shrink_factor=2, cell_pixels=4, steps=3, motion_sigmas=(8.0, 4.0))
 _WHOLE = RefineScale(shrink_factor=1, cell_pixels=CELL_PIXELS, steps=2, motion_sigmas=(4.0,))
 
@@ -114,10 +114,10 @@ def refine_motion(
     """
     pairs = len(first)
     quarter, half, whole = _build_refine_pyramid(torch.cat([first, second]))
-    flow = torch.cat(
-        [_fill_disagreements(forward, backward), _fill_disagreements(backward, forward)]
+    flow = torch.cat([fill_disagreements(forward, backward), fill_disagreements(backward, forward)])
+    flow = QUARTER_SCALE.shrink_factor * _search_smallest_scale(
+        quarter, flow / QUARTER_SCALE.shrink_factor
     )
-    flow = _QUARTER.shrink_factor * _search_smallest_scale(quarter, flow / _QUARTER.shrink_factor)
     # One batch holds both directions: rolling it by the number of pairs swaps the frames.
     level = RefineLevel(half, half.roll(pairs, 0), _HALF)
     flow = _HALF.shrink_factor * level.solve_flow(flow / _HALF.shrink_factor)[0]
@@ -294,7 +294,7 @@ def _solve_two_by_two(
     return (yy * x - xy * y) / determinant, (xx * y - xy * x) / determinant
 
 
-def _fill_disagreements(forward: MatchedMotion, backward: MatchedMotion) -> Tensor:
+def fill_disagreements(forward: MatchedMotion, backward: MatchedMotion) -> Tensor:
     """Spread the displacements that both directions agree on to where they disagree."""
     flow = forward.displacement
     agreement_map = measure_agreement(
@@ -322,12 +322,10 @@ def find_common_shift(first: Tensor, second: Tensor, *, max_shift: int) -> Tenso
     tensor([[2., 0.]])
     """
     h, w = first.shape[2:]
-    down, across = (
-        torch.arange(-min(max_shift, size // 2), min(max_shift, size // 2) + 1, device=first.device)
-        for size in (h, w)
-    )
+    reach = [min(max_shift, size // 2) for size in (h, w)]
+    down, across = (torch.arange(-far, far + 1, device=first.device) for far in reach)
     # The FFT correlates cyclically: with this padding, pixels that wrap around meet zeros.
-    size = h + int(down[-1]), w + int(across[-1])
+    size = h + reach[0], w + reach[1]
     with torch.no_grad():
         spectrum = torch.fft.rfft2(first, size).conj() * torch.fft.rfft2(second, size)
         sums = torch.fft.irfft2(spectrum, size)[:, 0]
@@ -353,7 +351,7 @@ def _search_smallest_scale(images: Tensor, flow: Tensor) -> Tensor:
     starts = [flow, torch.zeros_like(flow), common[..., None, None].expand_as(flow)]
     # One batch: operations on images this small take the same time for any number of them.
     level = RefineLevel(
-        torch.cat([images] * len(starts)), torch.cat([partners] * len(starts)), _QUARTER
+        torch.cat([images] * len(starts)), torch.cat([partners] * len(starts)), QUARTER_SCALE
     )
     flows, fit = level.solve_flow(torch.cat(starts))
     scores = (fit * level.texture).mean((1, 2, 3), keepdim=True).chunk(len(starts))
@@ -369,10 +367,10 @@ def _build_refine_pyramid(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     whole = blur_by_taps(images, _SOFTEN_SIGMA)
     half = F.avg_pool2d(blur_by_taps(whole, _SHRINK_SIGMA), 2)
     quarter = F.avg_pool2d(blur_by_taps(half, _SHRINK_SIGMA), 2)
-    return _standardize_locally(quarter), _standardize_locally(half), _standardize_locally(whole)
+    return standardize_locally(quarter), standardize_locally(half), standardize_locally(whole)
 
 
-def _standardize_locally(images: Tensor) -> Tensor:
+def standardize_locally(images: Tensor) -> Tensor:
     """Subtract the mean of each pixel's neighborhood, and divide by the deviation there."""
     taps = [1 / _NEIGHBORHOOD_PIXELS] * _NEIGHBORHOOD_PIXELS
     centered = images - correlate_separable(images, taps)

@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from mrx.ops.light import match_local_light
+from mrx.ops.matched_start import SMALLEST_FRAME, choose_start, match_frames
 from mrx.ops.median import median_blur
 from mrx.ops.pyramid import enlarge_flow
 from mrx.ops.stencils import ROOT_EPSILON, central_difference, five_point_difference
@@ -24,7 +26,16 @@ GRADIENT_GUARD = 1.1920929e-7
 
 GradientKind = Literal["central", "mixed"]
 MedianPlace = Literal["warp", "round"]
-_RULE_CHOICES = {"median_at": MedianPlace, "gradient": GradientKind, "border": BorderMode}
+LightMatching = Literal["none", "frame", "local"]
+FlowStart = Literal["zero", "matches"]
+_RULE_CHOICES = {
+    "median_at": MedianPlace,
+    "gradient": GradientKind,
+    "border": BorderMode,
+    "light": LightMatching,
+    "start": FlowStart,
+}
+_START_SCALE = 0.3  # of the frame: matches start the smallest level of at least this size
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,10 @@ class SolverRules:
         masked: drop the data term where a pixel has left the frame
         texture: share of the structure to remove from the images; 0 leaves them unchanged
         texture_gain, texture_rounds: gain and rounds of the texture extraction
+        light: give the earlier ``frame`` the gain and offset of the later one, or ``local`` also
+            the mean brightness around each pixel, at each level; see `mrx.ops.light`
+        start: displacements that the search starts from, ``zero`` or ``matches`` where these fit
+            better; see `mrx.ops.matched_start`
     """
 
     tau: float
@@ -71,6 +86,8 @@ class SolverRules:
     texture: float
     texture_gain: float
     texture_rounds: int
+    light: LightMatching
+    start: FlowStart
 
     def __post_init__(self) -> None:
         counts, scales = ("levels", "warps", "outer", "inner"), ("tau", "strength", "theta")
@@ -129,20 +146,28 @@ def solve_levels(
     Shape:
         - output: ``(B, 2, H, W)``: x right, y down, in pixels, with ``after(x + u) ~ before(x)``
     """
-    flow = None
-    for first, second in zip(reversed(before), reversed(after), strict=True):
-        b, _, h, w = first.shape
-        start_flow = (
-            first.new_zeros(b, 2, h, w)
-            if flow is None
-            else enlarge_flow(flow, h, w, zoom=rules.zoom)
-        )
-        solver_level = level(first, second, start_flow, rules)
+    if not before:
+        raise ValueError("before and after have no levels: pass at least one of each")
+    # Integers, as sizes are tensors while `torch.jit.trace` runs.
+    height, width = map(int, before[0].shape[2:])
+    uses_matches = rules.start == "matches" and min(height, width) >= SMALLEST_FRAME
+    candidates = match_frames(before[0], after[0]) if uses_matches else ()
+    flow = before[-1].new_zeros(len(before[-1]), 2, *before[-1].shape[2:])
+    for index in reversed(range(len(before))):
+        first, second = before[index], after[index]
+        h, w = map(int, first.shape[2:])
+        if index < len(before) - 1:
+            flow = enlarge_flow(flow, h, w, zoom=rules.zoom)
+        if h >= _START_SCALE * height:
+            for matched in candidates:
+                flow = choose_start(first, second, flow, matched, scale=h / height)
+            candidates = ()
+        if rules.light == "local":
+            first = match_local_light(first, second, flow)
+        solver_level = level(first, second, flow, rules)
         for _ in range(rules.warps):
             solver_level.warp()
         flow = solver_level.flow()
-    if flow is None:
-        raise ValueError("before and after have no levels: pass at least one of each")
     return flow
 
 

@@ -84,3 +84,29 @@ def sample_cubic(planes: Tensor, flow: Tensor, *, a: float, border: BorderMode) 
             taps = flat.gather(2, pixel_index.flatten(1)[:, None].expand(-1, c, -1))
             total = total + weight[:, None] * taps.view_as(planes)
     return total
+
+
+def sample_linear(planes: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Sample planes at columns x and rows y by bilinear interpolation, repeating the edge.
+
+    Whole pixels return those pixels exactly.
+
+    Shape:
+        - planes: ``(B, C, H, W)``
+        - x, y: ``(B, h, w)``
+        - output: ``(B, C, h, w)``
+    """
+    b, c, height, width = planes.shape
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    left, top = x.detach().floor(), y.detach().floor()
+    right_share, lower_share = (x - left)[:, None], (y - top)[:, None]
+    flat, column, row = planes.flatten(2), left.long(), top.long()
+
+    def take_pixels(row: Tensor, column: Tensor) -> Tensor:
+        index = (row * width + column).flatten(1)[:, None].expand(-1, c, -1)
+        return flat.gather(2, index).view(b, c, *x.shape[1:])
+
+    right, below = (column + 1).clamp(max=width - 1), (row + 1).clamp(max=height - 1)
+    upper = torch.lerp(take_pixels(row, column), take_pixels(row, right), right_share)
+    lower = torch.lerp(take_pixels(below, column), take_pixels(below, right), right_share)
+    return torch.lerp(upper, lower, lower_share)

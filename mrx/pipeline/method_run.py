@@ -109,6 +109,12 @@ class MethodRun:
             **self.module.collect_facts(),
         }
 
+    def describe_window_problem(self) -> str:
+        """Return why these windows give poor maps, or an empty string."""
+        # Across segments the recorded dilation is 0: the gaps are wide.
+        problem = self.module.describe_dilation_problem(self.rule.recorded_dilation)
+        return problem and f"{self.method.name}: {problem}"
+
     def why_too_small(self, facts: dict[str, Any]) -> str:
         """Return the reason that frames of this size have no maps, or an empty string."""
         width, height, smallest = facts["width"], facts["height"], self.module.smallest

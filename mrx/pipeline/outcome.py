@@ -38,6 +38,8 @@ def commit_task(task: VideoTask, *, has_other_maps: bool = False) -> dict[str, A
     statistics = entry.collect_statistics()
     for run in task.method_runs:
         if run.method.name in statistics:
+            if problem := run.describe_window_problem():
+                tally.warn(problem)
             for problem in describe_value_problems(run, statistics[run.method.name]):
                 tally.warn(problem)
     attributes = {

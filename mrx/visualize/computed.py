@@ -116,7 +116,8 @@ class ComputedMoments:
 
     def list_warnings(self) -> list[str]:
         """List the problems that the last pass met."""
-        return list_video_warnings(self.video)
+        problems = [run.describe_window_problem() for run in self.method_runs]
+        return [*filter(None, problems), *list_video_warnings(self.video)]
 
     def iter_moments(self) -> Generator[Moment]:
         """Decode the video, compute the maps, and yield the moments in order."""

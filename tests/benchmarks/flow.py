@@ -3,9 +3,10 @@
 For every pair with true flow it runs mrx with each preset and backend, OpenCV's DualTVL1 and DIS,
 and scikit-image's TV-L1, each with one thread, and takes the CPU time of the process. Then it times
 the 256x340 pairs several times, as ratios to OpenCV's DualTVL1 in the same repetition. Packages
-that are not installed are named and left out: opencv-contrib-python-headless has DualTVL1.
+that are not installed are named and left out: opencv-contrib-python-headless has DualTVL1. With
+--light it changes the light of the second frames instead, and prints the errors alone.
 
-    python tests/benchmarks/flow.py [FOLDER] [--repeats 5] [--only NAME] [--clip CLIP]
+    python tests/benchmarks/flow.py [FOLDER] [--repeats 5] [--only NAME] [--clip CLIP] [--light]
 
 FOLDER has a folder for each pair, with frame1.png, frame2.png and gt.flo.
 """
@@ -22,12 +23,15 @@ import numpy as np
 import torch
 
 from mrx import kernels
+from mrx.methods.ms import MS
 from mrx.methods.tvl1 import TVL1, TVL1_PRESETS
 from mrx.methods.tvnet import TVNet
 
 PAIRS = Path(__file__).resolve().parents[3] / "shared" / "data" / "flow"
 SIZE = (256, 340)
 BASE = "OpenCV DualTVL1"
+GROUPS = ("mb_", "syn_", "sintel_")
+GAINS, OFFSETS = (1.0, 1.02, 1.04, 1.08, 1.15), (0, 1, 2, 5, 10)
 
 
 def read_pair(folder):
@@ -67,6 +71,15 @@ def mrx_flow(module, backend):
     return run
 
 
+def ms_flow(before, after):
+    """Compute the displacements of `ms`, interpolated from its cells to pixels."""
+    height, width = before.shape
+    cells = mrx_flow(MS(), "auto")(before, after)[..., :2]
+    enlarged = cv2.resize(cells, None, fx=4, fy=4, interpolation=cv2.INTER_LINEAR)
+    rest = [(0, height - enlarged.shape[0]), (0, width - enlarged.shape[1]), (0, 0)]
+    return np.pad(enlarged, rest, mode="edge")
+
+
 def opencv_flow(before, after):
     return cv2.optflow.DualTVL1OpticalFlow_create().calc(before, after, None)
 
@@ -95,6 +108,7 @@ def list_candidates():
         for preset in TVL1_PRESETS:
             found[f"{preset} {backend}"] = mrx_flow(TVL1(preset), backend)
     found["tvnet50"] = mrx_flow(TVNet(), "auto")
+    found["ms"] = ms_flow
     found["DIS medium"] = dis_flow
     try:
         import skimage  # noqa: F401
@@ -121,15 +135,68 @@ def measure_error(flow, truth):
 def print_errors(pairs, functions):
     """Print the end-point errors and CPU seconds of each function."""
     print(f"\nend-point error of all known pixels, in pixels: {', '.join(pairs)}")
-    print(f"{'':<22} {'mean':>6} {'CPU s':>7}  each")
+    print(f"{'':<22} {'CPU s':>7} {'mean':>6} {' '.join(f'{group:>7}' for group in GROUPS)}  each")
     for name, function in functions.items():
-        errors, seconds = [], 0.0
-        for before, after, truth in pairs.values():
-            flow, taken = time_call(function, before, after)
-            errors.append(measure_error(flow, truth))
-            seconds += taken
-        each = " ".join(f"{e:.3f}" for e in errors)
-        print(f"{name:<22} {np.mean(errors):6.3f} {seconds:7.2f}  {each}", flush=True)
+        errors, seconds = measure_errors(pairs, function)
+        groups = " ".join(f"{mean_of_group(errors, group):7.3f}" for group in GROUPS)
+        each = " ".join(f"{error:.3f}" for error in errors.values())
+        mean = np.mean(list(errors.values()))
+        print(f"{name:<22} {seconds:7.2f} {mean:6.3f} {groups}  {each}", flush=True)
+
+
+def measure_errors(pairs, function):
+    """Return the end-point error of each pair, and the CPU seconds of all."""
+    errors, seconds = {}, 0.0
+    for name, (before, after, truth) in pairs.items():
+        flow, taken = time_call(function, before, after)
+        errors[name] = measure_error(flow, truth)
+        seconds += taken
+    return errors, seconds
+
+
+def mean_of_group(errors, prefix):
+    """Compute the mean error of the pairs whose names begin so; NaN if there are none."""
+    found = [error for name, error in errors.items() if name.startswith(prefix)]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def list_lights():
+    """List changes of light: a gain, which may vary over the frame, and an offset."""
+    across = np.linspace(0, 1, 1024)
+    named = {f"gain {g} offset {o}": (np.full(1024, g), o) for g in GAINS for o in OFFSETS}
+    named["ramp to 1.15"] = (1 + 0.15 * across, 0)
+    named["half at 1.15"] = (np.where(across < 0.5, 1, 1.15), 0)
+    return named
+
+
+def change_light(frame, gain, offset):
+    places = np.linspace(0, len(gain) - 1, frame.shape[1]).round().astype(int)
+    return np.clip(frame * gain[places] + offset, 0, 255).round().astype(np.uint8)
+
+
+def print_errors_by_light(pairs):
+    """Print the errors of the groups in each light, of presets and of ways to match light."""
+    functions = {
+        "matched": mrx_flow(TVL1(), "auto"),
+        "accurate": mrx_flow(TVL1("accurate"), "auto"),
+        "fast": mrx_flow(TVL1("fast"), "auto"),
+        "light=frame": mrx_flow(TVL1("accurate", light="frame"), "auto"),
+        "light=none": mrx_flow(TVL1("accurate", light="none"), "auto"),
+        "texture=0.95": mrx_flow(TVL1("accurate", light="none", texture=0.95), "auto"),
+        "DIS medium": dis_flow,
+    }
+    print(f"\nend-point error by light, mean of {' / '.join(GROUPS)}")
+    print(f"{'':<20} {' '.join(f'{name:>18}' for name in functions)}")
+    for light, (gain, offset) in list_lights().items():
+        changed = {
+            name: (before, change_light(after, gain, offset), truth)
+            for name, (before, after, truth) in pairs.items()
+        }
+        cells = []
+        for function in functions.values():
+            errors = measure_errors(changed, function)[0]
+            cells.append(" / ".join(f"{mean_of_group(errors, group):.3f}" for group in GROUPS))
+        print(f"{light:<20} {' '.join(f'{cell:>18}' for cell in cells)}", flush=True)
 
 
 def print_ratios(pairs, functions, repeats):
@@ -158,6 +225,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", help="measure what has this in its name, and the base")
     parser.add_argument("--clip", type=Path, help="two more pairs for the ratios, of a video")
+    parser.add_argument("--light", action="store_true", help="errors in changed light instead")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
@@ -167,6 +235,9 @@ def main():
         f"numpy {np.__version__}"
     )
     pairs = {p.name: read_pair(p) for p in sorted(options.folder.iterdir()) if p.is_dir()}
+    if options.light:
+        print_errors_by_light(pairs)
+        return
     functions = list_candidates()
     if options.only:
         functions = {k: f for k, f in functions.items() if k == BASE or options.only in k}

@@ -166,7 +166,7 @@ def test_a_stack_is_set_for_the_methods_with_that_parameter(clips, out):
         flow = shards["a.mp4"]["tvl1"]
         assert flow.shape == (7, 10, 64, 80)
         assert list(flow.attrs["channels"][:2]) == ["x1", "y1"]
-        assert (flow.attrs["units"], flow.attrs["preset"]) == ("px", "accurate")
+        assert (flow.attrs["units"], flow.attrs["preset"]) == ("px", "matched")
         assert np.array_equal(flow[0, 2:4], flow[1, :2])
         assert json.loads(flow.attrs["params_json"])["stack"] == 5
 
@@ -453,7 +453,11 @@ USAGE = [
     ),
     (["-m", "tvl1", "-p", "cubic=nan"], 2, "tvl1: cubic=nan: must be in -2..0"),
     (["-m", "tvl1", "--stack", "0"], 2, "tvl1: stack=0: must be at least 1"),
-    (["-m", "tvl1", "-p", "preset=best"], 2, "choose from accurate, fast, opencv, opencv-cuda"),
+    (
+        ["-m", "tvl1", "-p", "preset=best"],
+        2,
+        "choose from matched, accurate, fast, opencv, opencv-cuda",
+    ),
     (["-m", "ms", "--dtype", "uint8"], 2, "uint8 cannot store ms's confidence"),
     (["-m", "ms", "--stack", "2", "--dtype", "uint8"], 2, "uint8 cannot store ms's confidence"),
     (["-m", "ms", "-p", "features=resnet18", "-p", "refinement=none"], 2, "stride=4: resnet18"),

@@ -46,6 +46,18 @@ def test_a_dilation_puts_pairs_inside_of_segments(tmp_path, out):
     assert "made with ms.dilation=2, asked for ms.dilation=0" in ran.stderr
 
 
+def test_whole_cells_for_adjacent_frames_are_warned_about(tmp_path, out):
+    path = videos.write_clip(tmp_path / "a.mp4", 30)
+    words = ["extract", path, "-m", "ms", "--dilation"]
+    coarse = mrx(*words, "1", "-p", "preset=paper", "-o", out)
+    assert "a.mp4: ms: frames 1 apart move by less than the 8 pixels of a cell" in coarse.stderr
+    drawn = mrx("visualize", path, "-m", "ms", "-p", "preset=paper", "-o", tmp_path / "a.png")
+    assert "frames 4 apart move by less" in drawn.stderr
+    for options in (["8", "-p", "preset=paper"], ["1"]):
+        ran = mrx(*words, *options, "-o", out, "--overwrite")
+        assert (ran.code, "apart" in ran.stderr) == (0, False)
+
+
 def test_other_methods_keep_their_windows_beside_it(tmp_path, out):
     path = videos.write_clip(tmp_path / "a.mp4", 30)
     mrx("extract", path, "-m", "ms", "-m", "mbpm", "--segments", "4", "-o", out)

@@ -213,6 +213,19 @@ def test_a_batch_of_different_pairs_is_one_by_one(change):
         torch.testing.assert_close(found, alone, rtol=0, atol=1e-6)
 
 
+def test_matching_the_light_keeps_the_flow_right():
+    before, after = flows.make_texture(48, 64), flows.make_texture(48, 64, dx=0.5)
+    brighter = flows.change_light(after, "gain 1.15 offset 10")
+    clip = flows.stack_window(before, brighter).expand(-1, -1, 3, -1, -1).float()
+    errors = {}
+    for light in ("none", "frame"):
+        # Without the stretching of a pair, which hides some of the change.
+        module = TVNet(light=light, normalize_pair=False)
+        with torch.no_grad():
+            errors[light] = (module(clip)[0, 0, 4:-4, 4:-4] - 0.5).abs().mean()
+    assert errors["frame"] < 0.5 * errors["none"]
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

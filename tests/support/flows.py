@@ -57,6 +57,18 @@ def make_texture(height, width, *, dx=0.0, dy=0.0, seed=0):
     return np.clip(127.5 + 18 * total, 0, 255).round().astype(np.uint8)
 
 
+def change_light(frame, light):
+    """Brighten a frame by its ``gain``, in a ``ramp`` from left to right, or in its right half."""
+    across = np.linspace(0, 1, frame.shape[1])
+    gain, offset = {
+        "gain 1.15": (1.15, 0),
+        "gain 1.15 offset 10": (1.15, 10),
+        "ramp": (1 + 0.15 * across, 0),
+        "half": (np.where(across < 0.5, 1, 1.15), 0),
+    }[light]
+    return np.clip(frame * gain + offset, 0, 255).round().astype(np.uint8)
+
+
 def stack_window(*frames):
     """Stack gray frames (H, W) into one window (1, T, 1, H, W)."""
     return torch.from_numpy(np.stack(frames))[None, :, None]
