@@ -20,7 +20,8 @@ class DynamicImage(Representation):
     """Summarize frames in one image: ``d = Σ_t a_t I_t`` (Dynamic Image Networks, rank pooling).
 
     Frames are 0..255, neither normalized nor scaled. The ``exact`` form solves VideoDarwin's
-    support vector regression instead; it is not linear and carries no gradient.
+    support vector regression instead; it is not linear, carries no gradient, and ends when the
+    solution is found, which neither `torch.compile` nor `torch.export` nor `vmap` can follow.
 
     Args:
         length: frames in a window
@@ -49,6 +50,7 @@ class DynamicImage(Representation):
         self.pooling = pooling
         self.strength = strength
         self.weights = frame_weights(length, coefficients)
+        self._weight_values = self.weights.tolist()
         if not self.weights.any():
             raise ValueError(f"length={length}, coefficients={coefficients}: all weights are 0")
         self.length = length
@@ -87,7 +89,7 @@ class DynamicImage(Representation):
 
     def _pool_frames(self, frames: Tensor) -> Tensor:
         if self.pooling == "approximate":
-            return weighted_sum(frames, self.weights)
+            return weighted_sum(frames, self._weight_values)
         image = exact_rank_pool(frames, self.strength)
         return image.to(frames.dtype if frames.is_floating_point() else torch.float32)
 

@@ -16,6 +16,7 @@ from mrx.methods.spec import (
     hash_weights,
     normalize_bytes,
 )
+from mrx.ops.stencils import store_channels_last
 
 _NUM_FEATURES = 8
 _EPSILON = 1e-6
@@ -110,7 +111,7 @@ class PA(Representation):
     def _compute_distance(self, difference: Tensor, weight: Tensor) -> Tensor:
         """Compute the norms over features ``(B, T, H, W)`` of differences ``(B, T, 3, H, W)``."""
         # In channels_last this convolution is 4 times as fast on the CPU.
-        maps = difference.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        maps = store_channels_last(difference.flatten(0, 1))
         _, bias = self.shallow_conv.parameters()
         # The bias cancels; a zero of it stays in the graph, because training in parallel expects
         # a gradient for each parameter.

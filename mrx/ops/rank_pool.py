@@ -1,5 +1,6 @@
 """Rank pooling, approximate and exact: the direction that orders the frames in time."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -34,16 +35,19 @@ def frame_weights(length: int, kind: Coefficients = "original") -> Tensor:
     return (slope / time).flip(0).cumsum(0).flip(0)
 
 
-def weighted_sum(clip: Tensor, weights: Tensor) -> Tensor:
+def weighted_sum(clip: Tensor, weights: Sequence[float]) -> Tensor:
     """Sum the frames times their weights, in floating point for any type of frames.
+
+    Args:
+        clip: the frames
+        weights: a weight for each frame
 
     Shape:
         - clip: ``(B, T, C, H, W)`` floating point or bytes
-        - weights: ``(T,)``, constants
         - output: ``(B, C, H, W)``, of the clip's dtype, or float32 for bytes
     """
     dtype = clip.dtype if clip.is_floating_point() else torch.float32
-    first, *others = weights.tolist()
+    first, *others = weights
     total = clip[:, 0].to(dtype) * first
     for t, weight in enumerate(others, start=1):
         total.add_(clip[:, t].to(dtype), alpha=weight)

@@ -18,7 +18,7 @@ def random_frames(*shape, seed=0):
 
 def assert_agrees(frames, weights):
     found = fast_sum.sum_frames_by_numba(frames, weights)
-    expected = weighted_sum(frames.double(), weights)
+    expected = weighted_sum(frames.double(), weights.tolist())
     assert (found.dtype, found.is_contiguous()) == (torch.float32, True)
     assert (found - expected).abs().max() <= 1e-6 * 255 * weights.abs().sum()
 
