@@ -136,14 +136,39 @@ class FrameReader:
         # The stream's time base, once: asking each frame for its own costs more than the rest.
         time_base = stream.time_base or Fraction(1)
         numerator, denominator = time_base.numerator, time_base.denominator
+        picture, time = None, 0.0
         try:
             for index, picture in enumerate(self._decode_pictures(container, stream)):
                 pts = picture.pts
                 stamp = None if pts is None else pts * numerator / denominator
-                yield TimedFrame(picture, index, clock.read_time(stamp, index))
+                time = clock.read_time(stamp, index)
+                yield TimedFrame(picture, index, time)
             tally.partial = after_seek
+            self._note_shortfall(container, stream, picture, time)
         finally:
             tally.facts.update(times_repaired=clock.num_repaired, vfr=clock.is_variable)
+
+    def _note_shortfall(
+        self,
+        container: InputContainer,
+        stream: VideoStream,
+        last_picture: av.VideoFrame | None,
+        last_time: float,
+    ) -> None:
+        """Count frames as missing that the headers promise, after a pass to the end."""
+        tally = self.tally
+        if tally.stopped or tally.truncated or last_picture is None:
+            return
+        seconds = 0.0
+        if tally.facts["clock"] == "pts" and stream.time_base:
+            shown = float((getattr(last_picture, "duration", 0) or 0) * stream.time_base)
+            origin = float((stream.start_time or 0) * stream.time_base)
+            seconds = last_time - origin + max(shown, 1 / tally.facts["avg_fps"])
+        packets = 0 if tally.partial else tally.packets
+        missing, reason = pyav.describe_shortfall(container, stream, packets, seconds)
+        if missing:
+            tally.frames_missing, tally.truncated = missing, True
+            tally.first_error = tally.first_error or reason
 
     def _decode_pictures(
         self, container: InputContainer, stream: VideoStream

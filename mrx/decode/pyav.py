@@ -20,6 +20,9 @@ from mrx.job import Decoding
 
 MAX_LEADING_ERRORS = 200  # packets; a stream without a frame until then is given up
 MIN_FRAME_BYTES = 16  # per frame at least, to see through headers that promise too many
+# A video is cut off if more of what its headers promise is missing: rounding, a last frame that is
+# shown long, and dropped frames leave less.
+MISSING_SHARE, MISSING_FRAMES = 0.02, 5
 URL_TIMEOUT = (30.0, 60.0)  # seconds to open, and to read
 DEFAULT_FPS = 25.0
 # Containers whose own times decrease or are missing: time is index / rate instead.
@@ -66,7 +69,9 @@ def open_container(path: str, *, url: bool) -> InputContainer:
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
     try:
-        return av.open(path, timeout=URL_TIMEOUT) if url else av.open(path)
+        # Titles in old files are in any encoding, and none is read here.
+        timeout = URL_TIMEOUT if url else None
+        return av.open(path, timeout=timeout, metadata_errors="replace")
     except (FFmpegError, OSError) as error:
         raise DecodeError(describe_decode_error(error)) from error
 
@@ -80,11 +85,29 @@ def choose_stream(container: InputContainer) -> VideoStream:
     moving = [stream for stream in videos if not stream.disposition & Disposition.attached_pic]
     if not moving:
         raise DecodeError("only an attached picture (cover art), no video")
+    # Where FFmpeg has no decoder, PyAV has no codec context, though its type says that it has.
+    decodable = [s for s in moving if s.codec_context is not None]  # type: ignore[redundant-expr]
+    if not decodable:
+        raise DecodeError(f"no decoder for codec {_name_codec(container, moving[0])}")
     best = container.streams.best("video")
-    chosen = best if best in moving else max(moving, key=lambda s: s.width * s.height)
+    chosen = best if best in decodable else max(decodable, key=lambda s: s.width * s.height)
     # Threads inside a decoder lose frames at damage.
     chosen.thread_type = "NONE"
     return chosen
+
+
+def _name_codec(container: InputContainer, stream: VideoStream) -> str:
+    """Return the four characters that a container has for a codec without a decoder, if any."""
+    # Only FFmpeg's log has them, and only as a warning when the file is opened.
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.WARNING)
+    try:
+        with av.logging.Capture() as lines, av.open(container.name, metadata_errors="replace"):
+            text = "\n".join(line[2] for line in lines)
+    finally:
+        av.logging.set_level(level)
+    match = re.search(rf"stream {stream.index} \(Video: none \((\S+) /", text)
+    return match[1] if match else "unknown to FFmpeg"
 
 
 def read_stream_rate(stream: VideoStream) -> float:
@@ -145,9 +168,12 @@ def _read_packets(
             packet = next(demuxer)
         except StopIteration:
             return
-        except FFmpegError as error:
+        except (FFmpegError, IndexError) as error:
+            # PyAV has no place for a stream that appears after the headers: an IndexError.
+            is_new_stream = isinstance(error, IndexError)
+            reason = "a stream without a header" if is_new_stream else describe_decode_error(error)
             tally.truncated = True
-            tally.first_error = tally.first_error or describe_decode_error(error)
+            tally.first_error = tally.first_error or reason
             yield None
             return
         if packet.size:
@@ -179,6 +205,50 @@ def _describe_no_frames(tally: DecodeTally) -> str:
         return f"too large: {too_large[1]}, more than the decoder supports ({counts})"
     first = tally.first_error or "no error was reported"
     return f"nothing decodable: no key frame, or all damaged ({counts}, first: {first})"
+
+
+def describe_shortfall(
+    container: InputContainer, stream: VideoStream, packets: int, seconds: float
+) -> tuple[int, str]:
+    """Compare a stream read to its end with what its headers promise.
+
+    A file that is cut off between two packets ends without an error.
+
+    Args:
+        container: the file
+        stream: its video stream
+        packets: packets that came, or 0 if they are not all of the stream's
+        seconds: from the first frame to the end of the last, or 0 if the times are not the file's
+
+    Returns:
+        The number of frames that did not come, and the reason in words: 0 and empty if all did.
+    """
+    frames = stream.frames
+    if container.size > 0 and frames > container.size // MIN_FRAME_BYTES:
+        frames = 0
+    missing = frames - packets if packets else 0
+    if missing > max(MISSING_FRAMES, MISSING_SHARE * frames):
+        return missing, f"{packets} of {frames} frames came"
+    promised = _read_promised_seconds(container, stream)
+    rate = read_stream_rate(stream)
+    lost = promised - seconds if seconds else 0.0
+    if lost > max(MISSING_FRAMES / rate, MISSING_SHARE * promised):
+        return round(lost * rate), f"{seconds:.1f} of {promised:.1f} s came"
+    return 0, ""
+
+
+def _read_promised_seconds(container: InputContainer, stream: VideoStream) -> float:
+    """Return the duration of a stream that the headers give, or 0."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    # Matroska: 00:00:10.333000000
+    match = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)\0*", stream.metadata.get("DURATION", ""))
+    if match:
+        hours, minutes, rest = match.groups()
+        return 3600 * int(hours) + 60 * int(minutes) + float(rest)
+    # That of the container is the longest stream's.
+    alone = len(container.streams) == 1
+    return container.duration / av.time_base if alone and container.duration else 0.0
 
 
 def estimate_frame_count(container: InputContainer, stream: VideoStream, rate: float) -> int:

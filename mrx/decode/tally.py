@@ -19,7 +19,8 @@ class DecodeTally:
         packets, packets_discarded: packets read, and those hidden by an edit list
         errors: packets (or images) that could not be decoded
         frames_corrupt, packets_corrupt: flagged by the decoder and the demuxer
-        truncated: the container broke off before its end
+        truncated: the container broke off before its end, or gave less than its headers promise
+        frames_missing: frames that the headers promise and that never came
         encrypted: an encrypted packet came before any frame
         stopped: damage ended the pass, as `on_error` asked
         partial: the pass skipped frames, so packets and frames cannot be compared
@@ -39,6 +40,7 @@ class DecodeTally:
     frames_corrupt: int = 0
     packets_corrupt: int = 0
     truncated: bool = False
+    frames_missing: int = 0
     encrypted: bool = False
     stopped: bool = False
     partial: bool = False
@@ -65,14 +67,15 @@ class DecodeTally:
 
     @property
     def frames_lost(self) -> int:
-        """Packets that gave no frame and no sign of damage either; 0 for a partial pass."""
+        """Packets without a frame and a sign of damage, and missing ones; 0 for a partial pass."""
         frames_accounted = self.frames + self.packets_discarded + self.errors
-        return 0 if self.partial else max(self.packets - frames_accounted, 0)
+        vanished = 0 if self.partial else max(self.packets - frames_accounted, 0)
+        return vanished + self.frames_missing
 
     def reset_counts(self) -> None:
         """Reset counts and damage, to read again from the beginning; keep warnings and facts."""
         self.frames = self.packets = self.packets_discarded = self.errors = 0
-        self.frames_corrupt = self.packets_corrupt = 0
+        self.frames_corrupt = self.packets_corrupt = self.frames_missing = 0
         self.truncated = self.encrypted = self.stopped = self.partial = False
         self.first_error = ""
 

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -283,6 +284,55 @@ def test_a_truncated_file_gives_its_whole_frames_and_a_report(tmp_path):
     assert 20 < len(frames) < 60
     assert np.array_equal(frames[:15], whole[:15])
     assert "damaged" in video.tally.describe_damage()
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.avi"])
+def test_a_file_cut_between_packets_reports_what_is_missing(tmp_path, name):
+    codecs = {"a.webm": "libvpx-vp9", "a.avi": "mpeg4"}
+    options = {"codec": codecs[name], "options": {}} if name in codecs else {}
+    path = videos.write_clip(tmp_path / name, 60, **options)
+    whole, *_ = read(path)
+    assert not whole.tally.describe_damage()
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    video, frames, _ = read(path)
+    assert 10 < len(frames) < 55
+    attributes = video.tally.to_attributes()
+    assert attributes["truncated"]
+    assert abs(attributes["frames_lost"] + len(frames) - 60) <= 1
+    assert re.search(
+        r"frames lost, cut off before its end \(.* came\)", video.tally.describe_damage()
+    )
+
+
+def test_a_part_of_a_whole_file_is_not_taken_for_a_cut_one(tmp_path):
+    path = videos.write_clip(tmp_path / "a.mkv", 400, options={"g": "20"})
+    for options in ({"start": 12.0}, {"end": 3.0}, {"start": 12.0, "end": 13.0}):
+        video, *_ = read(path, replace(NATIVE, **options))
+        assert not video.tally.describe_damage()
+
+
+def test_a_title_in_another_encoding_does_not_matter(tmp_path):
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "cafe in Paris"
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for level in range(0, 200, 20):
+            picture = np.full((48, 64, 3), level, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    data = path.read_bytes()
+    assert b"cafe in" in data
+    path.write_bytes(data.replace(b"cafe in", b"caf\xe9 in"))
+    assert len(read(path)[1]) == 10
+
+
+def test_a_codec_without_a_decoder_is_named(tmp_path):
+    path = videos.write_clip(tmp_path / "a.mp4", 5)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(DecodeError, match="no decoder for codec zzzz"):
+        read(path)
 
 
 def test_a_stream_without_its_first_key_frame_reports_the_damage(tmp_path):
