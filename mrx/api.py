@@ -1,6 +1,7 @@
 """The library interface: `extract` writes shards, as the command line does; `open` reads them."""
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ def extract(
         NoInputError: no input matched
         OutputError: the output folder cannot be used as it is
         MissingError: a device or an optional package is missing
+        KeyboardInterrupt: at SIGINT, after closing the shards; at a second one before. SIGTERM is
+            passed on to the handler of the caller in the same way
 
     Example:
         >>> summary = mrx.extract("videos/", "out/", method=["mbpm", "pa"])  # doctest: +SKIP
@@ -93,7 +96,11 @@ def extract(
     )
     input_list = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     scan_result = scan.find_sources([os.fsdecode(i) for i in input_list], decoding=decoding)
-    return run_job(job, scan_result.sources, workers=workers, limits=limits, listener=listener)
+    summary = run_job(job, scan_result.sources, workers=workers, limits=limits, listener=listener)
+    if summary.signal:
+        # The shards are closed and the caller's handlers are back: the signal is the caller's now.
+        signal.raise_signal(summary.signal)
+    return summary
 
 
 def _stringify_parameters(parameters: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -132,7 +132,14 @@ def extract_command(ctx: click.Context, /, inputs: tuple[str, ...], **options: A
         output=_choose_stdout_data(options),
     )
     try:
-        summary = run_job(job, sources, workers=options["workers"], limits=limits, listener=report)
+        summary = run_job(
+            job,
+            sources,
+            workers=options["workers"],
+            limits=limits,
+            listener=report,
+            owns_process=True,
+        )
     finally:
         report.close()
     _print_summary(summary, scan_result, as_json=options["as_json"], loudness=settings)

@@ -154,6 +154,7 @@ def run_job(
     workers: int | None,
     limits: Limits = Limits(),
     listener: Listener | None = None,
+    owns_process: bool = False,
 ) -> Summary:
     """Extract all sources that are not done yet.
 
@@ -164,6 +165,7 @@ def run_job(
             if methods compute on the CPU, and otherwise one for each device
         limits: limits on time and failures
         listener: receives progress events
+        owns_process: let a second signal end the process, instead of raising KeyboardInterrupt
 
     Returns:
         the counts of the run and the shards written
@@ -189,7 +191,7 @@ def run_job(
         engine = _create_engine(job, workers, len(sources), limits.timeout)
         stack.callback(engine.close)
         summary = Summary(str(folder), inputs=len(sources))
-        stack.enter_context(_handle_signals(engine, summary))
+        stack.enter_context(_handle_signals(engine, summary, owns_process))
         inspection = engine.inspect_output()
         if inspection is None:
             return summary
@@ -373,14 +375,16 @@ def _tells_success(row: ManifestRow | None, salvaged: ManifestRow) -> bool:
 
 
 @contextmanager
-def _handle_signals(engine: Engine, summary: Summary) -> Iterator[None]:
+def _handle_signals(engine: Engine, summary: Summary, owns_process: bool) -> Iterator[None]:
     """End the run cleanly at the first SIGINT or SIGTERM, and at once at the second."""
 
     def stop_run(number: int, frame: object) -> None:
         if summary.signal:
-            # Exit without cleanup, since it may be waiting for what hangs. Workers go first.
+            # Without cleanup, since it may be waiting for what hangs. Workers go first.
             engine.close()
-            os._exit(SIGNAL_EXIT_BASE + number)
+            if owns_process:
+                os._exit(SIGNAL_EXIT_BASE + number)
+            raise KeyboardInterrupt
         summary.signal = number
         engine.cancel()
 

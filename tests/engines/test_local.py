@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -151,6 +153,45 @@ def test_a_second_signal_ends_at_once(folder, tmp_path, environment):
     running.communicate(timeout=30)
     assert running.returncode == 130
     assert time.monotonic() - began < 5
+
+
+LIBRARY_CALL = """
+import sys, mrx
+if __name__ == "__main__":
+    try:
+        mrx.extract(sys.argv[1], sys.argv[2], method="trouble", workers=int(sys.argv[3]),
+            parameters={"trouble": {"slow": 0.05, "once": sys.argv[4]}})
+    except KeyboardInterrupt:
+        print("interrupted")
+    print("still here")
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_library_call_raises_keyboard_interrupt(folder, tmp_path, environment, workers, signals):
+    # Two signals are for a run that hangs, which a worker process does here.
+    level, mark = GOOD if signals == 1 else HANG, tmp_path / "hangs"
+    for i in range(12):
+        trouble.write_clip(folder / f"{i:02}.mp4", level, frames=60)
+    running = subprocess.Popen(
+        [sys.executable, "-c", LIBRARY_CALL, folder, tmp_path / "out", workers, mark],
+        stdout=subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+    manifest = tmp_path / "out" / "manifest.jsonl"
+    if signals == 1:
+        wait_until(lambda: manifest.is_file() and b"ok" in manifest.read_bytes())
+    else:
+        wait_until(mark.exists)
+    for _ in range(signals):
+        running.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    assert running.communicate(timeout=60)[0].decode() == "interrupted\nstill here\n"
+    assert running.returncode == 0
+    if signals == 1:
+        assert not list((tmp_path / "out").glob(".tmp-*"))
+        assert 1 <= len(mrx.open(tmp_path / "out")) < 12
 
 
 def test_workers_end_when_their_parent_is_killed(folder, tmp_path, environment):

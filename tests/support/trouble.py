@@ -41,6 +41,8 @@ class Trouble(Representation):
         if level > 225 and first:
             os.kill(os.getpid(), signal.SIGSEGV)
         if level < 20:
+            if self.once:
+                Path(self.once).touch()
             time.sleep(600)
         if 180 < level < 220:
             raise RuntimeError("a bug in a method")
