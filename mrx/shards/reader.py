@@ -1,6 +1,7 @@
 """Reading shards: floats in the method's units, for every stored type."""
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,8 +35,9 @@ MAX_OPEN_FILES = 32
 class Shards(Mapping[str, "Recording"]):
     """Maps keys to the videos of one or more shards.
 
-    Files are opened when they are read, at most 32 at a time and separately in every process, so
-    an object can be passed to a data loader's workers. If several shards hold the same maps, those
+    Files are opened when they are read, separately in every process, so an object can be passed to
+    a data loader's workers. Threads may share it. Of more than 32 open files, those with no group
+    or dataset in use are closed. If several shards hold the same maps, those
     of the later run count. A video is checked against its digest when it is first read.
 
     Args:
@@ -49,6 +51,7 @@ class Shards(Mapping[str, "Recording"]):
             raise NoInputError(f"no shards in {root}: mrx extract -o {root} makes them")
         self._files: OrderedDict[Path, h5py.File] = OrderedDict()
         self._process_id = os.getpid()
+        self._lock = threading.RLock()
         self._rows = find_counting_rows(read_index(path) for path in self.paths)
         self._checked: set[tuple[Path, str]] = set()
 
@@ -76,8 +79,11 @@ class Shards(Mapping[str, "Recording"]):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Open files cannot be pickled: the copy opens its own.
-        return {**self.__dict__, "_files": OrderedDict()}
+        # Neither open files nor a lock can be pickled: the copy has its own.
+        return {**self.__dict__, "_files": OrderedDict(), "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield one row for each video and method, as plain values."""
@@ -90,9 +96,10 @@ class Shards(Mapping[str, "Recording"]):
                 yield {**plain, "shard": str(path)}
 
     def close(self) -> None:
-        """Close the open files."""
-        while self._files:
-            self._files.popitem()[1].close()
+        """Close the open files, and with them the groups and datasets that were handed out."""
+        with self._lock:
+            while self._files:
+                self._files.popitem()[1].close()
 
     def open_group(self, path: Path, key: str) -> h5py.Group:
         """Open the group of a video, and check it if it is opened for the first time.
@@ -100,8 +107,15 @@ class Shards(Mapping[str, "Recording"]):
         Raises:
             FormatError: it is damaged
         """
+        # The state of the HDF5 library must not be shared after a fork, nor a lock that a thread
+        # of the other process may hold.
+        if self._process_id != os.getpid():
+            self._files, self._process_id = OrderedDict(), os.getpid()
+            self._lock = threading.RLock()
         try:
-            group = self._open_file(path)["videos"][group_name(key)]
+            # Until the group is open, another thread could close its file.
+            with self._lock:
+                group = self._open_file(path)["videos"][group_name(key)]
             if (path, key) not in self._checked:
                 _check_group(path, key, group)
                 self._checked.add((path, key))
@@ -110,16 +124,21 @@ class Shards(Mapping[str, "Recording"]):
         return group
 
     def _open_file(self, path: Path) -> h5py.File:
-        # The state of the HDF5 library must not be shared after a fork.
-        if self._process_id != os.getpid():
-            self._files, self._process_id = OrderedDict(), os.getpid()
         if path not in self._files:
-            # The first is the least recently used.
-            while len(self._files) >= MAX_OPEN_FILES:
-                self._files.popitem(last=False)[1].close()
+            self._close_unused_files()
             self._files[path] = open_shard(path)
         self._files.move_to_end(path)
         return self._files[path]
+
+    def _close_unused_files(self) -> None:
+        """Make room for a file among the open ones, as far as they are not in use."""
+        # The first is the least recently used.
+        for path in list(self._files):
+            if len(self._files) < MAX_OPEN_FILES:
+                return
+            # One object is the file itself.
+            if h5py.h5f.get_obj_count(self._files[path].id, h5py.h5f.OBJ_ALL) <= 1:
+                self._files.pop(path).close()
 
 
 class Recording(Mapping[str, "Maps"]):

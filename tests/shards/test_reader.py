@@ -1,5 +1,6 @@
 import multiprocessing
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -64,6 +65,42 @@ def _sum(found, key):
         return float(found[key]["mbpm"][:].sum())
     finally:
         found.close()
+
+
+@pytest.fixture(scope="module")
+def forty_shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("forty")
+    for number in range(40):
+        make_shard(folder, [f"{number:02}"], seed=number, run=number + 1)
+    return folder
+
+
+def test_a_handle_stays_open_while_others_are_read(forty_shards):
+    with mrx.open(forty_shards) as found:
+        dataset, group = found["00"]["mbpm"].dataset, found["01"].group
+        expected = dataset[...]
+        for key in found:
+            found[key]["mbpm"][0]
+        assert np.array_equal(dataset[...], expected)
+        assert "mbpm" in group
+        assert len(found._files) <= 33
+        del dataset, group
+        for key in found:
+            found[key]["mbpm"][0]
+        assert len(found._files) <= 32
+
+
+def test_threads_share_more_shards_than_are_open(forty_shards):
+    with mrx.open(forty_shards) as found:
+        keys = list(found)
+        expected = {key: found[key]["mbpm"][:] for key in keys}
+
+        def read_all(seed):
+            order = np.random.default_rng(seed).permutation(3 * keys)
+            return all(np.array_equal(found[key]["mbpm"][:], expected[key]) for key in order)
+
+        with ThreadPoolExecutor(8) as threads:
+            assert all(threads.map(read_all, range(8)))
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
