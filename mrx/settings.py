@@ -41,12 +41,25 @@ def describe_difference(existing: Mapping[str, Any], requested: Mapping[str, Any
     if old == new:
         old = {"method": ",".join(existing["methods"])}
         new = {"method": ",".join(requested["methods"])}
-    names = [n for n in sorted(old.keys() | new.keys()) if old.get(n) != new.get(n)]
-    return f"made with {_join_settings(old, names)}, asked for {_join_settings(new, names)}"
+    # Weights that are not given are missing, as is a parameter that a later version has.
+    names = [
+        name
+        for name in sorted(old.keys() | new.keys())
+        if (name in old, old.get(name)) != (name in new, new.get(name))
+    ]
+    return (
+        f"made with {_join_settings(old, new, names)}, asked for {_join_settings(new, old, names)}"
+    )
 
 
-def _join_settings(settings: Mapping[str, Any], names: Sequence[str]) -> str:
-    values = ("default" if settings.get(name) is None else settings[name] for name in names)
+def _join_settings(
+    settings: Mapping[str, Any], others: Mapping[str, Any], names: Sequence[str]
+) -> str:
+    values = []
+    for name in names:
+        value = settings.get(name)
+        is_unknown = name not in settings and others[name] is None
+        values.append("no such parameter" if is_unknown else "default" if value is None else value)
     return ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
 
 

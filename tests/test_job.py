@@ -44,6 +44,13 @@ def test_a_difference_names_both_sides():
     )
 
 
+def test_a_parameter_of_a_later_version_is_named():
+    made, asked = settings(tvl1={"stack": 1}), settings(tvl1={"stack": 1, "light": None})
+    assert describe_difference(made, asked) == (
+        "made with tvl1.light=no such parameter, asked for tvl1.light=default"
+    )
+
+
 def test_other_methods_are_named_alone():
     assert describe_difference(settings(mbpm={"sigma": 1}), settings(pa={"seed": 0})) == (
         "made with method=mbpm, asked for method=pa"

@@ -1,9 +1,12 @@
 """``mrx methods``: list the methods, or the parameters of one."""
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
+
+from mrx.errors import UsageError
 
 
 @click.command("methods")
@@ -13,7 +16,7 @@ def methods_command(name: str | None, as_json: bool) -> None:
     """List the methods, or the parameters of the method NAME."""
     from mrx import methods as known
 
-    rows = [describe_method(n) for n in ([name] if name else known.list_method_names())]
+    rows = [describe_method(name)] if name else list(_describe_all(known.list_method_names()))
     if as_json:
         click.echo(json.dumps(rows[0] if name else rows))
     elif name:
@@ -21,6 +24,15 @@ def methods_command(name: str | None, as_json: bool) -> None:
     else:
         for row in rows:
             click.echo(f"{row['name']:<14} {row['window']:<32} {row['summary']}")
+
+
+def _describe_all(names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Describe methods; one of another package that does not load is a line on stderr."""
+    for name in names:
+        try:
+            yield describe_method(name)
+        except UsageError as error:
+            click.echo(f"warning: {error}", err=True)
 
 
 def describe_method(name: str) -> dict[str, Any]:

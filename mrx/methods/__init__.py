@@ -72,5 +72,5 @@ def _load_offered_method(name: str) -> object:
     offer = next(iter(offers.select(name=name)))
     try:
         return offer.load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a stranger's module, which may raise anything
         raise UsageError(f"method {name}: {offer.value} does not load: {error}") from error

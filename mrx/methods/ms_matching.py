@@ -119,8 +119,8 @@ def describe_coarse_cells(rules: MatchingRules, dilation: int) -> str:
         return ""
     cell = rules.cell_pixels
     return (
-        f"frames {dilation} apart move by less than the {cell} pixels of a cell, which is matched "
-        f"as a whole: use --dilation {cell} or more, or preset=refined"
+        f"cells of {cell} pixels are matched as a whole, which is coarse for frames {dilation} "
+        f"apart: use --dilation {cell} or more, or preset=refined"
     )
 
 

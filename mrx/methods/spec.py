@@ -170,8 +170,9 @@ def read_value(name: str, text: str, kind: Any) -> Any:
     kinds = typing.get_args(kind)
     if type(None) in kinds:
         kind = next(k for k in kinds if k is not type(None))
-        # Where "none" is a choice of the Literal, as in ms.refinement, it is that choice.
-        if text.lower() == "none" and text not in typing.get_args(kind):
+        # Where "none" is a choice of the Literal, as in ms.refinement, it is that choice, and only
+        # Python's None is no value.
+        if text == "None" or (text.lower() == "none" and "none" not in typing.get_args(kind)):
             return None
     options = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
     if options:

@@ -66,9 +66,9 @@ def _solve_pairs(
     """
     if rules.light != "none":
         # The earlier image of each pair in the light of its later one.
-        matched = match_frame_light(images[first], images[second])
-        first = torch.arange(len(images), len(images) + len(matched), device=images.device)
-        images = torch.cat([images, matched])
+        later = images[second]
+        images = torch.cat([later, match_frame_light(images[first], later)])
+        second, first = torch.arange(len(images), device=images.device).chunk(2)
     if rules.texture:
         images = extract_texture(images, rules)
     levels = build_pyramid(images, zoom=rules.zoom, max_levels=rules.levels, smooth=rules.blur)

@@ -14,6 +14,8 @@ from mrx.ops.warp import displaced_positions, is_inside, sample_linear
 _SAMPLES_PER_SIDE = 64  # pixels along the shorter side whose gray values are compared
 _DARKEST, _BRIGHTEST = 2.0, 253.0  # gray values beyond these may have been clipped
 _EXPLAINED_SHARE = 0.5  # of the difference that may remain after a change of light
+_NUM_PARTS = 16  # of the shorter side, each with one mean gray value
+_PARTS_TOLERANCE = 1.02
 _FLAT_VARIANCE = 1e-3
 _CELL_PIXELS = 4
 _LOCAL_SIGMA = 4.0  # pixels of a level; see the table in `mrx.methods.tvl1`
@@ -23,8 +25,9 @@ def match_frame_light(before: Tensor, after: Tensor) -> Tensor:
     """Give images the gain and offset of the images after them, clipped to 0..255.
 
     Gray values in ascending order are compared, darkest with darkest, so that motion hardly counts.
-    The line through them is applied if it explains more than half of their mean difference;
-    otherwise, what enters and leaves the frame has changed them, and the image is returned as is.
+    The line through them is applied if it explains more than half of their mean difference and
+    brings the parts of both images no farther apart in the median. Otherwise, what enters and
+    leaves the frame has changed the gray values, and the image is returned as is.
 
     Shape:
         - before, after: ``(B, 1, H, W)``, in 0..255; output: the same
@@ -48,9 +51,18 @@ def match_frame_light(before: Tensor, after: Tensor) -> Tensor:
     offset = later_mean - gain * mean
     difference = (second - first).abs().mean(1)
     remaining = (second - (gain * first + offset).clamp(0, 255)).abs().mean(1)
-    is_explained = (remaining < _EXPLAINED_SHARE * difference).view(-1, 1, 1, 1)
     matched = (gain[..., None, None] * before + offset[..., None, None]).clamp(0, 255)
-    return torch.where(is_explained, matched, before)
+    explains_values = remaining < _EXPLAINED_SHARE * difference
+    explains_parts = _compare_parts(matched, after) <= _PARTS_TOLERANCE * _compare_parts(
+        before, after
+    )
+    return torch.where((explains_values & explains_parts).view(-1, 1, 1, 1), matched, before)
+
+
+def _compare_parts(image: Tensor, other: Tensor) -> Tensor:
+    """Return the median difference of the mean gray values of parts of two images, ``(B,)``."""
+    side = max(1, min(map(int, image.shape[2:])) // _NUM_PARTS)
+    return F.avg_pool2d(image - other, side).abs().flatten(1).median(1).values
 
 
 def match_local_light(before: Tensor, after: Tensor, flow: Tensor) -> Tensor:

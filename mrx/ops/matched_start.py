@@ -28,6 +28,9 @@ from mrx.ops.warp import displaced_positions, is_inside, sample_linear
 SMALLEST_FRAME = 4 * MATCHED_PIXELS
 """Shortest side in pixels of the frames that are matched."""
 
+LARGE_FRAME = 720
+"""Shortest side in pixels from which frames are halved first: that side of a cell doubles."""
+
 _REACH = 7  # cells of 8 pixels, each way
 _HALVING_SIGMA = 1.0  # pixels of the blur before an image is halved
 _LARGEST_MISFIT = 1.0  # local deviations; more count as much, as do pixels outside the frame
@@ -38,15 +41,32 @@ _MISFIT_MARGIN = 0.05  # by which a match must fit better than the flow so far
 def match_frames(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
     """Match cells of 8 pixels in both directions; return them refined at 1/4 size, and as they are.
 
-    Matches that the other direction does not confirm are replaced by those around them.
+    Matches that the other direction does not confirm are replaced by those around them. Of large
+    frames, larger cells are matched.
 
     Shape:
         - before, after: ``(B, 1, H, W)``, in 0..255, H and W at least `SMALLEST_FRAME`
-        - outputs: ``(B, 2, H // 8, W // 8)``, displacements in pixels
+        - outputs: ``(B, 2, H // 8, W // 8)``, displacements in pixels, or a few cells less
     """
-    pairs = torch.stack([before, after], dim=1)
-    features = torch.cat([_compute_pair_features(pair) for pair in pairs])
-    first, second = features[::2], features[1::2]
+    if min(map(int, before.shape[2:])) >= LARGE_FRAME:
+        halves = match_frames(_halve_image(before), _halve_image(after))
+        refined, matched = (
+            2 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=False)
+            for flow in halves
+        )
+        return refined, matched
+    # One pair at a time: the bits of a match must not depend on its batch.
+    pairs = zip(torch.split(before, 1), torch.split(after, 1), strict=True)
+    refined, matched = (
+        torch.cat(flows) for flows in zip(*(_match_pair(*pair) for pair in pairs), strict=True)
+    )
+    return refined, matched
+
+
+def _match_pair(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """Match two frames ``(1, 1, H, W)`` as `match_frames` does."""
+    features = _compute_pair_features(torch.cat([before, after]))
+    first, second = features[:1], features[1:]
     forward, backward = _find_peaks(first, second), _find_peaks(second, first)
     matched = fill_disagreements(forward, backward)
     quarter, later_quarter = (

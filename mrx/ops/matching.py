@@ -131,7 +131,7 @@ def split_rows(
     n, _, h, w = maps.shape
     # Vectorized sums add the cells that do not fill a vector in another order. For equal bits a
     # strip must begin where a block and a vector begin.
-    whole_vectors = next(n for n in (1, 2, 4, 8, 16, 32, 64) if n * w % _VECTOR_CELLS == 0)
+    whole_vectors = next(r for r in (1, 2, 4, 8, 16, 32, 64) if r * w % _VECTOR_CELLS == 0)
     block = math.lcm(dilation * _block_height(maps), whole_vectors)
     strip_height = max(1, max_values // max(1, n * patch**2 * w * block)) * block
     return [range(top, min(h, top + strip_height)) for top in range(0, h, strip_height)]

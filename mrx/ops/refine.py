@@ -323,7 +323,7 @@ def find_common_shift(first: Tensor, second: Tensor, *, max_shift: int) -> Tenso
     """
     h, w = first.shape[2:]
     reach = [min(max_shift, size // 2) for size in (h, w)]
-    down, across = (torch.arange(-far, far + 1, device=first.device) for far in reach)
+    down, across = (torch.arange(-r, r + 1, device=first.device) for r in reach)
     # The FFT correlates cyclically: with this padding, pixels that wrap around meet zeros.
     size = h + reach[0], w + reach[1]
     with torch.no_grad():

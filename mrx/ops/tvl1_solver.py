@@ -64,7 +64,7 @@ class SolverRules:
         light: give the earlier ``frame`` the gain and offset of the later one, or ``local`` also
             the mean brightness around each pixel, at each level; see `mrx.ops.light`
         start: displacements that the search starts from, ``zero`` or ``matches`` where these fit
-            better; see `mrx.ops.matched_start`
+            better, in frames of at least 32 pixels a side; see `mrx.ops.matched_start`
     """
 
     tau: float
@@ -150,7 +150,8 @@ def solve_levels(
         raise ValueError("before and after have no levels: pass at least one of each")
     # Integers, as sizes are tensors while `torch.jit.trace` runs.
     height, width = map(int, before[0].shape[2:])
-    uses_matches = rules.start == "matches" and min(height, width) >= SMALLEST_FRAME
+    is_matched = len(before[0]) > 0 and min(height, width) >= SMALLEST_FRAME
+    uses_matches = rules.start == "matches" and is_matched
     candidates = match_frames(before[0], after[0]) if uses_matches else ()
     flow = before[-1].new_zeros(len(before[-1]), 2, *before[-1].shape[2:])
     for index in reversed(range(len(before))):

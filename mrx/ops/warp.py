@@ -100,7 +100,9 @@ def sample_linear(planes: Tensor, x: Tensor, y: Tensor) -> Tensor:
     x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
     left, top = x.detach().floor(), y.detach().floor()
     right_share, lower_share = (x - left)[:, None], (y - top)[:, None]
-    flat, column, row = planes.flatten(2), left.long(), top.long()
+    flat = planes.flatten(2)
+    # Clamped again, as NaN becomes an integer of any size.
+    column, row = left.long().clamp(0, width - 1), top.long().clamp(0, height - 1)
 
     def take_pixels(row: Tensor, column: Tensor) -> Tensor:
         index = (row * width + column).flatten(1)[:, None].expand(-1, c, -1)

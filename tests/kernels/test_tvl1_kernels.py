@@ -99,7 +99,9 @@ def test_the_structure_of_rows_is_that_of_the_formula(size):
     assert np.abs(fields[0, 1:, 1:-1] - expected.numpy()).max() < 1e-5
 
 
-@pytest.mark.parametrize(("preset", "most"), [("accurate", 1e-4), ("fast", 1e-4), ("opencv", 0.03)])
+@pytest.mark.parametrize(
+    ("preset", "most"), [("matched", 1e-4), ("accurate", 1e-4), ("fast", 1e-4), ("opencv", 0.03)]
+)
 def test_all_ways_agree_in_the_mean(preset, most):
     frames = flows.stack_window(
         flows.make_texture(60, 70), flows.make_texture(60, 70, dx=2.3, dy=1.1)

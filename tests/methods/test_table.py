@@ -3,10 +3,12 @@ import sys
 from importlib import metadata
 
 import pytest
+from click.testing import CliRunner
 
-from mrx import methods
+from mrx import cli, methods
 from mrx.errors import UsageError
 from mrx.methods.mbpm import METHOD
+from mrx.methods.table import METHOD_MODULES
 
 
 class Offer:
@@ -76,6 +78,7 @@ def test_a_built_in_method_wins_over_one_of_the_same_name(offer):
             ImportError("no module named x"),
             "their-flow: other.package:METHOD does not load: no mod",
         ),
+        (RuntimeError("half installed"), "their-flow: other.package:METHOD does not load: half"),
         ("text", "their-flow: its entry point gives 'text', not a Method"),
     ],
 )
@@ -85,6 +88,14 @@ def test_an_offer_that_is_no_method_is_refused(offer, content, message):
         methods.find_method("their-flow")
 
 
+def test_a_package_that_does_not_load_leaves_the_other_methods(offer):
+    offer("their-flow", RuntimeError("half installed"))
+    ran = CliRunner().invoke(cli.main, ["methods"])
+    assert ran.exit_code == 0
+    assert "warning: method their-flow: other.package:METHOD does not load" in ran.stderr
+    assert len(ran.stdout.splitlines()) == len(METHOD_MODULES)
+
+
 def test_names_are_known_without_a_heavy_import():
     code = (
         "import sys; from mrx.methods import list_method_names as names; names(); "
@@ -92,3 +103,13 @@ def test_names_are_known_without_a_heavy_import():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("text", "value"), [("none", "none"), ("None", None), ("local", "local")])
+def test_none_is_a_choice_where_it_is_one(text, value):
+    assert methods.find_method("tvl1").complete_parameters({"light": text})["light"] == value
+
+
+def test_a_choice_in_capitals_is_refused():
+    with pytest.raises(UsageError, match=r"tvl1.light=NONE: choose from none, frame, local"):
+        methods.find_method("tvl1").complete_parameters({"light": "NONE"})

@@ -1,5 +1,7 @@
 """Every method under the tools of PyTorch: compile, export, functional_call, vmap and trace."""
 
+import copy
+
 import pytest
 import torch
 from torch.func import functional_call, grad, vmap
@@ -68,7 +70,7 @@ def test_a_module_compiles_as_one_graph(case):
     # Graphs for any size compile too, but large ones take minutes.
     dynamic = False if case in LARGE_GRAPHS else None
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    for size in SIZES:
+    for size in SIZES[:1] if case == "ms" else SIZES:  # `ms` takes a minute a size
         clip = make_clip(module, size)
         maps, gradient = run_both_ways(compiled, clip)
         expected_maps, expected_gradient = run_both_ways(module, clip)
@@ -83,7 +85,7 @@ def test_a_module_exports(case, size):
     clip = make_clip(module, size)
     exported = torch.export.export(module, (clip,)).module()
     assert_close(exported(clip), module(clip), 1e-3)
-    with pytest.raises((AssertionError, RuntimeError, ValueError)):
+    with pytest.raises(AssertionError, match="Guard failed"):
         exported(make_clip(module, (56, 56)))
 
 
@@ -92,9 +94,12 @@ def test_a_module_exports(case, size):
 def test_a_module_runs_with_other_weights(case, size):
     module = build_module(case)
     clip = make_clip(module, size)
-    weights = dict(module.named_parameters())
-    assert torch.equal(functional_call(module, weights, (clip,)), module(clip))
+    weights = {name: 1.5 * value for name, value in module.named_parameters()}
+    other = copy.deepcopy(module)
+    other.load_state_dict(weights, strict=False)
+    assert torch.equal(functional_call(module, weights, (clip,)), other(clip))
     if weights:
+        assert not torch.equal(other(clip), module(clip))
         gradients = grad(lambda w: functional_call(module, w, (clip,)).square().sum())(weights)
         assert all(value.isfinite().all() for value in gradients.values())
 

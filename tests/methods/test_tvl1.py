@@ -1,5 +1,6 @@
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -118,6 +119,18 @@ def test_presets_without_matches_are_nearly_as_accurate(preset, most):
     assert np.mean(list(measure_errors(TVL1(preset)).values())) <= most
 
 
+def measure_dis(group, light):
+    """Compute the mean error of OpenCV's DIS (medium) on a group of pairs in changed light."""
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    errors = []
+    for name in flows.PAIRS:
+        if name.startswith(group):
+            before, after, truth = flows.load_pair(name)
+            found = flow.calc(before, flows.change_light(after, light), None)
+            errors.append(flows.measure_error(found, truth))
+    return np.mean(errors)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("light", "most"),
@@ -134,6 +147,7 @@ def test_the_default_holds_in_changing_light(light, most):
             for errors in (still, changed)
         )
         assert after <= most * before, group
+        assert after < measure_dis(group, light), group
 
 
 @pytest.mark.parametrize("preset", ["matched", "accurate", "fast"])
@@ -186,6 +200,11 @@ def test_frames_in_4k_are_accepted():
     assert found[:, 0].median() == pytest.approx(2, abs=0.1)
 
 
+def test_no_pairs_of_matched_size_give_no_flow():
+    clips = torch.zeros(0, 2, 1, 40, 48)
+    assert TVL1()(clips).shape == TVL1().extract(clips).shape == (0, 2, 40, 48)
+
+
 def test_turning_the_frames_turns_the_flow(backend):
     before, after = flows.make_texture(48, 60), flows.make_texture(48, 60, dx=1.2, dy=0.4)
     found = extract(TVL1(), before, after)
@@ -232,6 +251,31 @@ def test_windows_that_share_frames_equal_single_pairs(backend):
     with torch.inference_mode():
         found = module.extract(windows)
         assert torch.equal(found, torch.cat([module.extract(w[None].clone()) for w in windows]))
+
+
+def test_a_clip_with_nan_spoils_no_other_of_its_batch():
+    clips = torch.cat(
+        [flows.stack_window(flows.make_texture(40, 48), flows.make_texture(40, 48, dx=1))] * 2
+    )
+    clips = clips.float()
+    module = TVL1("matched", warps=1, inner=3)
+    expected = module(clips)[1]
+    clips[0, 0, 0, 5, 6] = torch.nan
+    found = module(clips)
+    assert torch.equal(found[1], expected)
+    assert found[0].isnan().any()
+
+
+def test_batches_are_one_by_one_in_changing_light():
+    frame = flows.make_texture(61, 83)
+    laters = [flows.make_texture(61, 83, dx=dx, seed=s) for dx, s in ((1, 0), (9, 0), (3, 4))]
+    laters += [flows.change_light(later, "gain 1.15 offset 10") for later in laters]
+    clips = torch.cat([flows.stack_window(frame, later) for later in laters]).float()
+    module = TVL1("matched", warps=2, inner=5)
+    with torch.no_grad():
+        together = module(clips)
+        for found, clip in zip(together, clips, strict=True):
+            assert (found - module(clip[None])[0]).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("preset", TVL1_PRESETS)

@@ -23,6 +23,13 @@ def test_motion_does_not_pass_for_light():
     assert torch.equal(match_frame_light(image, picture(dx=5, dy=3)), image)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.33])
+def test_what_enters_the_frame_does_not_pass_for_light(share):
+    image, later = picture(), picture(dx=2)
+    later[..., : round(64 * share)] = 235
+    assert torch.equal(match_frame_light(image, later), image)
+
+
 def test_equal_and_flat_frames_are_handled_exactly():
     image, flat = picture(), torch.full((1, 1, 20, 20), 7.0)
     assert torch.equal(match_frame_light(image, image.clone()), image)
@@ -50,6 +57,9 @@ def test_local_light_follows_a_ramp():
 @pytest.mark.parametrize("size", [(5, 7), (16, 33), (3, 40)])
 def test_local_light_of_any_size_is_finite(size):
     before, after = torch.rand(2, 1, 1, *size) * 255
+    partly = match_local_light(before, after, torch.full((1, 2, *size), 1.6))
+    assert partly.isfinite().all()
+    assert not torch.equal(partly, before)
     outside = torch.full((1, 2, *size), 100.0)
     found = match_local_light(before, after, outside)
     assert found.shape == before.shape

@@ -44,7 +44,15 @@ def test_pairs_of_a_batch_are_matched_on_their_own():
     for i in range(2):
         alone = match_frames(before[i : i + 1], after[i : i + 1])
         for found, expected in zip(together, alone, strict=True):
-            assert (found[i] - expected[0]).abs().max() < 1e-3
+            assert torch.equal(found[i], expected[0])
+
+
+def test_large_frames_are_matched_by_larger_cells():
+    picture = make_blocks(800, 900).repeat(2, 0).repeat(2, 1)[:800]
+    before, after = picture[:, 100:900], picture[:, 20:820]  # moves 80 to the right
+    for matched in match_frames(to_image(before), to_image(after)):
+        assert matched.shape == (1, 2, 100, 100)
+        assert (matched[0, 0, 10:-10, 10:-20] - 80).abs().median() < 2
 
 
 def test_only_better_displacements_are_chosen():
