@@ -71,8 +71,8 @@ def extract(
         NoInputError: no input matched
         OutputError: the output folder cannot be used as it is
         MissingError: a device or an optional package is missing
-        KeyboardInterrupt: at SIGINT, after closing the shards; at a second one before. SIGTERM is
-            passed on to the handler of the caller in the same way
+        KeyboardInterrupt: at SIGINT, after closing the shards; at a second signal at once. A single
+            SIGTERM closes the shards too, and is then raised again for the caller's handler
 
     Example:
         >>> summary = mrx.extract("videos/", "out/", method=["mbpm", "pa"])  # doctest: +SKIP
@@ -97,8 +97,10 @@ def extract(
     input_list = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     scan_result = scan.find_sources([os.fsdecode(i) for i in input_list], decoding=decoding)
     summary = run_job(job, scan_result.sources, workers=workers, limits=limits, listener=listener)
+    # The shards are closed and the caller's handlers are back.
+    if summary.signal == signal.SIGINT:
+        raise KeyboardInterrupt
     if summary.signal:
-        # The shards are closed and the caller's handlers are back: the signal is the caller's now.
         signal.raise_signal(summary.signal)
     return summary
 

@@ -31,8 +31,9 @@ def _describe_all(names: Iterable[str]) -> Iterator[dict[str, Any]]:
     for name in names:
         try:
             yield describe_method(name)
-        except UsageError as error:
-            click.echo(f"warning: {error}", err=True)
+        except Exception as error:  # noqa: BLE001 - of another package, which may raise anything
+            reason = error if isinstance(error, UsageError) else f"method {name}: {error!r}"
+            click.echo(f"warning: {reason}", err=True)
 
 
 def describe_method(name: str) -> dict[str, Any]:

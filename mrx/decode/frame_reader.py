@@ -137,6 +137,7 @@ class FrameReader:
         time_base = stream.time_base or Fraction(1)
         numerator, denominator = time_base.numerator, time_base.denominator
         picture, time = None, 0.0
+        promised_frames = pyav.read_promised_frames(stream)
         try:
             for index, picture in enumerate(self._decode_pictures(container, stream)):
                 pts = picture.pts
@@ -144,7 +145,8 @@ class FrameReader:
                 time = clock.read_time(stamp, index)
                 yield TimedFrame(picture, index, time)
             tally.partial = after_seek
-            self._note_shortfall(container, stream, picture, time)
+            if picture is not None:
+                self._note_shortfall(container, stream, promised_frames, (picture, time))
         finally:
             tally.facts.update(times_repaired=clock.num_repaired, vfr=clock.is_variable)
 
@@ -152,20 +154,36 @@ class FrameReader:
         self,
         container: InputContainer,
         stream: VideoStream,
-        last_picture: av.VideoFrame | None,
-        last_time: float,
+        promised_frames: int,
+        last: tuple[av.VideoFrame, float],
     ) -> None:
-        """Count frames as missing that the headers promise, after a pass to the end."""
+        """Count frames as missing that the headers promise, after a pass to the end.
+
+        Args:
+            container: the file
+            stream: its video stream
+            promised_frames: frames that its headers gave when it was opened
+            last: the last picture and its time
+        """
         tally = self.tally
-        if tally.stopped or tally.truncated or last_picture is None:
+        if tally.stopped or tally.truncated:
             return
+        picture, time = last
+        # Pictures of torchcodec do not tell how long they are shown.
+        duration = getattr(picture, "duration", None)
         seconds = 0.0
-        if tally.facts["clock"] == "pts" and stream.time_base:
-            shown = float((getattr(last_picture, "duration", 0) or 0) * stream.time_base)
-            origin = float((stream.start_time or 0) * stream.time_base)
-            seconds = last_time - origin + max(shown, 1 / tally.facts["avg_fps"])
-        packets = 0 if tally.partial else tally.packets
-        missing, reason = pyav.describe_shortfall(container, stream, packets, seconds)
+        if tally.facts["clock"] == "pts" and stream.time_base and duration is not None:
+            shown = max(float(duration * stream.time_base), 1 / tally.facts["avg_fps"])
+            # Durations count from the first frame, or from 0 as in Matroska.
+            seconds = time + shown - min(float((stream.start_time or 0) * stream.time_base), 0.0)
+        missing, reason = pyav.describe_shortfall(
+            container,
+            stream,
+            frames=promised_frames,
+            packets=0 if tally.partial else tally.packets,
+            seconds=seconds,
+            errors=tally.errors,
+        )
         if missing:
             tally.frames_missing, tally.truncated = missing, True
             tally.first_error = tally.first_error or reason

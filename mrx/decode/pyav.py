@@ -102,8 +102,13 @@ def _name_codec(container: InputContainer, stream: VideoStream) -> str:
     level = av.logging.get_level()
     av.logging.set_level(av.logging.WARNING)
     try:
-        with av.logging.Capture() as lines, av.open(container.name, metadata_errors="replace"):
+        with (
+            av.logging.Capture() as lines,
+            av.open(container.name, timeout=URL_TIMEOUT, metadata_errors="replace"),
+        ):
             text = "\n".join(line[2] for line in lines)
+    except (FFmpegError, OSError):
+        text = ""
     finally:
         av.logging.set_level(level)
     match = re.search(rf"stream {stream.index} \(Video: none \((\S+) /", text)
@@ -207,8 +212,22 @@ def _describe_no_frames(tally: DecodeTally) -> str:
     return f"nothing decodable: no key frame, or all damaged ({counts}, first: {first})"
 
 
+def read_promised_frames(stream: VideoStream) -> int:
+    """Return the number of frames that the headers of a stream just opened give, or 0."""
+    # The header counts what an edit list hides, and empty chunks. An index does not; one that
+    # came before the first packet is whole, or has a single entry where it was cut off.
+    indexed = len(stream.index_entries)
+    return min(stream.frames, indexed) if indexed > 1 else stream.frames
+
+
 def describe_shortfall(
-    container: InputContainer, stream: VideoStream, packets: int, seconds: float
+    container: InputContainer,
+    stream: VideoStream,
+    *,
+    frames: int,
+    packets: int,
+    seconds: float,
+    errors: int,
 ) -> tuple[int, str]:
     """Compare a stream read to its end with what its headers promise.
 
@@ -217,21 +236,23 @@ def describe_shortfall(
     Args:
         container: the file
         stream: its video stream
+        frames: the number that the headers promise, from `read_promised_frames`
         packets: packets that came, or 0 if they are not all of the stream's
-        seconds: from the first frame to the end of the last, or 0 if the times are not the file's
+        seconds: the end of the last frame, or 0 if the times are not the file's
+        errors: packets that came and could not be decoded
 
     Returns:
         The number of frames that did not come, and the reason in words: 0 and empty if all did.
     """
-    frames = stream.frames
     if container.size > 0 and frames > container.size // MIN_FRAME_BYTES:
         frames = 0
-    missing = frames - packets if packets else 0
-    if missing > max(MISSING_FRAMES, MISSING_SHARE * frames):
-        return missing, f"{packets} of {frames} frames came"
+    if frames and packets:
+        missing = frames - packets
+        is_cut = missing > max(MISSING_FRAMES, MISSING_SHARE * frames)
+        return (missing, f"{packets} of {frames} frames came") if is_cut else (0, "")
     promised = _read_promised_seconds(container, stream)
     rate = read_stream_rate(stream)
-    lost = promised - seconds if seconds else 0.0
+    lost = promised - seconds - errors / rate if seconds else 0.0
     if lost > max(MISSING_FRAMES / rate, MISSING_SHARE * promised):
         return round(lost * rate), f"{seconds:.1f} of {promised:.1f} s came"
     return 0, ""

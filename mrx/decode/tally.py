@@ -67,7 +67,7 @@ class DecodeTally:
 
     @property
     def frames_lost(self) -> int:
-        """Packets without a frame and a sign of damage, and missing ones; 0 for a partial pass."""
+        """Frames that are missing, and packets of a whole pass that gave none, nor a sign of damage."""
         frames_accounted = self.frames + self.packets_discarded + self.errors
         vanished = 0 if self.partial else max(self.packets - frames_accounted, 0)
         return vanished + self.frames_missing

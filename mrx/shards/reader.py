@@ -97,6 +97,7 @@ class Shards(Mapping[str, "Recording"]):
 
     def close(self) -> None:
         """Close the open files, and with them the groups and datasets that were handed out."""
+        self._forget_other_process()
         with self._lock:
             while self._files:
                 self._files.popitem()[1].close()
@@ -107,11 +108,7 @@ class Shards(Mapping[str, "Recording"]):
         Raises:
             FormatError: it is damaged
         """
-        # The state of the HDF5 library must not be shared after a fork, nor a lock that a thread
-        # of the other process may hold.
-        if self._process_id != os.getpid():
-            self._files, self._process_id = OrderedDict(), os.getpid()
-            self._lock = threading.RLock()
+        self._forget_other_process()
         try:
             # Until the group is open, another thread could close its file.
             with self._lock:
@@ -129,6 +126,14 @@ class Shards(Mapping[str, "Recording"]):
             self._files[path] = open_shard(path)
         self._files.move_to_end(path)
         return self._files[path]
+
+    def _forget_other_process(self) -> None:
+        """Start anew after a fork."""
+        # The state of the HDF5 library must not be shared, nor a lock that a thread of the other
+        # process may hold.
+        if self._process_id != os.getpid():
+            self._files, self._lock = OrderedDict(), threading.RLock()
+            self._process_id = os.getpid()
 
     def _close_unused_files(self) -> None:
         """Make room for a file among the open ones, as far as they are not in use."""

@@ -312,6 +312,25 @@ def test_a_part_of_a_whole_file_is_not_taken_for_a_cut_one(tmp_path):
         assert not video.tally.describe_damage()
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.avi"])
+def test_a_whole_file_that_starts_late_or_has_gaps_is_whole(tmp_path, name):
+    path = tmp_path / name
+    codec = "mpeg4" if name == "a.avi" else "libx264"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        start = 0 if name == "a.avi" else 1500
+        for i in range(40):
+            picture = np.full((48, 64, 3), 5 * i, np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = start + 3 * i
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    video, frames, _ = read(path)
+    assert len(frames) >= 38
+    assert not video.tally.describe_damage()
+
+
 def test_a_title_in_another_encoding_does_not_matter(tmp_path):
     path = tmp_path / "a.avi"
     with av.open(str(path), "w") as container:

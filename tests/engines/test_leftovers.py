@@ -1,5 +1,7 @@
 """Runs of shares that are killed: the next run saves their videos at once, whatever its share."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from support import trouble
 from support.command import read_keys, run_process, start_process
@@ -32,13 +34,19 @@ def out(tmp_path, words, environment):
         start_process(*words, "--jsonl", "--shard", f"{i}/2", environment=environment)
         for i in range(2)
     ]
-    for process in running:
-        assert process.stdout.readline()
-        process.kill()
-    for process in running:
-        process.communicate()
+    # Each by a thread of its own: one may finish while another still starts.
+    with ThreadPoolExecutor() as threads:
+        assert all(threads.map(kill_after_first_row, running))
     assert len(list((tmp_path / "out").glob(".tmp-*.journal"))) == 2
     return tmp_path / "out"
+
+
+def kill_after_first_row(process):
+    """Kill a run when its first video has ended; return the row."""
+    row = process.stdout.readline()
+    process.kill()
+    process.communicate()
+    return row
 
 
 def assert_finished(out):
