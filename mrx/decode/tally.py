@@ -67,7 +67,7 @@ class DecodeTally:
 
     @property
     def frames_lost(self) -> int:
-        """Frames that are missing, and packets of a whole pass that gave none, nor a sign of damage."""
+        """Missing frames, and packets of a whole pass without a frame or a sign of damage."""
         frames_accounted = self.frames + self.packets_discarded + self.errors
         vanished = 0 if self.partial else max(self.packets - frames_accounted, 0)
         return vanished + self.frames_missing
