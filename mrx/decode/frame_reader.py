@@ -146,47 +146,9 @@ class FrameReader:
                 yield TimedFrame(picture, index, time)
             tally.partial = after_seek
             if picture is not None:
-                self._note_shortfall(container, stream, promised_frames, (picture, time))
+                _note_shortfall(tally, container, stream, promised_frames, (picture, time))
         finally:
             tally.facts.update(times_repaired=clock.num_repaired, vfr=clock.is_variable)
-
-    def _note_shortfall(
-        self,
-        container: InputContainer,
-        stream: VideoStream,
-        promised_frames: int,
-        last: tuple[av.VideoFrame, float],
-    ) -> None:
-        """Count frames as missing that the headers promise, after a pass to the end.
-
-        Args:
-            container: the file
-            stream: its video stream
-            promised_frames: frames that its headers gave when it was opened
-            last: the last picture and its time
-        """
-        tally = self.tally
-        if tally.stopped or tally.truncated:
-            return
-        picture, time = last
-        # Pictures of torchcodec do not tell how long they are shown.
-        duration = getattr(picture, "duration", None)
-        seconds = 0.0
-        if tally.facts["clock"] == "pts" and stream.time_base and duration is not None:
-            shown = max(float(duration * stream.time_base), 1 / tally.facts["avg_fps"])
-            # Durations count from the first frame, or from 0 as in Matroska.
-            seconds = time + shown - min(float((stream.start_time or 0) * stream.time_base), 0.0)
-        missing, reason = pyav.describe_shortfall(
-            container,
-            stream,
-            frames=promised_frames,
-            packets=0 if tally.partial else tally.packets,
-            seconds=seconds,
-            errors=tally.errors,
-        )
-        if missing:
-            tally.frames_missing, tally.truncated = missing, True
-            tally.first_error = tally.first_error or reason
 
     def _decode_pictures(
         self, container: InputContainer, stream: VideoStream
@@ -196,6 +158,45 @@ class FrameReader:
         if self.source.kind == "url":
             raise DecodeError(f"nvdec cannot read a URL. {nvdec.FALLBACK_HINT}")
         return nvdec.decode_on_gpu(container, stream, self.tally, self.options, self.device)
+
+
+def _note_shortfall(
+    tally: DecodeTally,
+    container: InputContainer,
+    stream: VideoStream,
+    promised_frames: int,
+    last: tuple[av.VideoFrame, float],
+) -> None:
+    """Count frames as missing that the headers promise, after a pass to the end.
+
+    Args:
+        tally: the counts of the pass, which it completes
+        container: the file
+        stream: its video stream
+        promised_frames: frames that its headers gave when it was opened
+        last: the last picture and its time
+    """
+    if tally.stopped or tally.truncated:
+        return
+    picture, time = last
+    # Pictures of torchcodec do not tell how long they are shown.
+    duration = getattr(picture, "duration", None)
+    seconds = 0.0
+    if tally.facts["clock"] == "pts" and stream.time_base and duration is not None:
+        shown = max(float(duration * stream.time_base), 1 / tally.facts["avg_fps"])
+        # Durations count from the first frame, or from 0 as in Matroska.
+        seconds = time + shown - min(float((stream.start_time or 0) * stream.time_base), 0.0)
+    missing, reason = pyav.describe_shortfall(
+        container,
+        stream,
+        frames=promised_frames,
+        packets=0 if tally.partial else tally.packets,
+        seconds=seconds,
+        errors=tally.errors,
+    )
+    if missing:
+        tally.frames_missing, tally.truncated = missing, True
+        tally.first_error = tally.first_error or reason
 
 
 def _is_entry_point(first: TimedFrame, start: float) -> bool:
