@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import pytest
 from recorder import FolderState, find_unrecorded, read_state, record_changes
 from replay import NextRun, count_committed, extract_clips, iterate_crashes, read_maps
-from support import videos
 
 from mrx.shards.repair import repair_shard
 
@@ -30,15 +29,6 @@ class RecordedRun:
     changes: list
     expected: dict
     finished: int = 0
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("crash") / "videos"
-    folder.mkdir()
-    for i in range(3):
-        videos.write_clip(folder / f"{i}.mp4", 4 + i, height=24, width=32, seed=i)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -7,20 +7,10 @@ import sys
 
 import pytest
 from replay import NextRun, extract_clips, read_maps
-from support import videos
 
 from mrx.errors import OutputError
 
 METHODS = ("mbpm",)
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("full") / "videos"
-    folder.mkdir()
-    for i in range(3):
-        videos.write_clip(folder / f"{i}.mp4", 4 + i, height=24, width=32, seed=i)
-    return folder
 
 
 def run_limited(clips, out, limit):
